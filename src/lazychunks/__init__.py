@@ -1,0 +1,80 @@
+"""A tensor too large to hold, produced block by block, treated as one value.
+
+- A *sequence* is an immutable value that generates blocks: :class:`LazyChunkSequence` along the
+  first axis, :class:`NestedLazyChunkSequence` along the first two.
+- An *aggregator* is any callable over a sequence: ``list``, ``max``, :func:`concatenate`, a
+  function. ``sequence.compute(aggregator)`` returns what it returns.
+- A *converter* (:class:`NumpyConverter`) turns the blocks' tensor type into NumPy arrays and back.
+- ``sequence.to_zarr(destination, converter)`` stores the blocks as one Zarr array
+  (:class:`ZarrOptions` lay it out), or nothing.
+- What is wrong is said by typed errors, all of them :class:`LazyChunksError`.
+
+PyTorch's converter and aggregators are in :mod:`lazychunks.torch`. Importing this package loads
+neither zarr nor torch; they load where they are first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lazychunks.aggregators import concatenate, nested_concatenate
+from lazychunks.converters import FromNumpy, IdentityConverter, NumpyConverter, ToNumpy
+from lazychunks.errors import (
+    BlockDTypeError,
+    BlockError,
+    BlockShapeError,
+    BlockTypeError,
+    DestinationExistsError,
+    DestinationReadOnlyError,
+    EmptyRowError,
+    EmptySequenceError,
+    LazyChunksError,
+    LengthHintWarning,
+    SourceExhaustedError,
+)
+from lazychunks.sequences import (
+    LazyChunkSequence,
+    ListAggregator,
+    NestedLazyChunkSequence,
+    NestedListAggregator,
+    NestedSequenceAggregator,
+    SequenceAggregator,
+)
+
+if TYPE_CHECKING:
+    from lazychunks.storage import ZarrOptions
+
+__all__ = [
+    "BlockDTypeError",
+    "BlockError",
+    "BlockShapeError",
+    "BlockTypeError",
+    "DestinationExistsError",
+    "DestinationReadOnlyError",
+    "EmptyRowError",
+    "EmptySequenceError",
+    "FromNumpy",
+    "IdentityConverter",
+    "LazyChunkSequence",
+    "LazyChunksError",
+    "LengthHintWarning",
+    "ListAggregator",
+    "NestedLazyChunkSequence",
+    "NestedListAggregator",
+    "NestedSequenceAggregator",
+    "NumpyConverter",
+    "SequenceAggregator",
+    "SourceExhaustedError",
+    "ToNumpy",
+    "ZarrOptions",
+    "concatenate",
+    "nested_concatenate",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "ZarrOptions":  # importing it loads zarr
+        from lazychunks.storage import ZarrOptions
+
+        return ZarrOptions
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,71 @@
+"""Converters between a tensor type and NumPy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
+
+__all__ = ["FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class ToNumpy(Protocol[T_contra]):
+    """The half of a converter that storing needs."""
+
+    def to_numpy(self, x: T_contra, /) -> NDArray[Any]:
+        """Return the values of ``x`` as a NumPy array, bitwise; it may share memory with ``x``."""
+        ...
+
+
+class FromNumpy(Protocol[T_co]):
+    """The half of a converter that reading needs."""
+
+    def from_numpy(self, x: NDArray[Any], /) -> T_co:
+        """Return the values of ``x`` as a tensor, bitwise; it may share memory with ``x``."""
+        ...
+
+
+class NumpyConverter(ToNumpy[T], FromNumpy[T], Protocol[T]):
+    """Both directions between a tensor type and NumPy.
+
+    Any class with the two methods is one; subclassing is allowed, not needed. Law: the round trip
+    ``from_numpy(to_numpy(x))`` is ``x``, bitwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class ListConverter:
+    ...     def to_numpy(self, x: list[float]) -> np.ndarray:
+    ...         return np.asarray(x)
+    ...     def from_numpy(self, x: np.ndarray) -> list[float]:
+    ...         return x.tolist()
+    >>> converter: NumpyConverter[list[float]] = ListConverter()
+    >>> converter.from_numpy(converter.to_numpy([1.0, 2.0]))
+    [1.0, 2.0]
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityConverter:
+    """The converter for blocks that are NumPy arrays already.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.arange(3)
+    >>> IdentityConverter().to_numpy(x) is x
+    True
+    """
+
+    def to_numpy(self, x: NDArray[Any], /) -> NDArray[Any]:
+        """Return ``x`` itself."""
+        return x
+
+    def from_numpy(self, x: NDArray[Any], /) -> NDArray[Any]:
+        """Return ``x`` itself."""
+        return x

@@ -1,0 +1,132 @@
+"""Exceptions and warnings: what was wrong, where, what was expected, and the way out.
+
+Every exception derives from :class:`LazyChunksError` *and* from the builtin that a caller would
+reach for (``ValueError``, ``TypeError``, ...). The facts of a message are fields as well, so that
+programs need not parse it. All of them can be pickled, hence cross process boundaries.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BlockDTypeError",
+    "BlockError",
+    "BlockIndex",
+    "BlockShapeError",
+    "BlockTypeError",
+    "DestinationExistsError",
+    "DestinationReadOnlyError",
+    "EmptyRowError",
+    "EmptySequenceError",
+    "LazyChunksError",
+    "LengthHintWarning",
+    "SourceExhaustedError",
+]
+
+BlockIndex = int | tuple[int, int]
+"""Place of a block: its number, or ``(row, column)`` in a nested sequence."""
+
+
+class LazyChunksError(Exception):
+    """Base of every exception that this library defines."""
+
+
+class BlockError(LazyChunksError):
+    """A block cannot take its place among the blocks before it.
+
+    Parameters
+    ----------
+    message
+        What was wrong, where, and what to do.
+    block
+        Place of the block.
+    expected, got
+        What the blocks before it ask for, and what came.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        block: BlockIndex | None = None,
+        expected: object = None,
+        got: object = None,
+    ) -> None:
+        super().__init__(message)
+        self.block = block
+        self.expected = expected
+        self.got = got
+
+
+class BlockShapeError(BlockError, ValueError):
+    """A block's shape does not fit the blocks before it."""
+
+
+class BlockDTypeError(BlockError, TypeError):
+    """A block's dtype differs from the first block's, or cannot be stored."""
+
+
+class BlockTypeError(BlockError, TypeError):
+    """A block is no plain array: a masked array, or a converter's result of another type."""
+
+
+class EmptySequenceError(LazyChunksError, ValueError):
+    """There was no block, hence neither shape nor dtype."""
+
+
+class EmptyRowError(LazyChunksError, ValueError):
+    """A row of a nested sequence holds no block.
+
+    Parameters
+    ----------
+    message
+        What was wrong, where, and what to do.
+    row
+        Index of the row.
+    """
+
+    def __init__(self, message: str, *, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+class SourceExhaustedError(LazyChunksError, RuntimeError):
+    """The blocks have already been consumed: the factory hands out an iterator that has run."""
+
+
+class DestinationExistsError(LazyChunksError, FileExistsError):
+    """Something is at the destination that must not, or may not, be replaced.
+
+    Parameters
+    ----------
+    message
+        What was found, where, and what to do.
+    path
+        The destination.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class DestinationReadOnlyError(LazyChunksError, PermissionError):
+    """The destination cannot be written.
+
+    Parameters
+    ----------
+    message
+        What cannot be written, and what to do.
+    path
+        The destination.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class LengthHintWarning(UserWarning):
+    """A run ended with another number of blocks (or rows) than the length hint said.
+
+    Nothing is lost: a hint only sizes buffers and progress bars.
+    """

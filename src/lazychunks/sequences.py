@@ -1,0 +1,502 @@
+"""The two sequences, and what an aggregator over them is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
+
+from typing_extensions import TypeVar, Unpack
+
+from lazychunks import sources
+from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
+
+if TYPE_CHECKING:
+    import zarr
+
+    from lazychunks.converters import ToNumpy
+    from lazychunks.storage.options import Destination, ZarrOptions
+
+    StoredArray: TypeAlias = zarr.Array[Any]
+
+__all__ = [
+    "LazyChunkSequence",
+    "ListAggregator",
+    "NestedLazyChunkSequence",
+    "NestedListAggregator",
+    "NestedSequenceAggregator",
+    "SequenceAggregator",
+]
+
+T = TypeVar("T")
+U = TypeVar("U")
+A = TypeVar("A")
+B = TypeVar("B")
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True, default=Any)
+
+
+class SequenceAggregator(Protocol[T_contra, R_co]):
+    """Anything that can be called with a sequence of blocks: ``list``, ``max``, a function, a fold.
+
+    Subclassing is allowed, not needed, with one parameter (the block type) or two (the result
+    type as well).
+
+    Examples
+    --------
+    >>> class Count(SequenceAggregator[object, int]):
+    ...     def __call__(self, tensor_sequence: LazyChunkSequence[object]) -> int:
+    ...         return sum(1 for _ in tensor_sequence)
+    >>> LazyChunkSequence(lambda: [1, 2, 3]).compute(Count())
+    3
+    """
+
+    def __call__(self, tensor_sequence: LazyChunkSequence[T_contra], /) -> R_co:
+        """Fold the blocks of a sequence into one value."""
+        ...
+
+
+class NestedSequenceAggregator(Protocol[T_contra, R_co]):
+    """Anything that can be called with a nested sequence of blocks."""
+
+    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T_contra], /) -> R_co:
+        """Fold the rows of blocks of a nested sequence into one value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LazyChunkSequence(Generic[T_co]):
+    """A tensor chunked along its first axis, produced block by block, as one immutable value.
+
+    Nothing is computed until it is iterated, computed or stored; each of these generates the
+    blocks anew. Equality is by fields; a sequence can be pickled when its factory can.
+
+    Parameters
+    ----------
+    generator_factory
+        Any callable that returns an iterable of blocks, afresh at each call.
+    len_generator
+        Number of blocks where it is known: a hint that sizes buffers and progress bars. A run
+        that ends with another number warns (:class:`~lazychunks.LengthHintWarning`).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the hint is no integer, or is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sequence = LazyChunkSequence(lambda: (np.full((2, 3), i) for i in range(4)), 4)
+    >>> sequence.compute(np.concatenate).shape
+    (8, 3)
+    >>> [int(block[0, 0]) for block in sequence.map(lambda block: block + 1)]
+    [1, 2, 3, 4]
+    """
+
+    generator_factory: Callable[[], Iterable[T_co]]
+    len_generator: int | None = None
+
+    def __post_init__(self) -> None:
+        hint = sources.validated_hint(self.len_generator, "len_generator")
+        object.__setattr__(self, "len_generator", hint)
+
+    @classmethod
+    def from_map(cls, fn: Callable[[A], U], items: Iterable[A]) -> LazyChunkSequence[U]:
+        """Make the map-backed sequence whose block ``i`` is ``fn(item_i)``.
+
+        Its blocks can be skipped, repeated or computed elsewhere without computing the others.
+
+        Parameters
+        ----------
+        fn
+            Computes a block from its item; the same block each time.
+        items
+            Anything that can be iterated afresh: a range, a list, a DataLoader. Its length, where
+            it has one, becomes the length hint.
+
+        Examples
+        --------
+        >>> LazyChunkSequence.from_map(abs, [-1, 2]).compute()
+        [1, 2]
+        """
+        return LazyChunkSequence(sources.Mapped(fn, items), sources.length_of(items))
+
+    def __iter__(self) -> Iterator[T_co]:
+        """Generate the blocks.
+
+        Raises
+        ------
+        TypeError
+            If the factory returns an array, text, or something that is not iterable.
+        SourceExhaustedError
+            If it hands out an iterator that has already run.
+        """
+        blocks = sources.opened(self.generator_factory)
+        hint = self.len_generator
+        return blocks if hint is None else sources.counted(blocks, hint, "blocks")
+
+    def __length_hint__(self) -> int:
+        """Return the length hint, for ``operator.length_hint`` and ``list``."""
+        return NotImplemented if self.len_generator is None else self.len_generator
+
+    def map(self, fn: Callable[[T_co], U]) -> LazyChunkSequence[U]:
+        """Return the sequence of ``fn(block)``; map-backed where this one is.
+
+        Examples
+        --------
+        >>> LazyChunkSequence.from_map(abs, [-1, 2]).map(str).compute()
+        ['1', '2']
+        """
+        return LazyChunkSequence(sources.mapped(self.generator_factory, fn), self.len_generator)
+
+    @overload
+    def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
+
+    @overload
+    def compute(
+        self,
+        aggregator: Callable[[LazyChunkSequence[T_co]], R],
+        *,
+        progress: bool | None = None,
+    ) -> R: ...
+
+    def compute(
+        self,
+        aggregator: Callable[[LazyChunkSequence[T_co]], R] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[T_co] | R:
+        """Generate the blocks and fold them.
+
+        Parameters
+        ----------
+        aggregator
+            Any callable over the sequence; by default the blocks are collected into a list.
+        progress
+            True shows a progress bar on stderr, False does not; by default it is shown where
+            stderr is a terminal.
+
+        Returns
+        -------
+        object
+            What the aggregator returns. The duration is logged at INFO on ``lazychunks``.
+
+        Examples
+        --------
+        >>> LazyChunkSequence(lambda: [3, 1, 2]).compute(max)
+        3
+        """
+        with logged_duration("LazyChunkSequence.compute"):
+            sequence = self._reporting(progress)
+            return list(sequence) if aggregator is None else aggregator(sequence)
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None: ...
+
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None:
+        """Store the concatenation of the blocks along axis 0 as a Zarr array.
+
+        The stored array equals ``np.concatenate`` of the converted blocks, bitwise, or nothing is
+        stored: no block is padded, cast, dropped or overwritten.
+
+        Parameters
+        ----------
+        path_or_url
+            A path, a URL, or any zarr store.
+        converter
+            Its ``to_numpy`` turns a block into a NumPy array.
+        return_stored
+            Whether to return the stored array.
+        overwrite
+            Whether an *array* at the destination may be replaced.
+        progress
+            As in :meth:`compute`.
+        **options
+            How the array is laid out: see :class:`~lazychunks.ZarrOptions`.
+
+        Returns
+        -------
+        zarr.Array or None
+            The stored array if ``return_stored``.
+
+        Raises
+        ------
+        EmptySequenceError
+            If there is no block.
+        BlockShapeError, BlockDTypeError, BlockTypeError
+            If a block does not fit the blocks before it, or cannot be stored.
+        DestinationExistsError
+            If something is at the destination that may not be replaced; before any block is
+            computed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lazychunks import IdentityConverter
+        >>> sequence = LazyChunkSequence.from_map(lambda i: np.full((2, 3), i), range(4))
+        >>> stored = sequence.to_zarr({}, IdentityConverter(), return_stored=True)
+        >>> stored.shape
+        (8, 3)
+        """
+        from lazychunks.storage import store_flat
+
+        with logged_duration("LazyChunkSequence.to_zarr"):
+            sequence = self._reporting(progress)
+            stored = store_flat(sequence, path_or_url, converter, overwrite=overwrite, **options)
+        return stored if return_stored else None
+
+    def _reporting(self, progress: bool | None) -> LazyChunkSequence[T_co]:
+        if not is_shown(progress):
+            return self
+        return replace(self, generator_factory=Reported(self.generator_factory, self.len_generator))
+
+
+@dataclass(frozen=True, slots=True)
+class NestedLazyChunkSequence(Generic[T_co]):
+    """A tensor chunked along its first two axes, produced row by row of blocks, as one value.
+
+    Iterating gives rows; each row is an iterator over its blocks, to be consumed before the next
+    row is asked for.
+
+    Parameters
+    ----------
+    generator_factory
+        Any callable that returns an iterable of iterables of blocks, afresh at each call.
+    len_outer_generator
+        Number of rows where it is known; a hint, as in :class:`LazyChunkSequence`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the hint is no integer, or is negative.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> def block(i: int, j: int) -> np.ndarray:
+    ...     return np.full((2, 3), 10 * i + j)
+    >>> nested = NestedLazyChunkSequence.from_product(block, range(2), range(4))
+    >>> np.block(nested.compute()).shape
+    (4, 12)
+    """
+
+    generator_factory: Callable[[], Iterable[Iterable[T_co]]]
+    len_outer_generator: int | None = None
+
+    def __post_init__(self) -> None:
+        hint = sources.validated_hint(self.len_outer_generator, "len_outer_generator")
+        object.__setattr__(self, "len_outer_generator", hint)
+
+    @classmethod
+    def from_product(
+        cls, fn: Callable[[A, B], U], rows: Iterable[A], columns: Iterable[B]
+    ) -> NestedLazyChunkSequence[U]:
+        """Make the map-backed sequence whose block ``(i, j)`` is ``fn(row_i, column_j)``.
+
+        Parameters
+        ----------
+        fn
+            Computes a block from the items of its row and its column; the same block each time.
+        rows
+            Items of the rows. Their number, where it is known, becomes the length hint.
+        columns
+            Items of the columns; iterated once for each row, hence no one-shot iterator.
+
+        Examples
+        --------
+        >>> import operator
+        >>> NestedLazyChunkSequence.from_product(operator.mul, [1, 2], [3, 4]).compute()
+        [[3, 4], [6, 8]]
+        """
+        return NestedLazyChunkSequence(sources.Product(fn, rows, columns), sources.length_of(rows))
+
+    def __iter__(self) -> Iterator[Iterator[T_co]]:
+        """Generate the rows.
+
+        Raises
+        ------
+        TypeError
+            If the factory, or a row, is an array, text, or something that is not iterable.
+        SourceExhaustedError
+            If the factory, or a row, is an iterator that has already run.
+        """
+        rows = map(sources.opened_row, sources.opened(self.generator_factory))
+        hint = self.len_outer_generator
+        return rows if hint is None else sources.counted(rows, hint, "rows")
+
+    def __length_hint__(self) -> int:
+        """Return the number of rows hinted at."""
+        return NotImplemented if self.len_outer_generator is None else self.len_outer_generator
+
+    def map(self, fn: Callable[[T_co], U]) -> NestedLazyChunkSequence[U]:
+        """Return the nested sequence of ``fn(block)``; map-backed where this one is."""
+        return NestedLazyChunkSequence(
+            sources.mapped_rows(self.generator_factory, fn), self.len_outer_generator
+        )
+
+    @overload
+    def compute(
+        self, aggregator: None = None, *, progress: bool | None = None
+    ) -> list[list[T_co]]: ...
+
+    @overload
+    def compute(
+        self,
+        aggregator: Callable[[NestedLazyChunkSequence[T_co]], R],
+        *,
+        progress: bool | None = None,
+    ) -> R: ...
+
+    def compute(
+        self,
+        aggregator: Callable[[NestedLazyChunkSequence[T_co]], R] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[list[T_co]] | R:
+        """Generate the rows of blocks and fold them, by default into a list of lists.
+
+        Parameters and logging are those of :meth:`LazyChunkSequence.compute`.
+        """
+        with logged_duration("NestedLazyChunkSequence.compute"):
+            sequence = self._reporting(progress)
+            return [list(row) for row in sequence] if aggregator is None else aggregator(sequence)
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None: ...
+
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None:
+        """Store the blocks as one Zarr array, laid out as ``np.block`` does.
+
+        Rows are stacked along axis 0, the blocks of a row along axis 1; the first row's widths
+        hold for all rows. All else is as in :meth:`LazyChunkSequence.to_zarr`.
+
+        Raises
+        ------
+        EmptySequenceError
+            If there is no row.
+        EmptyRowError
+            If a row holds no block.
+        BlockShapeError, BlockDTypeError, BlockTypeError
+            If a block does not fit its row and column, or cannot be stored.
+        DestinationExistsError
+            As in :meth:`LazyChunkSequence.to_zarr`.
+        """
+        from lazychunks.storage import store_nested
+
+        with logged_duration("NestedLazyChunkSequence.to_zarr"):
+            sequence = self._reporting(progress)
+            stored = store_nested(sequence, path_or_url, converter, overwrite=overwrite, **options)
+        return stored if return_stored else None
+
+    def _reporting(self, progress: bool | None) -> NestedLazyChunkSequence[T_co]:
+        if not is_shown(progress):
+            return self
+        return replace(
+            self,
+            generator_factory=ReportedRows(self.generator_factory, self.len_outer_generator),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ListAggregator:
+    """Collects the blocks into a list; what ``compute`` does by default."""
+
+    def __call__(self, tensor_sequence: LazyChunkSequence[T], /) -> list[T]:
+        """Return the blocks in order."""
+        return list(tensor_sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class NestedListAggregator:
+    """Collects the blocks into a list of lists; what ``compute`` does by default."""
+
+    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
+        """Return the blocks in order, by row."""
+        return [list(row) for row in nested_sequence_of_tensors]

@@ -1,0 +1,328 @@
+"""Pure shape, slice and partition arithmetic, on ints and tuples only.
+
+An *axis* has a length. A *partition* of it is a tuple of sizes that sum to the length; sizes may
+be zero. A *region* is a tuple of slices, one for each axis, with explicit starts and stops.
+A *grid* cuts every axis at the multiples of a cell size, so that only the last cell of an axis may
+be smaller. Nothing here knows arrays: laws are tested against in-memory concatenation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from lazychunks.errors import BlockIndex, BlockShapeError
+
+__all__ = [
+    "Overlap",
+    "Region",
+    "Shape",
+    "align_down",
+    "align_up",
+    "cell_count",
+    "cell_region",
+    "check_flat_block",
+    "check_grid_block",
+    "cut",
+    "fit_extent",
+    "grid_regions",
+    "grow",
+    "is_aligned",
+    "overlaps",
+    "partition_slices",
+    "region_at",
+    "region_shape",
+]
+
+Shape = tuple[int, ...]
+"""Lengths of the axes of an array."""
+
+Region = tuple[slice, ...]
+"""One slice with explicit start and stop for each axis."""
+
+
+def partition_slices(sizes: Sequence[int], start: int = 0) -> tuple[slice, ...]:
+    """Turn a partition into the slices that tile its axis, in order.
+
+    - Slice ``k`` has length ``sizes[k]``; it starts where slice ``k - 1`` stops.
+    - Together they cover ``range(start, start + sum(sizes))`` exactly once.
+
+    >>> partition_slices((2, 0, 3))
+    (slice(0, 2, None), slice(2, 2, None), slice(2, 5, None))
+    """
+    slices: list[slice] = []
+    for size in sizes:
+        slices.append(slice(start, start + size))
+        start += size
+    return tuple(slices)
+
+
+def cut(length: int, size: int) -> tuple[int, ...]:
+    """Partition an axis into pieces of ``size``, of which the last may be smaller.
+
+    - The pieces sum to ``length``; there are ``ceil(length / size)`` of them.
+
+    >>> cut(7, 3)
+    (3, 3, 1)
+    """
+    full, rest = divmod(length, size)
+    return (size,) * full + ((rest,) if rest else ())
+
+
+def region_at(origin: Sequence[int], shape: Sequence[int]) -> Region:
+    """Region of a block of ``shape`` at ``origin``; axes beyond the origin start at zero.
+
+    >>> region_at((4, 6), (2, 3, 5))
+    (slice(4, 6, None), slice(6, 9, None), slice(0, 5, None))
+    """
+    starts = (*origin, *(0,) * (len(shape) - len(origin)))
+    return tuple(slice(start, start + length) for start, length in zip(starts, shape, strict=True))
+
+
+def region_shape(region: Region) -> Shape:
+    """Shape of what a region selects.
+
+    >>> region_shape((slice(4, 6), slice(6, 9)))
+    (2, 3)
+    """
+    return tuple(s.stop - s.start for s in region)
+
+
+def grid_regions(
+    heights: Sequence[int], widths: Sequence[int], trailing: Shape = ()
+) -> tuple[tuple[Region, ...], ...]:
+    """Regions of the blocks of a nested sequence, by row and column, as ``np.block`` lays them out.
+
+    >>> grid_regions((1, 2), (3,))
+    (((slice(0, 1, None), slice(0, 3, None)),), ((slice(1, 3, None), slice(0, 3, None)),))
+    """
+    rest = tuple(slice(0, length) for length in trailing)
+    columns = partition_slices(widths)
+    return tuple(
+        tuple((row, column, *rest) for column in columns) for row in partition_slices(heights)
+    )
+
+
+def align_down(position: int, size: int) -> int:
+    """Largest multiple of ``size`` that is not above ``position``.
+
+    >>> align_down(7, 3)
+    6
+    """
+    return position - position % size
+
+
+def align_up(position: int, size: int) -> int:
+    """Smallest multiple of ``size`` that is not below ``position``.
+
+    >>> align_up(7, 3)
+    9
+    """
+    return position + -position % size
+
+
+def is_aligned(span: slice, size: int, length: int) -> bool:
+    """Whether a span covers whole cells only: its ends fall on cell borders or the axis' end.
+
+    An empty span covers no cell, hence is aligned.
+
+    >>> [is_aligned(span, 4, 10) for span in (slice(4, 8), slice(8, 10), slice(2, 8))]
+    [True, True, False]
+    """
+    start: int = span.start
+    stop: int = span.stop
+    return start == stop or (start % size == 0 and (stop % size == 0 or stop == length))
+
+
+def grow(capacity: int, needed: int) -> int:
+    """Capacity after geometric growth: at least ``needed``, and at least doubled if it grows.
+
+    Reaching ``n`` from any start takes at most ``log2(n) + 1`` growths.
+
+    >>> grow(8, 8), grow(8, 9), grow(8, 100)
+    (8, 16, 100)
+    """
+    return capacity if needed <= capacity else max(needed, 2 * capacity)
+
+
+def cell_count(shape: Sequence[int], cell: Sequence[int]) -> int:
+    """Count the grid cells that cover an array.
+
+    >>> cell_count((5, 4), (2, 2))
+    6
+    """
+    return math.prod(-(-length // size) for length, size in zip(shape, cell, strict=True))
+
+
+def cell_region(index: Sequence[int], cell: Sequence[int], shape: Sequence[int]) -> Region:
+    """Region of a grid cell, clipped to the array.
+
+    >>> cell_region((2, 0), (2, 3), (5, 3))
+    (slice(4, 5, None), slice(0, 3, None))
+    """
+    return tuple(
+        slice(min(i * size, length), min((i + 1) * size, length))
+        for i, size, length in zip(index, cell, shape, strict=True)
+    )
+
+
+class Overlap(NamedTuple):
+    """Where a span meets a grid cell."""
+
+    cell: int
+    """Index of the cell."""
+    in_cell: slice
+    """The common part, counted from the cell's start."""
+    in_span: slice
+    """The common part, counted from the span's start."""
+
+
+def overlaps(start: int, length: int, size: int) -> Iterator[Overlap]:
+    """Cut the span ``[start, start + length)`` at the multiples of ``size``.
+
+    - The parts ``in_span`` tile ``range(length)`` in order.
+    - Each part has the same length in its cell, and lies within it.
+
+    >>> list(overlaps(3, 4, 5))  # doctest: +NORMALIZE_WHITESPACE
+    [Overlap(cell=0, in_cell=slice(3, 5, None), in_span=slice(0, 2, None)),
+     Overlap(cell=1, in_cell=slice(0, 2, None), in_span=slice(2, 4, None))]
+    """
+    done = 0
+    while done < length:
+        cell, offset = divmod(start + done, size)
+        step = min(size - offset, length - done)
+        yield Overlap(cell, slice(offset, offset + step), slice(done, done + step))
+        done += step
+
+
+def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
+    """Merge or split an extent so that its bytes lie between two bounds, where that is possible.
+
+    Parameters
+    ----------
+    extent
+        Number of elements along the axis in one block.
+    bytes_each
+        Bytes of one element along the axis (all other axes included).
+    lower, upper
+        Bytes below which whole extents are merged, and above which one is split into equal parts.
+
+    Returns
+    -------
+    int
+        A multiple of ``extent`` whose bytes do not exceed ``lower``; or ``extent`` itself; or a
+        part of it, never below one, if its bytes exceed ``upper``.
+
+    Examples
+    --------
+    >>> fit_extent(4, 10, lower=100, upper=1000)  # 40 bytes: two fit into 100
+    8
+    >>> fit_extent(300, 10, lower=100, upper=1000)  # 3000 bytes: three parts
+    100
+    """
+    extent = max(extent, 1)
+    size = extent * max(bytes_each, 1)
+    if size > upper:
+        return -(-extent // -(-size // upper))
+    return extent * max(lower // size, 1)
+
+
+def check_flat_block(shape: Shape, first: Shape, *, block: int) -> None:
+    """Refuse a block that cannot be concatenated with the first along axis 0.
+
+    Parameters
+    ----------
+    shape, first
+        Shapes of the block and of the first one.
+    block
+        Index of the block, for the message.
+
+    Raises
+    ------
+    BlockShapeError
+        If the block has no axis, another number of axes, or another trailing shape.
+
+    Examples
+    --------
+    >>> check_flat_block((7, 3), (2, 3), block=1)
+    >>> check_flat_block((7, 4), (2, 3), block=1)
+    Traceback (most recent call last):
+    lazychunks.errors.BlockShapeError: block 1 has shape (7, 4), expected (*, 3) like the \
+blocks before it; pad or reshape it, or store it as an array of its own
+    """
+    if not shape:
+        raise BlockShapeError(
+            f"block {block} has no axis to concatenate along (it is 0-dimensional); "
+            "yield blocks with at least one axis, e.g. block[None]",
+            block=block,
+            expected="at least 1 axis",
+            got=shape,
+        )
+    if len(shape) != len(first) or shape[1:] != first[1:]:
+        raise _misfit(block, shape, ("*", *first[1:]))
+
+
+def check_grid_block(
+    shape: Shape,
+    first: Shape,
+    *,
+    block: tuple[int, int],
+    height: int | None = None,
+    width: int | None = None,
+) -> None:
+    """Refuse a block that does not fit its row, its column or the first block's trailing shape.
+
+    Parameters
+    ----------
+    shape, first
+        Shapes of the block and of the first one.
+    block
+        Row and column of the block, for the message.
+    height
+        Height of the blocks before it in the row; none for the first of a row.
+    width
+        Width of the column; none in the first row, which sets the widths.
+
+    Raises
+    ------
+    BlockShapeError
+        If the block has fewer than two axes, or differs in number of axes, height, width or
+        trailing shape.
+
+    Examples
+    --------
+    >>> check_grid_block((7, 3), (2, 3), block=(1, 0), width=3)
+    >>> check_grid_block((7, 4), (2, 3), block=(1, 0), width=3)
+    Traceback (most recent call last):
+    lazychunks.errors.BlockShapeError: block (1, 0) has shape (7, 4), expected (*, 3) like the \
+blocks before it; pad or reshape it, or store it as an array of its own
+    """
+    if len(shape) < 2:
+        raise BlockShapeError(
+            f"block {block} of a nested sequence has {len(shape)} axes, expected at least 2 "
+            "(rows and columns); yield 2-dimensional blocks, or use a flat LazyChunkSequence",
+            block=block,
+            expected="at least 2 axes",
+            got=shape,
+        )
+    expected = (
+        "*" if height is None else height,
+        "*" if width is None else width,
+        *first[2:],
+    )
+    if len(shape) != len(expected) or any(
+        want not in ("*", have) for want, have in zip(expected, shape, strict=True)
+    ):
+        raise _misfit(block, shape, expected)
+
+
+def _misfit(block: BlockIndex, shape: Shape, expected: tuple[int | str, ...]) -> BlockShapeError:
+    said = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
+    return BlockShapeError(
+        f"block {block} has shape {shape}, expected ({said}) like the blocks before it; "
+        "pad or reshape it, or store it as an array of its own",
+        block=block,
+        expected=expected,
+        got=shape,
+    )

@@ -1,0 +1,217 @@
+"""Blocks into whole chunks: where each block goes, and the buffers that fill up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lazychunks.errors import BlockShapeError, EmptyRowError
+from lazychunks.shapes import (
+    Region,
+    Shape,
+    cell_region,
+    check_flat_block,
+    check_grid_block,
+    overlaps,
+    region_shape,
+)
+
+__all__ = ["Assembly", "Filled", "FlatLayout", "GridLayout"]
+
+
+@dataclass(slots=True)
+class FlatLayout:
+    """Places blocks one below the other along axis 0, and refuses what does not fit."""
+
+    first: Shape | None = None
+    count: int = 0
+    height: int = 0
+
+    def place(self, shape: Shape) -> Shape:
+        """Return the origin of the next block."""
+        if self.first is None:
+            check_flat_block(shape, shape, block=0)
+            self.first = shape
+        else:
+            check_flat_block(shape, self.first, block=self.count)
+        origin = (self.height,)
+        self.count += 1
+        self.height += shape[0]
+        return origin
+
+    @property
+    def next_block(self) -> int:
+        """Index of the next block."""
+        return self.count
+
+    @property
+    def lengths(self) -> Shape:
+        """Length along the block axis so far."""
+        return (self.height,)
+
+
+@dataclass(slots=True)
+class GridLayout:
+    """Places blocks in rows, each below the one before; the first row fixes the widths."""
+
+    first: Shape | None = None
+    row: int = 0
+    column: int = 0
+    height: int = 0
+    row_height: int | None = None
+    offset: int = 0
+    width: int = 0
+    widths: list[int] = field(default_factory=list[int])
+
+    def place(self, shape: Shape) -> Shape:
+        """Return the origin of the next block of the row."""
+        known = self.row > 0
+        if known and self.column == len(self.widths):
+            raise self._ragged_row(f"more than {len(self.widths)} blocks")
+        check_grid_block(
+            shape,
+            shape if self.first is None else self.first,
+            block=self.next_block,
+            height=self.row_height,
+            width=self.widths[self.column] if known else None,
+        )
+        if self.first is None:
+            self.first = shape
+        if not known:
+            self.widths.append(shape[1])
+        origin = (self.height, self.offset)
+        self.row_height = shape[0]
+        self.offset += shape[1]
+        self.column += 1
+        return origin
+
+    def end_row(self) -> None:
+        """Close the row."""
+        if self.column == 0:
+            raise EmptyRowError(
+                f"row {self.row} holds no block, so its height is not known; leave the row out, or "
+                "yield blocks of height zero",
+                row=self.row,
+            )
+        if self.column < len(self.widths):
+            raise self._ragged_row(f"{self.column} blocks")
+        assert self.row_height is not None
+        self.height += self.row_height
+        self.width = self.offset
+        self.row, self.column, self.offset, self.row_height = self.row + 1, 0, 0, None
+
+    @property
+    def next_block(self) -> tuple[int, int]:
+        """Row and column of the next block."""
+        return (self.row, self.column)
+
+    @property
+    def lengths(self) -> Shape:
+        """Lengths along the block axes so far, the current row included."""
+        return (self.height + (self.row_height or 0), max(self.offset, self.width))
+
+    def _ragged_row(self, found: str) -> BlockShapeError:
+        return BlockShapeError(
+            f"row {self.row} has {found}, expected {len(self.widths)} like the rows before it; "
+            "yield the same number of blocks in each row",
+            block=self.next_block,
+            expected=len(self.widths),
+            got=found,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A buffer whose part within the array is complete."""
+
+    region: Region
+    """Its place in the array, clipped to the array."""
+    buffer: NDArray[Any]
+    """The whole buffer; ``buffer[:n]`` per axis, by the region's shape, is the data."""
+
+    @property
+    def data(self) -> NDArray[Any]:
+        """What belongs into the region."""
+        return self.buffer[tuple(slice(0, n) for n in region_shape(self.region))]
+
+
+@dataclass(slots=True)
+class _Open:
+    buffer: NDArray[Any]
+    filled: int = 0
+
+
+class Assembly:
+    """Scatters blocks over buffers, one for each unit (chunk or shard) of the array.
+
+    Postconditions, whatever the partition into blocks:
+
+    - Every element goes into exactly one buffer, and every buffer is handed out exactly once.
+    - A buffer is handed out as soon as the last element that belongs into it has come.
+
+    Parameters
+    ----------
+    unit
+        Extents of a unit along the block axes.
+    trailing
+        Lengths of the other axes.
+    allocate
+        Gives a free buffer of shape ``(*unit, *trailing)``.
+    """
+
+    def __init__(self, unit: Shape, trailing: Shape, allocate: Callable[[], NDArray[Any]]) -> None:
+        self._unit = unit
+        self._trailing = trailing
+        self._allocate = allocate
+        self._open: dict[Shape, _Open] = {}
+        self._lengths: list[int | None] = [None] * len(unit)
+
+    def add(self, origin: Shape, block: NDArray[Any]) -> Iterator[Filled]:
+        """Copy a block to its place, and hand out what it completes."""
+        axes = len(self._unit)
+        parts = [
+            tuple(overlaps(start, length, size))
+            for start, length, size in zip(origin, block.shape[:axes], self._unit, strict=True)
+        ]
+        if math.prod(block.shape[axes:]) == 0:
+            return
+        for meeting in product(*parts):
+            cell = tuple(overlap.cell for overlap in meeting)
+            target = self._open.get(cell)
+            if target is None:
+                target = self._open[cell] = _Open(self._allocate())
+            piece = block[tuple(overlap.in_span for overlap in meeting)]
+            target.buffer[tuple(overlap.in_cell for overlap in meeting)] = piece
+            target.filled += math.prod(piece.shape[:axes])
+            if target.filled == self._size(cell):
+                yield self._hand_out(cell)
+
+    def fix_length(self, axis: int, length: int) -> Iterator[Filled]:
+        """Learn where a block axis ends, and hand out what is complete thereby."""
+        self._lengths[axis] = length
+        for cell in [c for c, target in self._open.items() if target.filled == self._size(c)]:
+            yield self._hand_out(cell)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every buffer has been handed out."""
+        return not self._open
+
+    def _region(self, cell: Shape) -> Region:
+        lengths = tuple(
+            (index + 1) * size if length is None else length
+            for index, size, length in zip(cell, self._unit, self._lengths, strict=True)
+        )
+        return cell_region(cell, self._unit, lengths)
+
+    def _size(self, cell: Shape) -> int:
+        return math.prod(region_shape(self._region(cell)))
+
+    def _hand_out(self, cell: Shape) -> Filled:
+        rest = tuple(slice(0, length) for length in self._trailing)
+        return Filled((*self._region(cell), *rest), self._open.pop(cell).buffer)

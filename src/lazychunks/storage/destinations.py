@@ -1,0 +1,197 @@
+"""Where an array goes, and what is there already."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from zarr.abc.store import Store
+from zarr.core.sync import sync
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
+
+from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
+from lazychunks.storage.arrays import read_key
+from lazychunks.storage.options import Destination
+
+__all__ = ["InStore", "LocalPath", "located"]
+
+Found = Literal["nothing", "array"]
+
+_PART_OF_AN_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPath:
+    """A directory on the local file system."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def inspect(self) -> Found:
+        """Tell whether an array is there.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something else is there: whatever ``overwrite`` says, it is not ours to replace.
+        DestinationReadOnlyError
+            If the directory that would hold the array cannot be written.
+        """
+        path = self.path
+        if path.is_symlink():
+            raise _refused(self, "a symbolic link")
+        if not path.exists():
+            ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+            _check_directory(ancestor, self)
+            return "nothing"
+        if not path.is_dir():
+            raise _refused(self, "a file")
+        _check_directory(path.absolute().parent, self)
+        names = sorted(member.name for member in path.iterdir())
+        if not names:
+            return "nothing"
+        if "zarr.json" in names:
+            kind = _node_type((path / "zarr.json").read_bytes())
+        else:
+            kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
+        _check_members(self, kind, names)
+        return "array"
+
+
+@dataclass(frozen=True, slots=True)
+class InStore:
+    """A place in a zarr store."""
+
+    store: Store
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.path}" if self.path else str(self.store)
+
+    def inspect(self) -> Found:
+        """Tell whether an array is there; raises as :meth:`LocalPath.inspect` does."""
+        if self.store.read_only:
+            raise DestinationReadOnlyError(
+                f"{self} is read-only; open the store for writing", path=str(self)
+            )
+        names = sorted(set(self._members()))
+        if not names:
+            return "nothing"
+        document = read_key(self.store, self.key("zarr.json"))
+        if document is not None:
+            kind = _node_type(document)
+        else:
+            kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
+        _check_members(self, kind, names)
+        return "array"
+
+    def key(self, name: str) -> str:
+        """Key of something at this place."""
+        return f"{self.path}/{name}" if self.path else name
+
+    def _members(self) -> Iterator[str]:
+        """First parts of the keys below this place."""
+        if self.store.supports_listing:
+
+            async def listed() -> list[str]:
+                return [name async for name in self.store.list_dir(self.path)]
+
+            yield from (name.strip("/").rsplit("/", 1)[-1] for name in sync(listed()))
+        else:
+            for name in ("zarr.json", ".zarray", ".zgroup"):
+                if read_key(self.store, self.key(name)) is not None:
+                    yield name
+
+
+def located(destination: Destination) -> LocalPath | InStore:
+    """Resolve what a user passes as destination.
+
+    Raises
+    ------
+    TypeError
+        If it is neither a path, nor a URL, nor a zarr store, nor a dict.
+    """
+    match destination:
+        case StorePath():
+            return _in_store(destination.store, destination.path)
+        case Store():
+            return _in_store(destination, "")
+        case dict():
+            return InStore(MemoryStore(destination), "")
+        case str() if "://" in destination:
+            return _at_url(destination)
+        case _:
+            return _local(destination)
+
+
+def _at_url(url: str) -> LocalPath | InStore:
+    parts = urlsplit(url)
+    if parts.scheme in ("file", "local"):
+        return LocalPath(Path(url2pathname(parts.netloc + parts.path)))
+    return InStore(FsspecStore.from_url(url), "")
+
+
+def _local(path: str | os.PathLike[str]) -> LocalPath:
+    try:
+        name = os.fspath(path)
+    except TypeError:
+        raise TypeError(
+            f"cannot store at a {type(path).__name__}; pass a path, a URL, a zarr store, or a dict"
+        ) from None
+    if not name:
+        raise ValueError("the destination is an empty path; name a directory for the array")
+    return LocalPath(Path(name))
+
+
+def _in_store(store: Store, path: str) -> LocalPath | InStore:
+    if type(store) is LocalStore and not store.read_only:
+        return LocalPath(store.root / path)
+    return InStore(store, path)
+
+
+def _node_type(document: bytes) -> str | None:
+    try:
+        kind = json.loads(document).get("node_type")
+    except (ValueError, AttributeError):
+        return None
+    return kind if isinstance(kind, str) else None
+
+
+def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str]) -> None:
+    if kind == "group":
+        raise _refused(place, "a zarr group")
+    if kind != "array":
+        raise _refused(place, f"no array but other content ({_listed(names)})")
+    foreign = [name for name in names if not _PART_OF_AN_ARRAY.fullmatch(name)]
+    if foreign:
+        raise _refused(place, f"an array beside other content ({_listed(foreign)})")
+
+
+def _check_directory(directory: Path, place: LocalPath) -> None:
+    if not directory.is_dir():
+        raise _refused(place, f"below {directory}, which is a file and")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise DestinationReadOnlyError(
+            f"{place} cannot be created, since {directory} is not writable", path=str(place)
+        )
+
+
+def _refused(place: LocalPath | InStore, found: str) -> DestinationExistsError:
+    return DestinationExistsError(
+        f"{place} is {found}, which is never replaced; choose another destination, or move away "
+        "what is there",
+        path=str(place),
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,98 @@
+"""Which dtypes can be stored, and the checks on a converted block's type."""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
+
+__all__ = ["checked_block", "storable"]
+
+
+def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:
+    """Return the dtype if Zarr can store its values bitwise.
+
+    Raises
+    ------
+    BlockDTypeError
+        If it is no boolean, integer, floating or complex dtype, or one that Zarr does not know.
+    """
+    where = "dtype=" if block is None else f"block {block} has dtype"
+    if dtype.kind not in "biufc":
+        raise BlockDTypeError(
+            f"{where} {dtype}, which cannot be stored; convert it to a boolean, integer, floating "
+            "or complex dtype",
+            block=block,
+            expected="bool, int, uint, float or complex",
+            got=dtype,
+        )
+    if dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        raise BlockDTypeError(
+            f"{where} {dtype}, which Zarr does not know; pass dtype= to cast on purpose, e.g. to "
+            f"{'complex128' if dtype.kind == 'c' else 'float64'}",
+            block=block,
+            expected="at most 64 bits (complex: 128)",
+            got=dtype,
+        )
+    return dtype
+
+
+def checked_block(
+    array: object, *, block: BlockIndex, dtype: np.dtype[Any] | None, cast: bool
+) -> NDArray[Any]:
+    """Check what a converter made of a block.
+
+    Parameters
+    ----------
+    array
+        The converter's result.
+    block
+        Its place, for the message.
+    dtype
+        The first block's dtype; none for the first block.
+    cast
+        Whether blocks are cast on purpose, so that dtypes may differ.
+
+    Raises
+    ------
+    BlockTypeError
+        If it is a masked array, or no array.
+    BlockDTypeError
+        If its dtype cannot be stored, or differs from the first block's.
+    """
+    if np.ma.isMaskedArray(array):
+        raise BlockTypeError(
+            f"block {block} is a masked array, whose mask would be lost; fill it first, e.g. with "
+            "block.filled(numpy.nan)",
+            block=block,
+            expected="numpy.ndarray",
+            got=type(array),
+        )
+    if not _is_array(array):
+        raise BlockTypeError(
+            f"block {block}: the converter's to_numpy returned {type(array).__name__}, expected a "
+            "numpy.ndarray; is it the converter for this type of block?",
+            block=block,
+            expected="numpy.ndarray",
+            got=type(array),
+        )
+    if cast:
+        return array
+    if dtype is None:
+        storable(array.dtype, block=block)
+    elif array.dtype != dtype:
+        raise BlockDTypeError(
+            f"block {block} has dtype {array.dtype}, expected {dtype} like the blocks before it; "
+            "pass dtype= to cast on purpose",
+            block=block,
+            expected=dtype,
+            got=array.dtype,
+        )
+    return array
+
+
+def _is_array(x: object) -> TypeGuard[NDArray[Any]]:
+    return isinstance(x, np.ndarray)

@@ -1,0 +1,77 @@
+"""Bounded background writing: a few buffers in flight, the rest waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazychunks.shapes import Shape
+from lazychunks.storage.assembly import Filled
+
+__all__ = ["BackgroundWriter"]
+
+
+class BackgroundWriter:
+    """Writes filled buffers in threads, and recycles the buffers.
+
+    - At most ``max_in_flight`` writes are under way; :meth:`submit` waits for a free place, which
+      is the back-pressure on the producer.
+    - A failed write is raised by the next :meth:`submit` or :meth:`drain`.
+    - After :meth:`close` nothing is written any more.
+
+    Parameters
+    ----------
+    write
+        Writes one filled buffer; runs in a background thread.
+    shape, dtype
+        Of a buffer.
+    max_in_flight
+        Upper bound of simultaneous writes.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Filled], None],
+        shape: Shape,
+        dtype: np.dtype[Any],
+        max_in_flight: int,
+    ) -> None:
+        self._write = write
+        self._shape = shape
+        self._dtype = dtype
+        self._max_in_flight = max_in_flight
+        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-write")
+        self._pending: dict[Future[None], NDArray[Any]] = {}
+        self._free: list[NDArray[Any]] = []
+
+    def allocate(self) -> NDArray[Any]:
+        """Return a free buffer; its content is arbitrary."""
+        return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
+
+    def submit(self, filled: Filled) -> None:
+        """Write a buffer in the background, as soon as there is a free place."""
+        while len(self._pending) >= self._max_in_flight:
+            self._collect()
+        self._pending[self._pool.submit(self._write, filled)] = filled.buffer
+
+    def drain(self) -> None:
+        """Wait for all writes, and raise the first failure."""
+        while self._pending:
+            self._collect()
+
+    def close(self) -> None:
+        """Wait for the writes under way, drop those that have not begun, and raise nothing."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pending.clear()
+        self._free.clear()
+
+    def _collect(self) -> None:
+        done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
+        for future in done:
+            buffer = self._pending.pop(future)
+            future.result()
+            self._free.append(buffer)
