@@ -12,6 +12,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from lazychunks.shapes import Shape
+from lazychunks.storage import bfloat16
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.plan import WritePlan
@@ -68,13 +69,25 @@ def reshape(store: Store, path: str, shape: Shape) -> StoredArray:
 
 def open_array(store: Store, path: str) -> StoredArray:
     """Open the array for reading and writing, all-zero chunks included."""
-    array = zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
-        store=store, path=path, mode="r+", zarr_format=3
-    )
+    try:
+        array = _open(store, path)
+    except ValueError:
+        # What zarr does not know, and says as vaguely, may be bfloat16: seldom worth a look before.
+        document = json.loads(read_key(store, metadata_key(path)) or b"{}")
+        if document.get("data_type") != bfloat16.NAME:
+            raise
+        bfloat16.register()
+        array = _open(store, path)
     # Opening ignores a config, and the oldest versions have no with_config: build it anew.
     metadata = array.metadata
     assert metadata.zarr_format == 3
     return zarr.Array(zarr.AsyncArray(metadata, array.store_path, WRITE_EVERYTHING))
+
+
+def _open(store: Store, path: str) -> StoredArray:
+    return zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
+        store=store, path=path, mode="r+", zarr_format=3
+    )
 
 
 def write(array: StoredArray, filled: Filled) -> None:

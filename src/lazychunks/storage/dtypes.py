@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
+from lazychunks.storage import bfloat16
 
 __all__ = ["checked_block", "storable"]
 
@@ -19,8 +20,12 @@ def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]
     ------
     BlockDTypeError
         If it is no boolean, integer, floating or complex dtype, or one that Zarr does not know.
+    ImportError
+        If it is bfloat16, and ml_dtypes is not installed.
     """
     where = "dtype=" if block is None else f"block {block} has dtype"
+    if dtype.name == bfloat16.NAME and dtype.type is bfloat16.register().type:
+        return dtype
     if dtype.kind not in "biufc":
         raise BlockDTypeError(
             f"{where} {dtype}, which cannot be stored; convert it to a boolean, integer, floating "

@@ -1,0 +1,218 @@
+"""The main job, run as a whole: what it stores is right, what it finds is real, and it draws."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the example trains a torch model")
+pytest.importorskip("matplotlib", reason="the example draws a picture")
+pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
+
+import torch
+import zarr
+from docs.examples import influence_digits as example
+from torch.nn.utils import parameters_to_vector
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run of the example leaves behind, with the inputs it is a function of."""
+
+    out: Path
+    printed: str
+    stored: NDArray[np.float64]
+    digits: example.Digits
+    model: nn.Sequential
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("influence")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert example.main(["--out", str(out), "--seed", str(SEED)]) == 0
+    # pyright cannot see one type in the signature, that of an optional dependency.
+    array = zarr.open_array(out / "influence.zarr", mode="r")  # pyright: ignore[reportUnknownMemberType]
+    stored = np.asarray(array[:], dtype=np.float64)
+    digits = example.load(SEED)
+    return Run(out, printed.getvalue(), stored, digits, example.fit(digits.train, SEED))
+
+
+def numpy_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Backpropagate by hand through 64-32-10: loss gradients, one row for each image."""
+    _, _, outer, _ = (parameter.detach().numpy() for parameter in model.parameters())
+    hidden, probabilities = forward(model, images)
+    residual = probabilities - np.eye(example.CLASSES)[labels.numpy()]
+    return pull_back(images.numpy(), hidden, outer, residual)
+
+
+def forward(
+    model: nn.Sequential, images: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    weight, bias, outer, offset = (parameter.detach().numpy() for parameter in model.parameters())
+    hidden = np.tanh(images.numpy() @ weight.T + bias)
+    scores = np.exp(hidden @ outer.T + offset)
+    return hidden, scores / scores.sum(axis=1, keepdims=True)
+
+
+def pull_back(
+    images: NDArray[np.float64],
+    hidden: NDArray[np.float64],
+    outer: NDArray[np.float64],
+    cotangent: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return J_i^T cotangent_i for each image, J being the Jacobian of the logits."""
+    inner = cotangent @ outer * (1 - hidden**2)
+    parts = (
+        (inner[:, :, None] * images[:, None, :]).reshape(len(images), -1),
+        inner,
+        (cotangent[:, :, None] * hidden[:, None, :]).reshape(len(images), -1),
+        cotangent,
+    )
+    return np.concatenate(parts, axis=1)
+
+
+def dense_influence(
+    model: nn.Sequential, train: example.Batch, test: example.Batch
+) -> NDArray[np.float64]:
+    """Compute the matrix in NumPy, from J^T (diag p - p p^T) J instead of the Fisher matrix."""
+    _, _, outer, _ = (parameter.detach().numpy() for parameter in model.parameters())
+    hidden, probabilities = forward(model, train.images)
+    # Row c of the root R_i is sqrt(p_c) (e_c - p), so that R_i^T R_i = diag p - p p^T.
+    curvature: NDArray[np.float64] = np.zeros(())
+    for c in range(example.CLASSES):
+        root = np.sqrt(probabilities[:, c, None]) * (np.eye(example.CLASSES)[c] - probabilities)
+        rows = pull_back(train.images.numpy(), hidden, outer, root)
+        curvature = curvature + rows.T @ rows
+    hessian = curvature / len(hidden) + example.WEIGHT_DECAY * np.eye(len(curvature))
+    train_gradients = numpy_gradients(model, train.images, train.labels)
+    test_gradients = numpy_gradients(model, test.images, test.labels)
+    return test_gradients @ np.linalg.solve(hessian, train_gradients.T)
+
+
+def test_5_percent_of_the_training_labels_are_flipped_to_another_class() -> None:
+    digits = example.load(SEED)
+    assert digits.flipped.sum() == round(example.FLIPPED_SHARE * len(digits.true_labels))
+    assert 0 <= int(digits.train.labels.min()) <= int(digits.train.labels.max()) < example.CLASSES
+
+
+def test_a_seed_gives_the_same_digits_each_time_and_another_seed_others() -> None:
+    first, again, other = example.load(SEED), example.load(SEED), example.load(SEED + 1)
+    assert torch.equal(first.train.labels, again.train.labels)
+    assert torch.equal(first.test.images, again.test.images)
+    assert not torch.equal(first.test.images, other.test.images)
+
+
+def test_a_detection_curve_counts_the_flipped_among_the_highest_scores() -> None:
+    flipped = np.array([False, True, False, True])
+    scores = np.array([0.1, 0.9, 0.5, 0.4])
+    assert example.detection_curve(flipped, scores).tolist() == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.slow
+def test_the_stored_array_has_a_row_for_each_test_and_a_column_for_each_training_image(
+    run: Run,
+) -> None:
+    assert run.stored.shape == (len(run.digits.test.labels), len(run.digits.train.labels))
+    assert np.isfinite(run.stored).all()
+
+
+@pytest.mark.slow
+def test_the_stored_array_equals_a_direct_dense_computation(run: Run) -> None:
+    expected = dense_influence(run.model, run.digits.train, run.digits.test)
+    np.testing.assert_allclose(run.stored, expected, rtol=1e-6, atol=1e-8 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_flipped_labels_are_found_far_above_chance(run: Run) -> None:
+    flipped = run.digits.flipped
+    own = np.diag(dense_influence(run.model, run.digits.train, run.digits.train))
+    curves = {
+        "self-influence": example.detection_curve(flipped, own),
+        "harm to the test digits": example.detection_curve(flipped, -run.stored.sum(axis=0)),
+    }
+    fifth = round(0.2 * len(flipped))
+    for curve in curves.values():
+        assert curve[fifth] >= 2 * 0.2 * flipped.sum()
+    assert example.report(curves, int(flipped.sum())) in run.printed
+
+
+@pytest.mark.slow
+def test_random_scores_find_about_as_many_as_chance(run: Run) -> None:
+    # The negative control of the law above: a ranking that knows nothing does not pass it.
+    flipped = run.digits.flipped
+    scores = np.random.default_rng(SEED).random(len(flipped))
+    assert example.detection_curve(flipped, scores)[len(flipped) // 5] < 2 * 0.2 * flipped.sum()
+
+
+@pytest.mark.slow
+def test_leaving_an_image_out_changes_the_test_losses_as_its_column_says(run: Run) -> None:
+    # The sign convention, and the method: retrained without the image, the loss of test image t
+    # has risen by about entry (t, i) / n.
+    index = int(np.abs(run.stored).sum(axis=0).argmax())
+    train, count = run.digits.train, len(run.digits.train.labels)
+    weights = torch.ones(count, dtype=torch.float64)
+    weights[index] = 0
+    retrained = copy.deepcopy(run.model)
+    optimizer = torch.optim.LBFGS(
+        retrained.parameters(),
+        max_iter=1000,
+        tolerance_grad=1e-6,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = sample_losses(retrained, train)
+        squares = parameters_to_vector(retrained.parameters()).square().sum()
+        objective = (weights * losses).sum() / count + example.WEIGHT_DECAY / 2 * squares
+        torch.autograd.backward(objective)
+        return objective
+
+    # torch does not annotate it.
+    optimizer.step(closure)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
+    with torch.no_grad():
+        test = run.digits.test
+        rise = (sample_losses(retrained, test) - sample_losses(run.model, test)).numpy()
+    predicted = run.stored[:, index] / count
+    slope = (predicted @ rise) / (predicted @ predicted)
+    assert np.corrcoef(rise, predicted)[0, 1] > 0.9
+    assert 0.8 < slope < 1.25
+
+
+def sample_losses(model: nn.Sequential, batch: example.Batch) -> Tensor:
+    return torch.nn.functional.cross_entropy(model(batch.images), batch.labels, reduction="none")
+
+
+@pytest.mark.slow
+def test_the_block_function_survives_pickling(run: Run) -> None:
+    model, batch = run.model, run.digits.train.split(8)[0]
+    block = example.Influence(example.SampleGradients(model), torch.eye(2410, dtype=torch.float64))
+    assert torch.equal(pickle.loads(pickle.dumps(block))(batch, batch), block(batch, batch))  # noqa: S301  # our own bytes
+
+
+@pytest.mark.slow
+def test_a_picture_is_drawn(run: Run) -> None:
+    assert (run.out / "influence.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_nothing_else_is_left_behind(run: Run) -> None:
+    assert {path.name for path in run.out.iterdir()} == {"influence.png", "influence.zarr"}
