@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from lazychunks.errors import EmptySequenceError
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 
-__all__ = ["Concatenate", "NestedConcatenate", "concatenate", "joined", "nested_concatenate"]
+__all__ = [
+    "Concatenate",
+    "NestedConcatenate",
+    "concatenate",
+    "joined",
+    "nested_concatenate",
+]
 
 
 class _Shaped(Protocol):
@@ -149,7 +155,10 @@ def joined(
         return cat([first, *rest])
     shape = list(first.shape)
     shape[axis] *= count
-    result = empty(first, tuple(shape))
+    try:
+        result = empty(first, tuple(shape))
+    except (MemoryError, OverflowError, RuntimeError, ValueError):  # the hint may be wrong
+        return cat([first, *rest])
     before = (slice(None),) * axis
     filled = 0
     for block in chain((first,), rest):

@@ -13,13 +13,19 @@ __all__ = [
     "BlockIndex",
     "BlockShapeError",
     "BlockTypeError",
+    "DestinationBusyError",
+    "DestinationError",
     "DestinationExistsError",
     "DestinationReadOnlyError",
     "EmptyRowError",
     "EmptySequenceError",
     "LazyChunksError",
     "LengthHintWarning",
+    "NotResumableError",
+    "ResumeMismatchError",
     "SourceExhaustedError",
+    "SourceTypeError",
+    "WriteAbortedError",
 ]
 
 BlockIndex = int | tuple[int, int]
@@ -93,8 +99,12 @@ class SourceExhaustedError(LazyChunksError, RuntimeError):
     """The blocks have already been consumed: the factory hands out an iterator that has run."""
 
 
-class DestinationExistsError(LazyChunksError, FileExistsError):
-    """Something is at the destination that must not, or may not, be replaced.
+class SourceTypeError(LazyChunksError, TypeError):
+    """A factory, or a row, is an array, text, or something that is not iterable."""
+
+
+class DestinationError(LazyChunksError):
+    """An array cannot be written where it was asked for.
 
     Parameters
     ----------
@@ -109,20 +119,74 @@ class DestinationExistsError(LazyChunksError, FileExistsError):
         self.path = path
 
 
-class DestinationReadOnlyError(LazyChunksError, PermissionError):
-    """The destination cannot be written.
+class DestinationExistsError(DestinationError, FileExistsError):
+    """Something is at the destination that must not, or may not, be replaced."""
+
+
+class DestinationReadOnlyError(DestinationError, PermissionError):
+    """The destination cannot be written."""
+
+
+class DestinationBusyError(DestinationError, BlockingIOError):
+    """Another writer is at work on the destination."""
+
+
+class NotResumableError(LazyChunksError, TypeError):
+    """The sequence cannot skip blocks, so a run over it cannot be resumed."""
+
+
+class ResumeMismatchError(LazyChunksError, ValueError):
+    """The unfinished write at the destination is not of this run.
 
     Parameters
     ----------
     message
-        What cannot be written, and what to do.
-    path
-        The destination.
+        What differs, and what to do.
+    field
+        Name of what differs: ``"run_id"``, ``"value"``, or a part of the plan.
+    expected, got
+        What the unfinished write has, and what this run has.
     """
 
-    def __init__(self, message: str, *, path: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        expected: object = None,
+        got: object = None,
+    ) -> None:
         super().__init__(message)
-        self.path = path
+        self.field = field
+        self.expected = expected
+        self.got = got
+
+
+class WriteAbortedError(LazyChunksError, RuntimeError):
+    """A write failed halfway; the destination is as it was. The failure is the ``__cause__``.
+
+    Parameters
+    ----------
+    message
+        How far it got, and how to go on.
+    done, total
+        Number of blocks taken, and of all blocks where it is known.
+    resumable
+        Whether the same call with ``resume=True`` goes on from here.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        resumable: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.done = done
+        self.total = total
+        self.resumable = resumable
 
 
 class LengthHintWarning(UserWarning):

@@ -16,27 +16,38 @@ from typing import Generic, TypeVar
 
 from tqdm import tqdm
 
-from lazychunks.sources import opened, opened_row
+from lazychunks.sources import Wrapper, opened, opened_rows
 
 __all__ = ["Reported", "ReportedRows", "is_shown", "logged_duration"]
 
-T = TypeVar("T")
+U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 
-logger = logging.getLogger("lazychunks")
+_logger = logging.getLogger("lazychunks")
 
 
 def is_shown(progress: bool | None) -> bool:
     """Whether a bar is shown: as asked for, else where stderr is a terminal."""
-    return sys.stderr.isatty() if progress is None else progress
+    if progress is not None:
+        return progress
+    return sys.stderr is not None and sys.stderr.isatty()  # None where there is no console
 
 
 @dataclass(frozen=True, slots=True)
-class Reported(Generic[T_co]):
+class Reported(Wrapper, Generic[T_co]):
     """A factory of blocks that move a progress bar."""
 
     source: Callable[[], Iterable[T_co]]
     total: int | None
+
+    @property
+    def inner(self) -> Callable[[], Iterable[T_co]]:
+        """The factory inside."""
+        return self.source
+
+    def around(self, factory: Callable[[], Iterable[U]], /) -> Reported[U]:
+        """Report on another factory's blocks."""
+        return Reported(factory, self.total)
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
@@ -44,7 +55,7 @@ class Reported(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedRows(Generic[T_co]):
+class ReportedRows(Wrapper, Generic[T_co]):
     """A factory of rows whose blocks move one progress bar.
 
     The total is known once the first row has told how many blocks a row has.
@@ -53,17 +64,26 @@ class ReportedRows(Generic[T_co]):
     source: Callable[[], Iterable[Iterable[T_co]]]
     total_rows: int | None
 
+    @property
+    def inner(self) -> Callable[[], Iterable[Iterable[T_co]]]:
+        """The factory inside."""
+        return self.source
+
+    def around(self, factory: Callable[[], Iterable[Iterable[U]]], /) -> ReportedRows[U]:
+        """Report on another factory's blocks."""
+        return ReportedRows(factory, self.total_rows)
+
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
         with tqdm(total=None, desc="blocks", unit="block") as bar:
-            for index, row in enumerate(opened(self.source)):
+            for index, row in enumerate(opened_rows(self.source)):
                 yield self._row(row, bar)
                 if index == 0 and self.total_rows is not None:
                     bar.total = bar.n * self.total_rows
                     bar.refresh()
 
-    def _row(self, row: Iterable[T_co], bar: tqdm[None]) -> Iterator[T_co]:
-        for block in opened_row(row):
+    def _row(self, row: Iterator[T_co], bar: tqdm[None]) -> Iterator[T_co]:
+        for block in row:
             yield block
             bar.update()
 
@@ -77,4 +97,4 @@ def logged_duration(what: str) -> Generator[None, None, None]:
         yield
         outcome = "took"
     finally:
-        logger.info("%s %s %.3f s", what, outcome, time.perf_counter() - start)
+        _logger.info("%s %s %.3f s", what, outcome, time.perf_counter() - start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
 
 from typing_extensions import TypeVar, Unpack
@@ -66,6 +66,26 @@ class NestedSequenceAggregator(Protocol[T_contra, R_co]):
         ...
 
 
+C = TypeVar("C")
+
+
+def _immutable(cls: type[C]) -> type[C]:
+    """Repair a frozen, slotted, generic dataclass: ``LazyChunkSequence[int](...)`` must work.
+
+    Calling a parametrized class tries to set ``__orig_class__``, and takes an AttributeError for
+    an answer. Before Python 3.12, the method that ``frozen`` makes fails otherwise, since
+    ``slots`` replaces the class that it knows.
+    """
+
+    def refuse(self: object, name: str, *_: object) -> None:
+        raise FrozenInstanceError(f"cannot change field {name!r} of {type(self).__name__}")
+
+    for method in ("__setattr__", "__delattr__"):
+        setattr(cls, method, refuse)
+    return cls
+
+
+@_immutable
 @dataclass(frozen=True, slots=True)
 class LazyChunkSequence(Generic[T_co]):
     """A tensor chunked along its first axis, produced block by block, as one immutable value.
@@ -90,8 +110,8 @@ class LazyChunkSequence(Generic[T_co]):
     --------
     >>> import numpy as np
     >>> sequence = LazyChunkSequence(lambda: (np.full((2, 3), i) for i in range(4)), 4)
-    >>> sequence.compute(np.concatenate).shape
-    (8, 3)
+    >>> [block.shape for block in sequence.compute(list)]
+    [(2, 3), (2, 3), (2, 3), (2, 3)]
     >>> [int(block[0, 0]) for block in sequence.map(lambda block: block + 1)]
     [1, 2, 3, 4]
     """
@@ -117,6 +137,11 @@ class LazyChunkSequence(Generic[T_co]):
             Anything that can be iterated afresh: a range, a list, a DataLoader. Its length, where
             it has one, becomes the length hint.
 
+        Notes
+        -----
+        To infer the block type of a lambda, mypy needs it named:
+        ``LazyChunkSequence[str].from_map(lambda ...)``. A function needs nothing.
+
         Examples
         --------
         >>> LazyChunkSequence.from_map(abs, [-1, 2]).compute()
@@ -129,7 +154,7 @@ class LazyChunkSequence(Generic[T_co]):
 
         Raises
         ------
-        TypeError
+        SourceTypeError
             If the factory returns an array, text, or something that is not iterable.
         SourceExhaustedError
             If it hands out an iterator that has already run.
@@ -191,7 +216,7 @@ class LazyChunkSequence(Generic[T_co]):
         """
         with logged_duration("LazyChunkSequence.compute"):
             sequence = self._reporting(progress)
-            return list(sequence) if aggregator is None else aggregator(sequence)
+            return _listed(sequence) if aggregator is None else aggregator(sequence)
 
     @overload
     def to_zarr(
@@ -296,6 +321,7 @@ class LazyChunkSequence(Generic[T_co]):
         return replace(self, generator_factory=Reported(self.generator_factory, self.len_generator))
 
 
+@_immutable
 @dataclass(frozen=True, slots=True)
 class NestedLazyChunkSequence(Generic[T_co]):
     """A tensor chunked along its first two axes, produced row by row of blocks, as one value.
@@ -360,12 +386,12 @@ class NestedLazyChunkSequence(Generic[T_co]):
 
         Raises
         ------
-        TypeError
+        SourceTypeError
             If the factory, or a row, is an array, text, or something that is not iterable.
         SourceExhaustedError
             If the factory, or a row, is an iterator that has already run.
         """
-        rows = map(sources.opened_row, sources.opened(self.generator_factory))
+        rows = sources.opened_rows(self.generator_factory)
         hint = self.len_outer_generator
         return rows if hint is None else sources.counted(rows, hint, "rows")
 
@@ -490,7 +516,7 @@ class ListAggregator:
 
     def __call__(self, tensor_sequence: LazyChunkSequence[T], /) -> list[T]:
         """Return the blocks in order."""
-        return list(tensor_sequence)
+        return _listed(tensor_sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,3 +526,7 @@ class NestedListAggregator:
     def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
         """Return the blocks in order, by row."""
         return [list(row) for row in nested_sequence_of_tensors]
+
+
+def _listed(sequence: LazyChunkSequence[T]) -> list[T]:
+    return list(iter(sequence))  # not list(sequence): it allocates whatever the hint says

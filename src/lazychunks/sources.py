@@ -11,13 +11,20 @@ import inspect
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from itertools import chain, compress, islice, repeat
+from functools import partial
+from itertools import chain, compress, repeat
 from types import GeneratorType
-from typing import Any, Generic, Protocol, SupportsIndex, TypeGuard, TypeVar, runtime_checkable
+from typing import (
+    Any,
+    Generic,
+    SupportsIndex,
+    TypeGuard,
+    TypeVar,
+)
 
-from lazychunks.errors import LengthHintWarning, SourceExhaustedError
+from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTypeError
 
 __all__ = [
     "Composed",
@@ -32,15 +39,30 @@ __all__ = [
     "mapped",
     "mapped_rows",
     "opened",
-    "opened_row",
+    "opened_rows",
     "run_through",
-    "unwrapped",
+    "tasks_of",
     "validated_hint",
 ]
 
 T = TypeVar("T")
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
+
+
+class Wrapper:
+    """Base of a factory around another one, such as one that reports."""
+
+    __slots__ = ()
+
+    @property
+    def inner(self) -> Callable[[], Iterable[Any]]:
+        """The factory inside."""
+        raise NotImplementedError
+
+    def around(self, factory: Callable[[], Iterable[Any]], /) -> Callable[[], Iterator[Any]]:
+        """Return the same wrapper around another factory."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +90,9 @@ class Mapped(Generic[T_co]):
         """All blocks, in order."""
         return map(self.fn, run_through(self.items))
 
-    def starting_at(self, block: int) -> Iterator[T_co]:
-        """Blocks from number ``block`` on; those before it are not computed."""
-        return map(self.fn, _skip(self.items, block))
+    def tasks(self) -> Iterator[Callable[[], T_co]]:
+        """For each block, in order, a call that computes it: what is not called is not computed."""
+        return map(partial, repeat(self.fn), run_through(self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +110,15 @@ class Product(Generic[T_co]):
         """All rows, in order."""
         return map(self._row, run_through(self.rows))
 
-    def starting_at(self, row: int, column: int = 0) -> Iterator[Iterator[T_co]]:
-        """Rows from number ``row`` on, the first of them from ``column`` on."""
-        rest = _skip(self.rows, row)
-        partial = (
-            map(self.fn, repeat(item), _skip(self.columns, column)) for item in islice(rest, 1)
-        )
-        return chain(partial, map(self._row, rest))
+    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
+        """Rows of calls, one for each block: what is not called is not computed."""
+        return map(self._row_of_tasks, run_through(self.rows))
 
     def _row(self, item: Any) -> Iterator[T_co]:
         return map(self.fn, repeat(item), run_through(self.columns))
+
+    def _row_of_tasks(self, item: Any) -> Iterator[Callable[[], T_co]]:
+        return map(partial, repeat(self.fn), repeat(item), run_through(self.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +130,7 @@ class MappedRows(Generic[T_co]):
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        return (map(self.fn, opened_row(row)) for row in opened(self.factory))
+        return (map(self.fn, row) for row in opened_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +150,7 @@ def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
 
     Raises
     ------
-    TypeError
+    SourceTypeError
         If the factory returned an array (whose rows would pass for blocks), text, or something
         that is not iterable.
     SourceExhaustedError
@@ -141,9 +162,20 @@ def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
     return _fresh(made, lambda: factory() is made)
 
 
-def opened_row(row: Iterable[T]) -> Iterator[T]:
-    """Like :func:`opened`, for a row of a nested sequence; it may be empty."""
+def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterator[T]]:
+    """Like :func:`opened`, for the rows of a nested sequence as well; a row may be empty."""
+    rows = factory()
+    _refuse_array(rows, "the factory")
+    fresh = _fresh(rows, lambda: factory() is rows)
+    # Rows that a list holds are the same at each run; those that an iterator makes are new.
+    kept = not isinstance(rows, Iterator)
+    return (_opened_row(row, kept=kept) for row in fresh)
+
+
+def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
     _refuse_array(row, "a row of the nested sequence")
+    if kept:
+        return _fresh(row, lambda: True)
     _refuse_started(row)
     return iter(row)
 
@@ -193,21 +225,17 @@ def length_of(items: Iterable[object]) -> int | None:
         return None
 
 
-@runtime_checkable
-class Wrapper(Protocol):
-    """A factory around another one, such as one that reports."""
+def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
+    """Make the factory of calls that compute the blocks of a map-backed one, reporting included.
 
-    @property
-    def source(self) -> object:
-        """The factory inside."""
-        ...
-
-
-def unwrapped(factory: object) -> object:
-    """Return the factory inside all wrappers."""
-    while isinstance(factory, Wrapper):
-        factory = factory.source
-    return factory
+    Returns ``None`` for a factory that is not map-backed.
+    """
+    if isinstance(factory, Mapped | Product):
+        return factory.tasks
+    if isinstance(factory, Wrapper):
+        inner = tasks_of(factory.inner)
+        return None if inner is None else factory.around(inner)
+    return None
 
 
 def block_counts(factory: object, hint: int | None) -> tuple[int | None, int | None]:
@@ -215,7 +243,8 @@ def block_counts(factory: object, hint: int | None) -> tuple[int | None, int | N
 
     A map-backed nested factory knows its columns.
     """
-    factory = unwrapped(factory)
+    while isinstance(factory, Wrapper):
+        factory = factory.inner
     return (hint, length_of(factory.columns) if isinstance(factory, Product) else None)
 
 
@@ -227,7 +256,7 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     TypeError
         If it is neither ``None`` nor an integer.
     ValueError
-        If it is negative.
+        If it is negative, or larger than any length.
     """
     if hint is None:
         return None
@@ -237,8 +266,10 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
         number = operator.index(hint)
     except TypeError:
         raise TypeError(f"{name} must be an integer or None, got {hint!r}") from None
-    if number < 0:
-        raise ValueError(f"{name} must not be negative, got {number}; leave it out if unknown")
+    if not 0 <= number <= sys.maxsize:
+        raise ValueError(
+            f"{name} must lie between 0 and {sys.maxsize}, got {number}; leave it out if unknown"
+        )
     return number
 
 
@@ -257,12 +288,12 @@ def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]
 
 def _refuse_array(made: object, who: str) -> None:
     if hasattr(made, "shape") and hasattr(made, "dtype"):
-        raise TypeError(
+        raise SourceTypeError(
             f"{who} gave one array ({type(made).__name__}), whose rows would be taken "
             "for blocks; give an iterable of blocks, e.g. [array]"
         )
     if isinstance(made, str | bytes) or not isinstance(made, Iterable):
-        raise TypeError(
+        raise SourceTypeError(
             f"{who} gave {type(made).__name__}, expected an iterable of blocks "
             "(a generator, a list, ...)"
         )
@@ -298,9 +329,3 @@ def _refuse_silence(iterator: Iterator[T], handed_out_before: Callable[[], bool]
             "the blocks come from an iterator that yields nothing (any more) and that is handed "
             "out again and again; pass a factory that makes a new iterator each time"
         )
-
-
-def _skip(items: Iterable[T], number: int) -> Iterator[T]:
-    if isinstance(items, Sequence):
-        return map(items.__getitem__, range(number, len(items)))
-    return islice(run_through(items), number, None)

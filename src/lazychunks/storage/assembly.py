@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -32,6 +32,22 @@ class FlatLayout:
     count: int = 0
     height: int = 0
 
+    axes: ClassVar[int] = 1
+
+    @property
+    def origin(self) -> Shape:
+        """Where the next block goes."""
+        return (self.height,)
+
+    @property
+    def taken(self) -> int:
+        """Number of blocks placed."""
+        return self.count
+
+    def numbers(self) -> tuple[int | None, ...]:
+        """Return the next block's number, since each block sets a size of its own."""
+        return (self.count,)
+
     def place(self, shape: Shape) -> Shape:
         """Return the origin of the next block."""
         if self.first is None:
@@ -39,7 +55,7 @@ class FlatLayout:
             self.first = shape
         else:
             check_flat_block(shape, self.first, block=self.count)
-        origin = (self.height,)
+        origin = self.origin
         self.count += 1
         self.height += shape[0]
         return origin
@@ -68,6 +84,25 @@ class GridLayout:
     width: int = 0
     widths: list[int] = field(default_factory=list[int])
 
+    axes: ClassVar[int] = 2
+
+    @property
+    def origin(self) -> Shape:
+        """Where the next block goes."""
+        return (self.height, self.offset)
+
+    @property
+    def taken(self) -> int:
+        """Number of blocks placed."""
+        return self.row * len(self.widths) + self.column
+
+    def numbers(self) -> tuple[int | None, ...]:
+        """Return the next block's row and column, where it is the first to set their size."""
+        return (
+            self.row if self.column == 0 else None,
+            self.column if self.row == 0 else None,
+        )
+
     def place(self, shape: Shape) -> Shape:
         """Return the origin of the next block of the row."""
         known = self.row > 0
@@ -84,7 +119,7 @@ class GridLayout:
             self.first = shape
         if not known:
             self.widths.append(shape[1])
-        origin = (self.height, self.offset)
+        origin = self.origin
         self.row_height = shape[0]
         self.offset += shape[1]
         self.column += 1
@@ -162,12 +197,21 @@ class Assembly:
         Lengths of the other axes.
     allocate
         Gives a free buffer of shape ``(*unit, *trailing)``.
+    done
+        Units that are stored already: what belongs into them is dropped.
     """
 
-    def __init__(self, unit: Shape, trailing: Shape, allocate: Callable[[], NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        unit: Shape,
+        trailing: Shape,
+        allocate: Callable[[], NDArray[Any]],
+        done: Container[Shape] = (),
+    ) -> None:
         self._unit = unit
         self._trailing = trailing
         self._allocate = allocate
+        self._done = done
         self._open: dict[Shape, _Open] = {}
         self._lengths: list[int | None] = [None] * len(unit)
 
@@ -182,6 +226,8 @@ class Assembly:
             return
         for meeting in product(*parts):
             cell = tuple(overlap.cell for overlap in meeting)
+            if cell in self._done:
+                continue
             target = self._open.get(cell)
             if target is None:
                 target = self._open[cell] = _Open(self._allocate())

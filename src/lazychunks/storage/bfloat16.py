@@ -6,7 +6,6 @@ and zarrs read as well: https://github.com/zarr-developers/zarr-extensions, ``da
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import threading
@@ -45,6 +44,7 @@ _Mismatch: type[ValueError] = (
 )
 
 _CANONICAL_NAN = 0x7FC0
+_INFINITY = 0x7F80
 
 _SPECIAL = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
@@ -117,10 +117,12 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
         return isinstance(data, SupportsFloat | SupportsIndex | str)
 
     def cast_scalar(self, data: object) -> np.generic:
-        """Return a number as bfloat16; one that is bfloat16 already keeps its bits."""
+        """Return a number, or a string as in metadata, as bfloat16; bfloat16 keeps its bits."""
         if _is_bfloat16(data):
             return data
-        if not isinstance(data, SupportsFloat | SupportsIndex | str):
+        if isinstance(data, str):
+            return self.from_json_scalar(data, zarr_format=3)
+        if not isinstance(data, SupportsFloat | SupportsIndex):
             raise TypeError(f"cannot convert {data!r} of type {type(data).__name__} to {NAME}")
         return _scalar(float(data))
 
@@ -153,10 +155,10 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
         """Write a fill value such that its bits can be read back."""
         _only_zarr_3(zarr_format)
         scalar = self.cast_scalar(data)
-        number = float(scalar.astype(np.float64))
-        if math.isnan(number):
-            bits = int(scalar.view(np.uint16))
+        bits = int(scalar.view(np.uint16))
+        if bits & 0x7FFF > _INFINITY:  # a signaling NaN must not be cast to see what it is
             return "NaN" if bits == _CANONICAL_NAN else f"0x{bits:04x}"
+        number = float(scalar.astype(np.float64))
         return next((name for name, value in _SPECIAL.items() if value == number), number)
 
 

@@ -24,7 +24,9 @@ __all__ = ["InStore", "LocalPath", "located"]
 
 Found = Literal["nothing", "array"]
 
-_PART_OF_AN_ARRAY = re.compile(r"zarr\.json|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*")
+_PART_OF_AN_ARRAY = re.compile(
+    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class InStore:
         document = read_key(self.store, self.key("zarr.json"))
         if document is not None:
             kind = _node_type(document)
+        elif "zarr.json.partial" in names:
+            _check_members(self, "array", names)
+            return "nothing"
         else:
             kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
         _check_members(self, kind, names)
@@ -181,7 +186,8 @@ def _check_directory(directory: Path, place: LocalPath) -> None:
         raise _refused(place, f"below {directory}, which is a file and")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise DestinationReadOnlyError(
-            f"{place} cannot be created, since {directory} is not writable", path=str(place)
+            f"{place} cannot be created, since {directory} is not writable",
+            path=str(place),
         )
 
 

@@ -7,7 +7,7 @@ import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, SupportsIndex, TypeAlias, TypedDict
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, TypeGuard
 
 import numpy as np
 import zarr
@@ -19,9 +19,21 @@ from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
+from lazychunks.storage import bfloat16
 from lazychunks.storage.dtypes import storable
 
-__all__ = ["Chunks", "Compressors", "Destination", "Filters", "WriteOptions", "ZarrOptions"]
+RESERVED = "lazychunks"
+"""The attribute in which a run leaves its record."""
+
+__all__ = [
+    "RESERVED",
+    "Chunks",
+    "Compressors",
+    "Destination",
+    "Filters",
+    "WriteOptions",
+    "ZarrOptions",
+]
 
 Destination: TypeAlias = str | os.PathLike[str] | Store | StorePath | dict[str, Buffer]
 """Where an array goes: a local path, a URL, a zarr store or a place in one, or a plain dict."""
@@ -66,6 +78,22 @@ class ZarrOptions(TypedDict, total=False):
     attributes: Mapping[str, JSON] | None
     """Attributes of the array; must be representable as JSON."""
 
+    run_id: str | None
+    """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
+    map-backed sequence that has a name keeps what it wrote aside."""
+
+    resume: bool
+    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished
+    one is returned at once. Default False."""
+
+    rtol: float | None
+    """Relative tolerance when the first stored block is computed again on resuming; by default it
+    must agree bitwise."""
+
+    durable: bool
+    """Whether to sync files and directories to the device before the array appears, so that the
+    promise holds for a power loss as well (local paths only). Default False."""
+
     max_in_flight: int
     """Number of chunks (shards, where there are shards) being written in the background while
     the next are assembled; at least 1, default 2."""
@@ -88,22 +116,31 @@ class WriteOptions:
     dtype: DTypeLike | None = None
     dimension_names: Sequence[str | None] | None = None
     attributes: Mapping[str, JSON] | None = None
+    run_id: str | None = None
+    resume: bool = False
+    rtol: float | None = None
+    durable: bool = False
     max_in_flight: int = 2
 
     def __post_init__(self) -> None:
-        if self.chunks not in ("auto", "blocks"):
-            _check_extents(self.chunks, "chunks")
-        if self.shards is not None:
-            _check_extents(self.shards, "shards")
+        replaced: dict[str, object] = {
+            "chunks": _chunks(self.chunks),
+            "shards": None if self.shards is None else _extents(self.shards, "shards"),
+            "compressors": _codecs(self.compressors),
+            "filters": _codecs(self.filters),
+            "dtype": None if self.dtype is None else _dtype(self.dtype),
+            "dimension_names": _names(self.dimension_names),
+        }
+        for name, value in replaced.items():
+            object.__setattr__(self, name, value)
+        _check_attributes(self.attributes)
+        if self.resume and not self.run_id:
+            raise ValueError(
+                "resume=True needs run_id=, a name that is the same for each start of this run and "
+                "for no other run"
+            )
         if _integer(self.max_in_flight, "max_in_flight") < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
-        if self.dtype is not None:
-            object.__setattr__(self, "dtype", storable(np.dtype(self.dtype), block=None))
-        if self.attributes is not None:
-            try:
-                json.dumps(dict(self.attributes))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"attributes cannot be stored as JSON: {error}") from None
         if self.compressors != "auto":
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
             zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
@@ -118,14 +155,24 @@ class WriteOptions:
         return self.compressors
 
 
-def _check_extents(value: int | str | tuple[int, ...], name: str) -> None:
-    if isinstance(value, str):
-        raise ValueError(  # noqa: TRY004  # the type is right, the word is not
-            f"{name} must be 'auto', 'blocks', an int or a tuple, got {value!r}"
-        )
-    extents = value if isinstance(value, tuple) else (value,)
-    if not extents or any(_integer(extent, name) < 1 for extent in extents):
+def _chunks(value: Chunks) -> Chunks:
+    if not isinstance(value, str):
+        return _extents(value, "chunks")
+    if value not in ("auto", "blocks"):
+        raise ValueError(f"chunks must be 'auto', 'blocks', an int or a tuple, got {value!r}")
+    return value
+
+
+def _extents(value: SupportsIndex | Sequence[SupportsIndex], name: str) -> int | tuple[int, ...]:
+    if not isinstance(value, Sequence):
+        extent = _integer(value, name)
+        if extent < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+        return extent
+    extents = tuple(_integer(extent, name) for extent in value)
+    if not extents or min(extents) < 1:
         raise ValueError(f"{name} must be positive in each axis, got {value}")
+    return extents
 
 
 def _integer(value: SupportsIndex, name: str) -> int:
@@ -135,3 +182,37 @@ def _integer(value: SupportsIndex, name: str) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must hold integers, got {value!r}") from None
+
+
+def _codecs(value: object) -> object:
+    """Keep an iterable of codecs, which may be given as a generator, as a tuple."""
+    return tuple(value) if _is_listing(value) else value
+
+
+def _is_listing(value: object) -> TypeGuard[Iterable[object]]:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+
+
+def _dtype(value: DTypeLike) -> np.dtype[Any]:
+    dtype = bfloat16.register() if value == bfloat16.NAME else np.dtype(value)
+    return storable(dtype, block=None)
+
+
+def _names(value: Sequence[str | None] | None) -> tuple[str | None, ...] | None:
+    if value is None:
+        return None
+    asked: object = value
+    if not _is_listing(asked) or not all(isinstance(name, str | None) for name in asked):
+        raise TypeError(f"dimension_names must hold a str or None for each axis, got {value!r}")
+    return tuple(value)
+
+
+def _check_attributes(attributes: Mapping[str, JSON] | None) -> None:
+    if attributes is None:
+        return
+    if RESERVED in attributes:
+        raise ValueError(f"the attribute {RESERVED!r} is the library's own; rename yours")
+    try:
+        json.dumps(dict(attributes))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"attributes cannot be stored as JSON: {error}") from None

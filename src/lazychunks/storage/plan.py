@@ -94,7 +94,11 @@ class WritePlan:
 
 
 def _chunk_shape(
-    first: Shape, itemsize: int, block_axes: int, chunks: Chunks, counts: tuple[int | None, ...]
+    first: Shape,
+    itemsize: int,
+    block_axes: int,
+    chunks: Chunks,
+    counts: tuple[int | None, ...],
 ) -> Shape:
     if chunks == "auto":
         return _auto_shape(first, itemsize, block_axes, counts)

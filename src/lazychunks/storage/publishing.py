@@ -1,22 +1,47 @@
-"""A destination is complete or absent: write aside, then publish at once."""
+"""A destination is complete or absent: write aside, then publish at once.
+
+A local path is written in a hidden sibling directory, ``.NAME.partial``, which one rename puts
+into place; where an array is replaced, the two directories are exchanged atomically (Linux), or
+the old one steps aside as ``.NAME.old`` for the moment between two renames, and comes back if
+the writer dies in it. Any other store gets the chunks at their final keys, while ``zarr.json`` is
+kept back as ``zarr.json.partial``; writing it to its own key publishes the array.
+
+One writer at a time: a lock file beside a local path, a register within this process elsewhere.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 import shutil
-from typing import TYPE_CHECKING, Protocol
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
+import filelock
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from lazychunks.storage.arrays import metadata_key, open_array
+from lazychunks.errors import DestinationBusyError, DestinationExistsError
+from lazychunks.storage.arrays import (
+    Document,
+    metadata_key,
+    open_array,
+    parsed,
+    read_key,
+)
 from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at"]
+__all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
 
 
 class Publication(Protocol):
@@ -32,12 +57,46 @@ class Publication(Protocol):
         """Path of the array in the store."""
         ...
 
-    def begin(self) -> None:
-        """Make room; called once there is something to write."""
+    def lock(self) -> None:
+        """Become the only writer, and repair what a dead one left halfway.
+
+        Raises
+        ------
+        DestinationBusyError
+            If another writer is at work.
+        """
         ...
 
-    def commit(self) -> StoredArray:
-        """Show the array at its destination, and open it there."""
+    def unlock(self) -> None:
+        """Let others write."""
+        ...
+
+    def has_leftovers(self) -> bool:
+        """Whether an unfinished write is there."""
+        ...
+
+    def begin(self) -> None:
+        """Make room for a new write, which an unfinished one must leave."""
+        ...
+
+    def keys(self) -> Iterator[str]:
+        """Keys written so far, relative to the array."""
+        ...
+
+    def clear_journal(self) -> None:
+        """Remove what was kept beside the chunks for resuming."""
+        ...
+
+    def published(self) -> Document | None:
+        """Metadata of the array that readers see."""
+        ...
+
+    def open_published(self) -> StoredArray:
+        """Open the array that readers see."""
+        ...
+
+    def commit(self, *, durable: bool) -> None:
+        """Show the array at its destination."""
         ...
 
     def discard(self) -> None:
@@ -48,29 +107,98 @@ class Publication(Protocol):
 class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
-    path = ""
+    path: str = ""
 
-    def __init__(self, place: LocalPath) -> None:
+    def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
+        self._place = place
+        self._overwrite = overwrite
         self._target = place.path.absolute()
         self._staging = self._target.with_name(f".{self._target.name}.partial")
+        self._old = self._target.with_name(f".{self._target.name}.old")
+        self._lock = filelock.FileLock(self._target.with_name(f".{self._target.name}.lock"))
+        self._made: list[Path] = []
         self.store: Store = LocalStore(self._staging)
+
+    def lock(self) -> None:
+        """Take the lock file, and put an old array back that a dead writer moved aside."""
+        parents = self._target.parents
+        self._made = [parent for parent in parents if not parent.exists()]
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise _busy(self._place) from None
+        if self._old.exists():
+            if self._target.exists():
+                shutil.rmtree(self._old)
+            else:
+                os.rename(self._old, self._target)
+
+    def unlock(self) -> None:
+        """Remove the lock file, and directories that were made in vain.
+
+        Removing the file while it is held is safe: who locks a file that is gone, tries again.
+        """
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+        self._lock.release()
+        for directory in self._made:
+            try:
+                directory.rmdir()
+            except OSError:
+                return
+
+    def has_leftovers(self) -> bool:
+        """Whether the staging directory is there."""
+        return self._staging.exists()
 
     def begin(self) -> None:
         """Make an empty staging directory."""
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         if self._staging.exists():
             shutil.rmtree(self._staging)
-        self._staging.mkdir()
+        os.mkdir(self._staging)
 
-    def commit(self) -> StoredArray:
-        """Rename the staging directory into place."""
-        old = self._target.with_name(f".{self._target.name}.old")
-        if self._target.exists():
-            self._target.rename(old)
-        self._staging.rename(self._target)
-        if old.exists():
-            shutil.rmtree(old)
+    def keys(self) -> Iterator[str]:
+        """Files in the staging directory."""
+        for directory, _, files in os.walk(self._staging):
+            prefix = os.path.relpath(directory, self._staging).replace(os.sep, "/")
+            for name in files:
+                yield name if prefix == "." else f"{prefix}/{name}"
+
+    def clear_journal(self) -> None:
+        """Remove the journal's directory."""
+        if (self._staging / JOURNAL).exists():
+            shutil.rmtree(self._staging / JOURNAL)
+
+    def published(self) -> Document | None:
+        """Metadata at the destination."""
+        file = self._target / "zarr.json"
+        return parsed(file.read_bytes()) if file.is_file() else None
+
+    def open_published(self) -> StoredArray:
+        """Open the array at the destination."""
         return open_array(LocalStore(self._target), "")
+
+    def commit(self, *, durable: bool) -> None:
+        """Rename the staging directory into place, whatever is there stepping out in one move."""
+        if durable:
+            _sync_tree(self._staging)
+        if self._place.inspect() == "array":
+            if not self._overwrite:
+                raise DestinationExistsError(
+                    f"{self._place} was created by another writer in the meantime; pass "
+                    "overwrite=True to replace it",
+                    path=str(self._place),
+                )
+            if _exchange(self._staging, self._target):
+                os.rename(self._staging, self._old)
+            else:
+                os.rename(self._target, self._old)
+                os.rename(self._staging, self._target)
+        else:
+            os.rename(self._staging, self._target)
+        if durable:
+            _sync(self._target.parent)
+        shutil.rmtree(self._old, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove the staging directory."""
@@ -78,71 +206,172 @@ class DirectorySwap:
 
 
 class MetadataLast:
-    """Writes chunks to their final keys and holds the metadata back until the end."""
+    """Writes chunks to their final keys and keeps the metadata back until the end."""
+
+    _at_work: ClassVar[set[str]] = set()
+    _register = threading.Lock()
 
     def __init__(self, place: InStore) -> None:
         self._place = place
-        self._held = HeldMetadata(place.store, metadata_key(place.path))
-        self.store: Store = self._held
-        self.path = place.path
+        self._kept_back = KeptBack(place.store, metadata_key(place.path))
+        self.store: Store = self._kept_back
+        self.path: str = place.path
+
+    def lock(self) -> None:
+        """Enter this place into the register of this process."""
+        with self._register:
+            if str(self._place) in self._at_work:
+                raise _busy(self._place)
+            self._at_work.add(str(self._place))
+
+    def unlock(self) -> None:
+        """Leave the register."""
+        with self._register:
+            self._at_work.discard(str(self._place))
+
+    def has_leftovers(self) -> bool:
+        """Whether metadata is kept back at the destination."""
+        return sync(self._kept_back.exists(metadata_key(self.path)))
 
     def begin(self) -> None:
-        """Remove what is there, metadata first."""
-        store, path = self._place.store, self._place.path
-        if not store.supports_deletes:
+        """Remove what is there, metadata first, so that no reader sees a mixture."""
+        if not self._place.store.supports_deletes:
             return
-        for name in ("zarr.json", ".zarray"):
-            sync(store.delete(self._place.key(name)))
-        if path:
-            sync(store.delete_dir(path))
-        else:
-            sync(store.clear())
+        for name in ("zarr.json", ".zarray", "zarr.json.partial"):
+            sync(self._place.store.delete(self._place.key(name)))
+        for key in tuple(self.keys()):
+            sync(self._place.store.delete(self._place.key(key)))
 
-    def commit(self) -> StoredArray:
-        """Write the metadata."""
-        sync(self._held.release())
+    def keys(self) -> Iterator[str]:
+        """Keys below the destination."""
+        prefix = f"{self.path}/" if self.path else ""
+
+        async def listed() -> list[str]:
+            return [key async for key in self._place.store.list_prefix(prefix)]
+
+        if self._place.store.supports_listing:
+            yield from (key.removeprefix(prefix) for key in sync(listed()))
+
+    def clear_journal(self) -> None:
+        """Remove the journal's keys."""
+        store = self._place.store
+        if store.supports_deletes:
+            sync(store.delete_dir(self._place.key(JOURNAL)))
+
+    def published(self) -> Document | None:
+        """Metadata at the destination."""
+        return parsed(read_key(self._place.store, metadata_key(self.path)))
+
+    def open_published(self) -> StoredArray:
+        """Open the array at the destination."""
         return open_array(self._place.store, self.path)
 
+    def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
+        """Write the metadata to its own key."""
+        sync(self._kept_back.release())
+
     def discard(self) -> None:
-        """Remove the chunks."""
+        """Remove what has been written."""
         self.begin()
 
 
-class HeldMetadata(WrapperStore[Store]):
-    """A store that keeps one key to itself until it is released."""
+class KeptBack(WrapperStore[Store]):
+    """A store that keeps one key back under another name, until it is released.
+
+    A store that cannot delete would show that name for ever, so there the key is only remembered.
+    """
 
     def __init__(self, store: Store, key: str = "") -> None:
         super().__init__(store)
         self._key = key
-        self._value: Buffer | None = None
+        self._remembered: Buffer | None = None
+        self._remembers = not store.supports_deletes
 
     async def get(
-        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+        self,
+        key: str,
+        prototype: BufferPrototype,
+        byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Read a key; the held one is seen here only."""
-        if key == self._key:
-            return self._value
-        return await self._store.get(key, prototype, byte_range)
+        """Read a key; what is kept back is seen here only."""
+        if key == self._key and self._remembers:
+            return self._remembered
+        return await self._store.get(self._renamed(key), prototype, byte_range)
 
     async def set(self, key: str, value: Buffer) -> None:
-        """Write a key; the held one is only remembered."""
-        if key == self._key:
-            self._value = value
+        """Write a key."""
+        if key == self._key and self._remembers:
+            self._remembered = value
         else:
-            await self._store.set(key, value)
+            await self._store.set(self._renamed(key), value)
 
     async def exists(self, key: str) -> bool:
-        """Whether a key is there; the held one is seen here only."""
-        if key == self._key:
-            return self._value is not None
-        return await self._store.exists(key)
+        """Whether a key is there."""
+        if key == self._key and self._remembers:
+            return self._remembered is not None
+        return await self._store.exists(self._renamed(key))
+
+    async def delete(self, key: str) -> None:
+        """Remove a key."""
+        await self._store.delete(self._renamed(key))
 
     async def release(self) -> None:
-        """Write the held key."""
-        assert self._value is not None
-        await self._store.set(self._key, self._value)
+        """Write what is kept back to its own key."""
+        from zarr.core.buffer import default_buffer_prototype
+
+        value = await self.get(self._key, default_buffer_prototype())
+        assert value is not None
+        await self._store.set(self._key, value)
+        if not self._remembers:
+            await self._store.delete(self._renamed(self._key))
+
+    def _renamed(self, key: str) -> str:
+        return f"{key}.partial" if key == self._key else key
 
 
-def publication_at(place: LocalPath | InStore) -> Publication:
+def publication_at(place: LocalPath | InStore, *, overwrite: bool) -> Publication:
     """Choose the way of publishing that a place allows."""
-    return DirectorySwap(place) if isinstance(place, LocalPath) else MetadataLast(place)
+    if isinstance(place, LocalPath):
+        return DirectorySwap(place, overwrite=overwrite)
+    return MetadataLast(place)
+
+
+def _busy(place: LocalPath | InStore) -> DestinationBusyError:
+    return DestinationBusyError(
+        f"another writer is at work on {place}; wait for it, or choose another destination",
+        path=str(place),
+    )
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; False where the system cannot.
+
+    Source: ``renameat2(2)`` with ``RENAME_EXCHANGE``, Linux 3.15 and glibc 2.28 or newer.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _sync_tree(directory: Path) -> None:
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            _sync(Path(parent, name))
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

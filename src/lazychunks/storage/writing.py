@@ -31,6 +31,8 @@ class BackgroundWriter:
         Of a buffer.
     max_in_flight
         Upper bound of simultaneous writes.
+    recycle
+        Whether a buffer may be used again once it is written.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class BackgroundWriter:
         shape: Shape,
         dtype: np.dtype[Any],
         max_in_flight: int,
+        *,
+        recycle: bool = True,
     ) -> None:
         self._write = write
         self._shape = shape
         self._dtype = dtype
         self._max_in_flight = max_in_flight
+        self._recycle = recycle
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-write")
         self._pending: dict[Future[None], NDArray[Any]] = {}
         self._free: list[NDArray[Any]] = []
@@ -74,4 +79,5 @@ class BackgroundWriter:
         for future in done:
             buffer = self._pending.pop(future)
             future.result()
-            self._free.append(buffer)
+            if self._recycle:
+                self._free.append(buffer)

@@ -1,0 +1,235 @@
+"""What an unfinished write holds: is it of this run, and which blocks are done.
+
+A block is done when every chunk (shard, where there are shards) that it touches is stored. Stores
+write a key whole or not at all, and only whole units are written, so the keys alone tell; they are
+listed once. Where a block lies is known without computing it as long as all blocks have the first
+one's size; from the first other size on, sizes are kept in a journal beside the chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from itertools import groupby, product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lazychunks.errors import BlockIndex, ResumeMismatchError
+from lazychunks.shapes import Shape, cell_count, overlaps
+from lazychunks.storage.arrays import Document, read_key, write_key
+from lazychunks.storage.options import RESERVED
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+    from lazychunks.storage.plan import WritePlan
+
+__all__ = [
+    "DoneUnits",
+    "Journal",
+    "check_same_plan",
+    "check_same_run",
+    "check_same_values",
+]
+
+JOURNAL = "lazychunks.sizes"
+BATCH = 32
+
+
+class DoneUnits(Container[Shape]):
+    """Which units of an array are stored.
+
+    Parameters
+    ----------
+    keys
+        Keys relative to the array.
+    plan
+        Its plan.
+    """
+
+    def __init__(self, keys: Iterable[str], plan: WritePlan) -> None:
+        self._unit = plan.unit
+        axes = plan.block_axes
+        whole = (plan.shards or plan.chunks)[axes:]
+        expected = cell_count(plan.trailing, whole)
+        counts = Counter(
+            tuple(map(int, parts[1 : axes + 1]))
+            for parts in (key.split("/") for key in keys)
+            if parts[0] == "c" and all(part.isdecimal() for part in parts[1:])
+        )
+        self._cells = frozenset(cell for cell, count in counts.items() if count == expected)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __contains__(self, x: object, /) -> bool:
+        return x in self._cells
+
+    def cover(self, origin: Shape, shape: Shape) -> bool:
+        """Whether a block that has elements lies on stored units only."""
+        if math.prod(shape) == 0:
+            return False
+        touched = product(
+            *(
+                [overlap.cell for overlap in overlaps(start, length, size)]
+                for start, length, size in zip(origin, shape, self._unit, strict=False)
+            )
+        )
+        return all(cell in self._cells for cell in touched)
+
+
+class Journal:
+    """Sizes of the blocks along one block axis, as far as they are known without computing.
+
+    Parameters
+    ----------
+    store, path
+        Where the array is.
+    axis
+        The block axis.
+    first
+        Size of the first block.
+    keys
+        Keys there, relative to the array: those of an earlier journal are read.
+    """
+
+    def __init__(
+        self, store: Store, path: str, axis: int, first: int, keys: Iterable[str] = ()
+    ) -> None:
+        self._store = store
+        self._prefix = f"{path}/{JOURNAL}/{axis}" if path else f"{JOURNAL}/{axis}"
+        self._axis = axis
+        self._first = first
+        self._regular = True
+        self._sizes: list[int] = []  # of all blocks, once they are irregular
+        self._segments = 0
+        for key in sorted(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/")):
+            value = read_key(store, f"{path}/{key}" if path else key)
+            self._sizes += _unpacked(json.loads(value or b"[]"))
+            self._segments += 1
+            self._regular = False
+        self._stored = len(self._sizes)
+
+    def size(self, number: int) -> int | None:
+        """Size of a block, where it is known."""
+        if self._regular:
+            return self._first
+        return self._sizes[number] if number < len(self._sizes) else None
+
+    def note(self, number: int, size: int) -> None:
+        """Learn the size of the next block, before anything of it is written.
+
+        Raises
+        ------
+        ResumeMismatchError
+            If the journal knows another size.
+        """
+        if self._regular:
+            if size != self._first:
+                self._regular = False
+                self._sizes = [*[self._first] * number, size]
+                self._flush()
+        elif number == len(self._sizes):
+            self._sizes.append(size)
+            if len(self._sizes) - self._stored >= BATCH:
+                self._flush()
+        elif self._sizes[number] != size:
+            raise ResumeMismatchError(
+                f"block {number} along axis {self._axis} has size {size}, had "
+                f"{self._sizes[number]} when the unfinished write was begun; blocks must be the "
+                "same each time",
+                field="size",
+                expected=self._sizes[number],
+                got=size,
+            )
+
+    def _flush(self) -> None:
+        packed = [[size, sum(1 for _ in run)] for size, run in groupby(self._sizes[self._stored :])]
+        write_key(
+            self._store,
+            f"{self._prefix}/{self._segments:08d}",
+            json.dumps(packed).encode(),
+        )
+        self._segments += 1
+        self._stored = len(self._sizes)
+
+
+def check_same_run(run_id: str | None, record: Document, place: str) -> None:
+    """Refuse an unfinished write of another run.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If the run_id differs.
+    """
+    if record.get("run_id") != run_id:
+        raise ResumeMismatchError(
+            f"the unfinished write at {place} has run_id {record.get('run_id')!r}, this run has "
+            f"{run_id!r}; pass that run_id to go on with it, or overwrite=True without resume to "
+            "clear it",
+            field="run_id",
+            expected=record.get("run_id"),
+            got=run_id,
+        )
+
+
+def check_same_plan(stored: Document, planned: Document, place: str) -> None:
+    """Refuse to go on with an array of another layout.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If any metadata but the shape along the block axes differs.
+    """
+    for name in sorted({*stored, *planned} - {"shape"}):
+        was, now = stored.get(name), planned.get(name)
+        if name == "attributes":
+            was, now = _own(was), _own(now)
+        if was != now:
+            raise ResumeMismatchError(
+                f"the unfinished write at {place} has {name} {was!r}, this run has {now!r}; pass "
+                "the same options, or overwrite=True without resume to start anew",
+                field=name,
+                expected=was,
+                got=now,
+            )
+
+
+def check_same_values(
+    stored: NDArray[Any], block: NDArray[Any], index: BlockIndex, rtol: float | None
+) -> None:
+    """Compare a stored block with the same block, computed again.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If they differ: bitwise, or beyond ``rtol``.
+    """
+    if stored.shape == block.shape:
+        again = block.astype(stored.dtype)
+        if rtol is None:
+            same = stored.tobytes() == again.tobytes()
+        else:
+            same = np.allclose(again, stored, rtol=rtol, atol=0.0, equal_nan=True)
+        if same:
+            return
+    raise ResumeMismatchError(
+        f"block {index} has other values than when the unfinished write was begun; pass rtol= if "
+        "it is computed with noise, or overwrite=True without resume to start anew",
+        field="value",
+        expected=stored,
+        got=block,
+    )
+
+
+def _own(attributes: Document | None) -> Document:
+    return {key: value for key, value in (attributes or {}).items() if key != RESERVED}
+
+
+def _unpacked(runs: list[list[int]]) -> Iterator[int]:
+    for size, count in runs:
+        yield from [size] * count
