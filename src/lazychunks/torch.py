@@ -5,7 +5,6 @@ Needs the extra ``torch``; nothing else in the library imports it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lazychunks.aggregators import joined
 from lazychunks.errors import BlockDTypeError, BlockTypeError
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
+from lazychunks.joining import Joining, Kind
 
 __all__ = ["NestedTorchCatAggregator", "TorchCatAggregator", "TorchNumpyConverter"]
 
@@ -102,7 +101,7 @@ class TorchNumpyConverter:
 
 
 @dataclass(frozen=True, slots=True)
-class TorchCatAggregator:
+class TorchCatAggregator(Fold[Tensor, Tensor]):
     """Concatenates tensors along axis 0.
 
     The result equals ``torch.cat(list(blocks))``. With a length hint, one result is allocated and
@@ -117,40 +116,47 @@ class TorchCatAggregator:
     tensor([0, 1, 0, 1, 2])
     """
 
-    def __call__(self, tensor_sequence: LazyChunkSequence[Tensor], /) -> Tensor:
-        """Return the blocks as one tensor."""
-        return _cat(tensor_sequence, dim=0)
+    def start(self, counts: Counts, /) -> Joining[Tensor]:
+        """Start a pass; a count makes it allocate once."""
+        return Joining(_torch_kind, 0, counts[0])
 
 
 @dataclass(frozen=True, slots=True)
-class NestedTorchCatAggregator:
+class NestedTorchCatAggregator(NestedFold[Tensor, Tensor]):
     """Concatenates the tensors of each row along axis 1, and the rows along axis 0.
 
     Memory is that of :class:`TorchCatAggregator`, and one row more.
     """
 
-    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[Tensor], /) -> Tensor:
-        """Return the blocks as one tensor."""
-        rows = LazyChunkSequence(
-            lambda: (_cat(row, dim=1) for row in nested_sequence_of_tensors),
-            nested_sequence_of_tensors.len_outer_generator,
-        )
-        return _cat(rows, dim=0)
+    def start_rows(self, counts: Counts, /) -> RunningRows[Tensor, Tensor]:
+        """Start a pass."""
+        return nest(_CatColumns(), TorchCatAggregator()).start_rows(counts)
 
 
-def _cat(blocks: Iterable[Tensor], dim: int) -> Tensor:
-    return joined(
-        blocks,
-        dim,
-        empty=lambda first, shape: first.new_empty(shape),
-        cat=lambda tensors: torch.cat(tensors, dim=dim),
-        copyable=lambda block: (
-            type(block) is Tensor
-            and block.layout is torch.strided
-            and not block.is_quantized
-            and not (block.requires_grad and torch.is_grad_enabled())
-        ),
+@dataclass(frozen=True, slots=True)
+class _CatColumns(Fold[Tensor, Tensor]):
+    def start(self, counts: Counts, /) -> Joining[Tensor]:
+        return Joining(_torch_kind, 1, counts[0])
+
+
+def _torch_kind(block: Tensor) -> Kind[Tensor]:
+    return _TORCH
+
+
+def _copyable(block: Tensor) -> bool:
+    return (
+        type(block) is Tensor
+        and block.layout is torch.strided
+        and not block.is_quantized
+        and not (block.requires_grad and torch.is_grad_enabled())
     )
+
+
+_TORCH: Kind[Tensor] = Kind(
+    empty=lambda like, shape: like.new_empty(shape),
+    cat=lambda blocks, axis: torch.cat(blocks, dim=axis),
+    copyable=_copyable,
+)
 
 
 def _shared(array: NDArray[Any]) -> Tensor:

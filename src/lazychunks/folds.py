@@ -1,0 +1,573 @@
+"""Folds as values: one pass over the blocks, many results.
+
+A :class:`Fold` describes how to go through blocks and what comes out; it holds nothing itself.
+Starting it gives a :class:`Running`, the short-lived state of one pass. That is enough to combine
+folds: :func:`tee` steps several through one generation of the blocks, :func:`nest` makes one over
+rows of blocks from one for a row and one for the row results.
+
+Source: "beautiful folds" (Max Rabkin, 2008; Gabriella Gonzalez' Haskell package ``foldl``).
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from operator import length_hint
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
+
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.sources import block_counts
+
+__all__ = ["Counts", "Fold", "NestedFold", "Pass", "Running", "RunningRows", "fold", "nest", "tee"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+A = TypeVar("A")
+U = TypeVar("U")
+R = TypeVar("R")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+R5 = TypeVar("R5")
+R6 = TypeVar("R6")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+Counts = tuple[int | None, ...]
+"""Number of blocks along each block axis, where it is known: one for a flat sequence, or two."""
+
+
+class Running(Protocol[T_contra, R_co]):
+    """One pass of a fold. A context manager: leaving it by an exception gives the pass up."""
+
+    def __enter__(self) -> Self:
+        """Begin the pass."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        """Release what the pass holds; after an exception, undo what it has done."""
+        ...
+
+    def step(self, block: T_contra, /) -> None:
+        """Take the next block, whose memory may be reused as soon as this returns."""
+        ...
+
+    def finish(self) -> R_co:
+        """Return the result; called once, after the last block."""
+        ...
+
+    @property
+    def publishes(self) -> bool:
+        """Whether :meth:`finish` shows something to others: such passes finish last."""
+        ...
+
+
+class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
+    """One pass of a fold over rows of blocks."""
+
+    def end_row(self) -> None:
+        """Close a row."""
+        ...
+
+
+class Pass:
+    """Base of a :class:`Running` that has nothing to release."""
+
+    __slots__ = ()
+
+    publishes: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        return None
+
+
+class Fold(Generic[T_contra, R_co]):
+    """A left fold over blocks, as a value; callable over any iterable of them.
+
+    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions.
+
+    Examples
+    --------
+    >>> rows = fold(lambda n, block: n + len(block), 0)
+    >>> rows([[1, 2], [3]])
+    3
+    >>> rows.then(str)([[1, 2], [3]])
+    '3'
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
+        """Start a pass; ``counts`` is a hint."""
+
+    def __call__(self, blocks: Iterable[T_contra], /) -> R_co:
+        """Fold blocks in one pass; a pass that fails releases what it holds."""
+        return _run(self, blocks)
+
+    def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
+        """Return the fold whose result is ``fn`` of this one's."""
+        return _Then(self, fn)
+
+    def contramap(self, fn: Callable[[A], T_contra]) -> Fold[A, R_co]:
+        """Return the fold that takes ``fn(block)`` for each block."""
+        return _Contramapped(self, fn)
+
+
+class NestedFold(Generic[T_contra, R_co]):
+    """A left fold over rows of blocks, as a value; callable over any iterable of rows."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def start_rows(self, counts: Counts, /) -> RunningRows[T_contra, R_co]:
+        """Start a pass; ``counts`` is a hint."""
+
+    def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
+        """Fold rows of blocks in one pass; a pass that fails releases what it holds."""
+        return _run_rows(self, rows)
+
+
+@overload
+def fold(step: Callable[[S, T], S], initial: S) -> Fold[T, S]: ...
+@overload
+def fold(step: Callable[[S, T], S], initial: S, finish: Callable[[S], R]) -> Fold[T, R]: ...
+def fold(
+    step: Callable[[Any, T], Any], initial: object, finish: Callable[[Any], Any] | None = None
+) -> Fold[T, Any]:
+    """Make a fold from plain functions.
+
+    Parameters
+    ----------
+    step
+        Takes the state and a block, and returns the next state; it may change the state in place.
+    initial
+        The state before the first block; copied (deeply) for each pass.
+    finish
+        Makes the result of the last state; by default it is that state.
+
+    Examples
+    --------
+    >>> mean = fold(lambda s, x: (s[0] + x, s[1] + 1), (0.0, 0), lambda s: s[0] / s[1])
+    >>> mean([1.0, 2.0, 6.0])
+    3.0
+    """
+    return _Stepwise(step, initial, finish)
+
+
+@overload
+def tee(f1: Fold[T, R1], f2: Fold[T, R2], /) -> Fold[T, tuple[R1, R2]]: ...
+@overload
+def tee(f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], /) -> Fold[T, tuple[R1, R2, R3]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], /
+) -> Fold[T, tuple[R1, R2, R3, R4]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], f5: Fold[T, R5], /
+) -> Fold[T, tuple[R1, R2, R3, R4, R5]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1],
+    f2: Fold[T, R2],
+    f3: Fold[T, R3],
+    f4: Fold[T, R4],
+    f5: Fold[T, R5],
+    f6: Fold[T, R6],
+    /,
+) -> Fold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
+@overload
+def tee(f1: NestedFold[T, R1], f2: NestedFold[T, R2], /) -> NestedFold[T, tuple[R1, R2]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1], f2: NestedFold[T, R2], f3: NestedFold[T, R3], /
+) -> NestedFold[T, tuple[R1, R2, R3]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    f5: NestedFold[T, R5],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4, R5]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    f5: NestedFold[T, R5],
+    f6: NestedFold[T, R6],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
+def tee(*folds: Fold[Any, Any] | NestedFold[Any, Any]) -> Fold[Any, Any] | NestedFold[Any, Any]:
+    """Run several folds over one generation of the blocks.
+
+    Law: ``tee(f, g)(blocks) == (f(blocks), g(blocks))``, while the blocks are generated once. If
+    the pass fails, each fold releases what it holds, so that a sink leaves its destination as it
+    was; sinks finish last, after all other results are there.
+
+    Parameters
+    ----------
+    *folds
+        Two to six folds over blocks, or over rows of blocks; results of ``tee`` included.
+
+    Returns
+    -------
+    Fold or NestedFold
+        Its result is the tuple of the folds' results.
+
+    Raises
+    ------
+    TypeError
+        If the folds cannot go through the same blocks.
+
+    Examples
+    --------
+    >>> both = tee(fold(lambda n, x: n + 1, 0), fold(max, 0))
+    >>> both([3, 1, 2])
+    (3, 3)
+    """
+    if not (
+        all(isinstance(f, Fold) for f in folds) or all(isinstance(f, NestedFold) for f in folds)
+    ):
+        raise TypeError(
+            "tee takes folds over blocks, or folds over rows of blocks, not both: "
+            f"{', '.join(type(f).__name__ for f in folds)}; fold() makes a fold of a plain "
+            "function, nest() a nested one of two flat ones"
+        )
+    return _Tee(folds)
+
+
+@overload
+def nest(inner: Fold[T, A], outer: Fold[A, R]) -> NestedFold[T, R]: ...
+@overload
+def nest(
+    inner: Callable[[LazyChunkSequence[T]], A], outer: Callable[[LazyChunkSequence[A]], R]
+) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
+def nest(
+    inner: Fold[Any, Any] | Callable[[LazyChunkSequence[Any]], Any],
+    outer: Fold[Any, Any] | Callable[[LazyChunkSequence[Any]], Any],
+) -> NestedFold[Any, Any] | Callable[[NestedLazyChunkSequence[Any]], Any]:
+    """Make an aggregator over rows of blocks from two flat ones.
+
+    Parameters
+    ----------
+    inner
+        Folds each row of blocks.
+    outer
+        Folds the row results.
+
+    Returns
+    -------
+    NestedFold or callable
+        A nested fold, which can be teed with others, if both are folds; else a plain aggregator.
+
+    Examples
+    --------
+    >>> from operator import mul
+    >>> nested = NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4])
+    >>> nested.compute(nest(sum, max))
+    14
+    """
+    if _is_fold(inner) and _is_fold(outer):
+        return _Nested(inner, outer)
+    return _NestedCalls(inner, outer)
+
+
+def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
+    return isinstance(x, Fold)
+
+
+def _run(fold: Fold[T, R], blocks: Iterable[T]) -> R:
+    with fold.start(_counts(blocks)[:1]) as running:
+        step = running.step
+        for block in blocks:
+            step(block)
+        return running.finish()
+
+
+def _run_rows(fold: NestedFold[T, R], rows: Iterable[Iterable[T]]) -> R:
+    with fold.start_rows(_counts(rows)) as running:
+        step = running.step
+        for row in rows:
+            for block in row:
+                step(block)
+            running.end_row()
+        return running.finish()
+
+
+def _counts(blocks: Iterable[object]) -> Counts:
+    if isinstance(blocks, NestedLazyChunkSequence):
+        return block_counts(blocks.generator_factory, blocks.len_outer_generator)
+    hint = length_hint(blocks, -1)
+    return (None if hint < 0 else hint, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Then(Fold[T_contra, R_co]):
+    fold: Fold[T_contra, Any]
+    fn: Callable[[Any], R_co]
+
+    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
+        return _ThenRunning(self.fold.start(counts), self.fn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Contramapped(Fold[T_contra, R_co]):
+    fold: Fold[Any, R_co]
+    fn: Callable[[T_contra], Any]
+
+    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
+        return _ContramappedRunning(self.fold.start(counts), self.fn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stepwise(Fold[T_contra, R_co]):
+    step: Callable[[Any, T_contra], Any]
+    initial: object
+    finish: Callable[[Any], R_co] | None
+
+    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:  # noqa: ARG002
+        return _StepwiseRunning(self.step, copy.deepcopy(self.initial), self.finish)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tee(Fold[Any, Any], NestedFold[Any, Any]):
+    folds: tuple[Fold[Any, Any] | NestedFold[Any, Any], ...]
+
+    def start(self, counts: Counts, /) -> Running[Any, Any]:
+        return _TeeRunning([f.start(counts) for f in self.folds if isinstance(f, Fold)])
+
+    def start_rows(self, counts: Counts, /) -> RunningRows[Any, Any]:
+        return _TeeRunningRows(
+            [f.start_rows(counts) for f in self.folds if isinstance(f, NestedFold)]
+        )
+
+    def __call__(self, blocks: Iterable[Any], /) -> Any:
+        nested = isinstance(blocks, NestedLazyChunkSequence)
+        if nested or not all(isinstance(f, Fold) for f in self.folds):
+            return _run_rows(self, blocks)
+        return _run(self, blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Nested(NestedFold[T_contra, R_co]):
+    inner: Fold[T_contra, Any]
+    outer: Fold[Any, R_co]
+
+    def start_rows(self, counts: Counts, /) -> RunningRows[T_contra, R_co]:
+        return _NestedRunning(self.inner, self.outer.start(counts[:1]), counts[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class _NestedCalls(Generic[T_contra, R_co]):
+    inner: Callable[[LazyChunkSequence[T_contra]], Any]
+    outer: Callable[[LazyChunkSequence[Any]], R_co]
+
+    def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
+        results = (self.inner(LazyChunkSequence(partial(_blocks_of, row))) for row in rows)
+        return self.outer(LazyChunkSequence(lambda: results, _counts(rows)[0]))
+
+
+def _blocks_of(row: Iterable[T]) -> Iterator[T]:
+    yield from row
+
+
+class _Wrapped(Generic[T_contra, R_co]):
+    """A pass around another one."""
+
+    __slots__ = ("_running",)
+
+    def __init__(self, running: Running[Any, Any]) -> None:
+        self._running = running
+
+    @property
+    def publishes(self) -> bool:
+        return self._running.publishes
+
+    def __enter__(self) -> Self:
+        self._running.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._running.__exit__(kind, error, traceback)
+
+    def step(self, block: T_contra, /) -> None:
+        self._running.step(block)
+
+    def finish(self) -> R_co:
+        result: R_co = self._running.finish()
+        return result
+
+
+class _ThenRunning(_Wrapped[T_contra, R_co]):
+    __slots__ = ("_fn",)
+
+    def __init__(self, running: Running[T_contra, Any], fn: Callable[[Any], R_co]) -> None:
+        super().__init__(running)
+        self._fn = fn
+
+    def finish(self) -> R_co:
+        return self._fn(self._running.finish())
+
+
+class _ContramappedRunning(_Wrapped[T_contra, R_co]):
+    __slots__ = ("_fn",)
+
+    def __init__(self, running: Running[Any, R_co], fn: Callable[[T_contra], Any]) -> None:
+        super().__init__(running)
+        self._fn = fn
+
+    def step(self, block: T_contra, /) -> None:
+        self._running.step(self._fn(block))
+
+
+class _StepwiseRunning(Pass, Generic[T_contra, R_co]):
+    __slots__ = ("_finish", "_state", "_step")
+
+    def __init__(
+        self,
+        step: Callable[[Any, T_contra], Any],
+        state: Any,
+        finish: Callable[[Any], R_co] | None,
+    ) -> None:
+        self._step = step
+        self._state = state
+        self._finish = finish
+
+    def step(self, block: T_contra, /) -> None:
+        self._state = self._step(self._state, block)
+
+    def finish(self) -> Any:
+        return self._state if self._finish is None else self._finish(self._state)
+
+
+class _TeeRunning:
+    __slots__ = ("_passes", "_stack")
+
+    def __init__(self, passes: Sequence[Running[Any, Any]]) -> None:
+        self._passes = passes
+        self._stack = ExitStack()
+
+    @property
+    def publishes(self) -> bool:
+        return any(running.publishes for running in self._passes)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for running in self._passes:
+                stack.enter_context(running)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._stack.__exit__(kind, error, traceback)
+
+    def step(self, block: Any, /) -> None:
+        for running in self._passes:
+            running.step(block)
+
+    def finish(self) -> tuple[Any, ...]:
+        results: dict[int, Any] = {}
+        for last in (False, True):
+            for number, running in enumerate(self._passes):
+                if running.publishes is last:
+                    results[number] = running.finish()
+        return tuple(results[number] for number in range(len(self._passes)))
+
+
+class _TeeRunningRows(_TeeRunning):
+    __slots__ = ("_rows",)
+
+    def __init__(self, passes: Sequence[RunningRows[Any, Any]]) -> None:
+        super().__init__(passes)
+        self._rows = passes
+
+    def end_row(self) -> None:
+        for running in self._rows:
+            running.end_row()
+
+
+class _NestedRunning(_Wrapped[T_contra, R_co]):
+    """The outer pass, and the inner one of the current row."""
+
+    __slots__ = ("_counts", "_inner", "_row", "_stack")
+
+    def __init__(
+        self, inner: Fold[T_contra, Any], outer: Running[Any, R_co], counts: Counts
+    ) -> None:
+        super().__init__(outer)
+        self._inner = inner
+        self._counts = counts
+        self._row: Running[T_contra, Any] | None = None
+        self._stack = ExitStack()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        try:
+            self._stack.__exit__(kind, error, traceback)
+        finally:
+            self._running.__exit__(kind, error, traceback)
+
+    def step(self, block: T_contra, /) -> None:
+        self._begun().step(block)
+
+    def end_row(self) -> None:
+        result = self._begun().finish()  # a row without blocks is folded like any other
+        self._row = None
+        self._stack.close()
+        self._running.step(result)
+
+    def _begun(self) -> Running[T_contra, Any]:
+        if self._row is None:
+            self._row = self._stack.enter_context(self._inner.start(self._counts))
+        return self._row
