@@ -15,6 +15,7 @@ neither zarr nor torch; they load where they are first used.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from lazychunks.aggregators import concatenate, nested_concatenate
@@ -38,6 +39,7 @@ from lazychunks.errors import (
     SourceTypeError,
     WriteAbortedError,
 )
+from lazychunks.folds import Fold, NestedFold, fold, nest, tee
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,
@@ -48,7 +50,7 @@ from lazychunks.sequences import (
 )
 
 if TYPE_CHECKING:
-    from lazychunks.storage import ZarrOptions
+    from lazychunks.storage import ZarrOptions, zarr_sink
 
 __all__ = [
     "BlockDTypeError",
@@ -61,12 +63,14 @@ __all__ = [
     "DestinationReadOnlyError",
     "EmptyRowError",
     "EmptySequenceError",
+    "Fold",
     "FromNumpy",
     "IdentityConverter",
     "LazyChunkSequence",
     "LazyChunksError",
     "LengthHintWarning",
     "ListAggregator",
+    "NestedFold",
     "NestedLazyChunkSequence",
     "NestedListAggregator",
     "NestedSequenceAggregator",
@@ -80,13 +84,15 @@ __all__ = [
     "WriteAbortedError",
     "ZarrOptions",
     "concatenate",
+    "fold",
+    "nest",
     "nested_concatenate",
+    "tee",
+    "zarr_sink",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name == "ZarrOptions":  # importing it loads zarr
-        from lazychunks.storage import ZarrOptions
-
-        return ZarrOptions
+    if name in ("ZarrOptions", "zarr_sink"):  # importing them loads zarr
+        return getattr(importlib.import_module("lazychunks.storage"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

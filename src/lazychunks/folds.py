@@ -306,6 +306,11 @@ def nest(
     return _NestedCalls(inner, outer)
 
 
+def is_nested(blocks: object) -> bool:
+    """Whether something that a fold is called with is a nested sequence."""
+    return isinstance(blocks, NestedLazyChunkSequence)
+
+
 def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
     return isinstance(x, Fold)
 
@@ -376,10 +381,9 @@ class _Tee(Fold[Any, Any], NestedFold[Any, Any]):
         )
 
     def __call__(self, blocks: Iterable[Any], /) -> Any:
-        nested = isinstance(blocks, NestedLazyChunkSequence)
-        if nested or not all(isinstance(f, Fold) for f in self.folds):
-            return _run_rows(self, blocks)
-        return _run(self, blocks)
+        if all(isinstance(f, Fold) for f in self.folds) and not is_nested(blocks):
+            return _run(self, blocks)
+        return _run_rows(self, blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, ov
 from typing_extensions import TypeVar, Unpack
 
 from lazychunks import sources
+from lazychunks.ahead import Ahead, AheadRows, validated_bound
 from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import zarr
 
     from lazychunks.converters import ToNumpy
@@ -177,6 +180,40 @@ class LazyChunkSequence(Generic[T_co]):
         """
         return LazyChunkSequence(sources.mapped(self.generator_factory, fn), self.len_generator)
 
+    def parallel(
+        self, executor: Executor, max_in_flight: int | None = None
+    ) -> LazyChunkSequence[T_co]:
+        """Return the same sequence, its blocks computed ahead by an executor.
+
+        Blocks come in order, an error at its place; when the consumer stops, what has not begun
+        is cancelled.
+
+        Parameters
+        ----------
+        executor
+            Any executor: threads, or processes (the block function must be picklable then).
+        max_in_flight
+            Number of blocks that are being computed or wait to be consumed, at most; by default
+            two for each core.
+
+        Raises
+        ------
+        TypeError
+            If the sequence is not map-backed.
+        ValueError
+            If the bound is not positive.
+
+        Examples
+        --------
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> with ThreadPoolExecutor(2) as executor:
+        ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
+        [1, 2]
+        """
+        source = _map_backed(self.generator_factory, "LazyChunkSequence.from_map")
+        ahead: Ahead[T_co] = Ahead(source, executor, validated_bound(max_in_flight))
+        return LazyChunkSequence(ahead, self.len_generator)
+
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
 
@@ -308,11 +345,12 @@ class LazyChunkSequence(Generic[T_co]):
         >>> stored.shape
         (8, 3)
         """
-        from lazychunks.storage import store_flat
+        from lazychunks.storage import zarr_sink
 
         with logged_duration("LazyChunkSequence.to_zarr"):
             sequence = self._reporting(progress)
-            stored = store_flat(sequence, path_or_url, converter, overwrite=overwrite, **options)
+            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
+            stored = sink(sequence)
         return stored if return_stored else None
 
     def _reporting(self, progress: bool | None) -> LazyChunkSequence[T_co]:
@@ -405,6 +443,33 @@ class NestedLazyChunkSequence(Generic[T_co]):
             sources.mapped_rows(self.generator_factory, fn), self.len_outer_generator
         )
 
+    def parallel(
+        self, executor: Executor, max_in_flight: int | None = None
+    ) -> NestedLazyChunkSequence[T_co]:
+        """Return the same sequence, its blocks computed ahead by an executor.
+
+        Blocks come in order, an error at its place; when the consumer stops, what has not begun
+        is cancelled.
+
+        Parameters
+        ----------
+        executor
+            Any executor: threads, or processes (the block function must be picklable then).
+        max_in_flight
+            Number of blocks that are being computed or wait to be consumed, at most; by default
+            two for each core.
+
+        Raises
+        ------
+        TypeError
+            If the sequence is not map-backed.
+        ValueError
+            If the bound is not positive.
+        """
+        source = _map_backed(self.generator_factory, "NestedLazyChunkSequence.from_product")
+        ahead: AheadRows[T_co] = AheadRows(source, executor, validated_bound(max_in_flight))
+        return NestedLazyChunkSequence(ahead, self.len_outer_generator)
+
     @overload
     def compute(
         self, aggregator: None = None, *, progress: bool | None = None
@@ -494,11 +559,12 @@ class NestedLazyChunkSequence(Generic[T_co]):
         DestinationExistsError
             As in :meth:`LazyChunkSequence.to_zarr`.
         """
-        from lazychunks.storage import store_nested
+        from lazychunks.storage import zarr_sink
 
         with logged_duration("NestedLazyChunkSequence.to_zarr"):
             sequence = self._reporting(progress)
-            stored = store_nested(sequence, path_or_url, converter, overwrite=overwrite, **options)
+            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
+            stored = sink(sequence)
         return stored if return_stored else None
 
     def _reporting(self, progress: bool | None) -> NestedLazyChunkSequence[T_co]:
@@ -526,6 +592,15 @@ class NestedListAggregator:
     def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
         """Return the blocks in order, by row."""
         return [list(row) for row in nested_sequence_of_tensors]
+
+
+def _map_backed(factory: object, way_out: str) -> sources.MapBacked:
+    if isinstance(factory, sources.MapBacked):
+        return factory
+    raise TypeError(
+        "only the blocks of a map-backed sequence can be computed one by one; build it with "
+        f"{way_out}"
+    )
 
 
 def _listed(sequence: LazyChunkSequence[T]) -> list[T]:

@@ -28,6 +28,7 @@ from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTyp
 
 __all__ = [
     "Composed",
+    "MapBacked",
     "Mapped",
     "MappedBlocks",
     "MappedRows",
@@ -65,6 +66,34 @@ class Wrapper:
         raise NotImplementedError
 
 
+class MapBacked:
+    """Base of a factory that applies a function to items.
+
+    Its blocks can be skipped, repeated or computed elsewhere without computing the others.
+    """
+
+    __slots__ = ()
+
+    def tasks(self) -> Iterator[Any]:
+        """For each block, in order, a call that computes it (nested: rows of such calls).
+
+        What is not called is not computed.
+        """
+        raise NotImplementedError
+
+    def mapped(self, fn: Callable[[Any], Any]) -> MapBacked:
+        """Return the map-backed factory of ``fn(block)``."""
+        raise NotImplementedError
+
+    def column_count(self) -> int | None:
+        """Return the number of blocks in a row of a nested factory, where it is known."""
+        raise NotImplementedError
+
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Composed(Generic[T_co]):
     """``second(first(...))`` as a value: comparable, and picklable when both functions are."""
@@ -78,7 +107,7 @@ class Composed(Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped(Generic[T_co]):
+class Mapped(MapBacked, Generic[T_co]):
     """Block ``i`` is ``fn(item_i)``."""
 
     fn: Callable[[Any], T_co]
@@ -91,12 +120,20 @@ class Mapped(Generic[T_co]):
         return map(self.fn, run_through(self.items))
 
     def tasks(self) -> Iterator[Callable[[], T_co]]:
-        """For each block, in order, a call that computes it: what is not called is not computed."""
+        """Calls that compute the blocks."""
         return map(partial, repeat(self.fn), run_through(self.items))
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Mapped[Any]:
+        """Factory of ``fn(block)``."""
+        return Mapped(Composed(self.fn, fn), self.items)
+
+    def column_count(self) -> int | None:
+        """None: there are no rows."""
+        return None
 
 
 @dataclass(frozen=True, slots=True)
-class Product(Generic[T_co]):
+class Product(MapBacked, Generic[T_co]):
     """Block ``(i, j)`` is ``fn(row_i, column_j)``."""
 
     fn: Callable[[Any, Any], T_co]
@@ -111,8 +148,16 @@ class Product(Generic[T_co]):
         return map(self._row, run_through(self.rows))
 
     def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
-        """Rows of calls, one for each block: what is not called is not computed."""
+        """Rows of calls that compute the blocks."""
         return map(self._row_of_tasks, run_through(self.rows))
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Product[Any]:
+        """Factory of ``fn(block)``."""
+        return Product(Composed(self.fn, fn), self.rows, self.columns)
+
+    def column_count(self) -> int | None:
+        """Number of columns, where they know it."""
+        return length_of(self.columns)
 
     def _row(self, item: Any) -> Iterator[T_co]:
         return map(self.fn, repeat(item), run_through(self.columns))
@@ -182,8 +227,8 @@ def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:
     """Make the factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, Mapped):
-        return Mapped(Composed(factory.fn, fn), factory.items)
+    if isinstance(factory, MapBacked):
+        return factory.mapped(fn)
     return MappedBlocks(fn, factory)
 
 
@@ -191,8 +236,8 @@ def mapped_rows(
     factory: Callable[[], Iterable[Iterable[T]]], fn: Callable[[T], U]
 ) -> Callable[[], Iterator[Iterator[U]]]:
     """Make the nested factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, Product):
-        return Product(Composed(factory.fn, fn), factory.rows, factory.columns)
+    if isinstance(factory, MapBacked):
+        return factory.mapped(fn)
     return MappedRows(fn, factory)
 
 
@@ -230,7 +275,7 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
 
     Returns ``None`` for a factory that is not map-backed.
     """
-    if isinstance(factory, Mapped | Product):
+    if isinstance(factory, MapBacked):
         return factory.tasks
     if isinstance(factory, Wrapper):
         inner = tasks_of(factory.inner)
@@ -245,7 +290,7 @@ def block_counts(factory: object, hint: int | None) -> tuple[int | None, int | N
     """
     while isinstance(factory, Wrapper):
         factory = factory.inner
-    return (hint, length_of(factory.columns) if isinstance(factory, Product) else None)
+    return (hint, factory.column_count() if isinstance(factory, MapBacked) else None)
 
 
 def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:

@@ -85,7 +85,7 @@ class TorchNumpyConverter:
             ) from None
 
     def from_numpy(self, x: NDArray[Any], /) -> Tensor:
-        """Return the values of an array as a tensor on :attr:`device`.
+        """Return the values of an array as a tensor on ``device``.
 
         The tensor shares memory with the array where torch can: not if it is read-only, has
         negative strides or foreign byte order.

@@ -7,6 +7,6 @@ Data's way: sequence -> converter -> ``assembly`` (whole chunks) -> ``writing`` 
 from __future__ import annotations
 
 from lazychunks.storage.options import ZarrOptions
-from lazychunks.storage.sinks import store_flat, store_nested
+from lazychunks.storage.sinks import ZarrSink, zarr_sink
 
-__all__ = ["ZarrOptions", "store_flat", "store_nested"]
+__all__ = ["ZarrOptions", "ZarrSink", "zarr_sink"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Unpack
 
+from lazychunks import sources
 from lazychunks.errors import (
     DestinationExistsError,
     EmptySequenceError,
@@ -20,8 +22,9 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
+from lazychunks.folds import Counts, Fold, NestedFold
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.shapes import Shape, grow, region_at
-from lazychunks.sources import block_counts, tasks_of
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
@@ -48,88 +51,133 @@ from lazychunks.storage.writing import BackgroundWriter
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["ArrayWriter", "store_flat", "store_nested"]
+__all__ = ["ArrayWriter", "ZarrSink", "zarr_sink"]
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
-def store_flat(
-    sequence: LazyChunkSequence[T],
-    destination: Destination,
+def zarr_sink(
+    path_or_url: Destination,
     converter: ToNumpy[T],
     *,
     overwrite: bool = False,
     **options: Unpack[ZarrOptions],
-) -> StoredArray:
-    """Store a sequence; see :meth:`lazychunks.LazyChunkSequence.to_zarr`."""
-    from lazychunks.sequences import LazyChunkSequence
+) -> ZarrSink[T]:
+    """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
 
-    settings = WriteOptions(**options)
-    tasks = tasks_of(sequence.generator_factory)
-    counts = block_counts(sequence.generator_factory, sequence.len_generator)[:1]
-    layout = FlatLayout()
-    with ArrayWriter(
-        layout,
-        destination,
-        converter,
-        overwrite,
-        settings,
-        counts,
-        can_skip=tasks is not None,
-    ) as writer:
-        if writer.finished is not None:
-            return writer.finished
-        if settings.resume and tasks is not None:
-            for task in LazyChunkSequence[Callable[[], T]](tasks, sequence.len_generator):
-                writer.offer(task)
-        else:
-            for block in sequence:
-                writer.add(block)
-        return writer.finish()
+    Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
+    other results are there, and not at all if the pass fails. Only the sink alone can resume: in
+    a tee, the other folds need every block.
+
+    Parameters
+    ----------
+    path_or_url, converter, overwrite, **options
+        As in :meth:`lazychunks.LazyChunkSequence.to_zarr`.
+
+    Returns
+    -------
+    ZarrSink
+        A fold over blocks, and over rows of blocks; its result is the stored ``zarr.Array``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lazychunks import IdentityConverter, LazyChunkSequence, concatenate, tee, zarr_sink
+    >>> sequence = LazyChunkSequence.from_map(np.arange, [2, 3])
+    >>> stored, joined = sequence.compute(tee(zarr_sink({}, IdentityConverter()), concatenate()))
+    >>> bool((stored[:] == joined).all())
+    True
+    """
+    return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
 
 
-def store_nested(
-    sequence: NestedLazyChunkSequence[T],
-    destination: Destination,
-    converter: ToNumpy[T],
-    *,
-    overwrite: bool = False,
-    **options: Unpack[ZarrOptions],
-) -> StoredArray:
-    """Store a nested sequence; see :meth:`lazychunks.NestedLazyChunkSequence.to_zarr`."""
-    from lazychunks.sequences import NestedLazyChunkSequence
+@dataclass(frozen=True, slots=True)
+class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"]):
+    """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
 
-    settings = WriteOptions(**options)
-    tasks = tasks_of(sequence.generator_factory)
-    counts = block_counts(sequence.generator_factory, sequence.len_outer_generator)
-    layout = GridLayout()
-    with ArrayWriter(
-        layout,
-        destination,
-        converter,
-        overwrite,
-        settings,
-        counts,
-        can_skip=tasks is not None,
-    ) as writer:
-        if writer.finished is not None:
-            return writer.finished
-        if settings.resume and tasks is not None:
-            for row in NestedLazyChunkSequence[Callable[[], T]](
-                tasks, sequence.len_outer_generator
-            ):
-                for task in row:
+    destination: Destination
+    converter: ToNumpy[T_contra]
+    overwrite: bool
+    options: WriteOptions
+
+    def start(self, counts: Counts, /) -> ArrayWriter[T_contra]:
+        """Start to store blocks."""
+        return self._writer(FlatLayout(), counts[:1])
+
+    def start_rows(self, counts: Counts, /) -> ArrayWriter[T_contra]:
+        """Start to store rows of blocks."""
+        return self._writer(GridLayout(), counts)
+
+    def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> StoredArray:
+        """Store blocks, or rows of blocks if they are a nested sequence."""
+        asked: Any = blocks
+        if isinstance(asked, NestedLazyChunkSequence):
+            return self._store_rows(asked)
+        return self._store(
+            asked if isinstance(asked, LazyChunkSequence) else LazyChunkSequence(lambda: asked)
+        )
+
+    def _store(self, sequence: LazyChunkSequence[Any]) -> StoredArray:
+        factory, hint = sequence.generator_factory, sequence.len_generator
+        tasks = sources.tasks_of(factory)
+        counts = sources.block_counts(factory, hint)[:1]
+        with self._writer(FlatLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
+            if writer.finished is not None:
+                return writer.finished
+            if self.options.resume and tasks is not None:
+                for task in LazyChunkSequence(tasks, hint):
                     writer.offer(task)
+            else:
+                for block in sequence:
+                    writer.step(block)
+            return writer.finish()
+
+    def _store_rows(self, sequence: NestedLazyChunkSequence[Any]) -> StoredArray:
+        factory, hint = sequence.generator_factory, sequence.len_outer_generator
+        tasks = sources.tasks_of(factory)
+        counts = sources.block_counts(factory, hint)
+        with self._writer(GridLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
+            if writer.finished is not None:
+                return writer.finished
+            if self.options.resume and tasks is not None:
+                rows: NestedLazyChunkSequence[Any] = NestedLazyChunkSequence(tasks, hint)
+                take: Callable[[Any], None] = writer.offer
+            else:
+                rows, take = sequence, writer.step
+            for row in rows:
+                for block in row:
+                    take(block)
                 writer.end_row()
-        else:
-            for row_of_blocks in sequence:
-                for block in row_of_blocks:
-                    writer.add(block)
-                writer.end_row()
-        return writer.finish()
+            return writer.finish()
+
+    def _writer(
+        self,
+        layout: FlatLayout | GridLayout,
+        counts: Counts,
+        *,
+        alone: bool = False,
+        can_skip: bool = False,
+    ) -> ArrayWriter[T_contra]:
+        if self.options.resume and not can_skip:
+            raise NotResumableError(
+                "only a sequence that can skip blocks can be resumed; build it with "
+                "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+                if alone
+                else "a tee needs every block for its other folds, so it cannot be resumed; store "
+                "with to_zarr first, then fold what was stored"
+            )
+        return ArrayWriter(
+            layout,
+            self.destination,
+            self.converter,
+            self.overwrite,
+            self.options,
+            counts,
+            can_skip=can_skip,
+        )
 
 
 class ArrayWriter(Generic[T]):
@@ -154,8 +202,6 @@ class ArrayWriter(Generic[T]):
 
     Raises
     ------
-    NotResumableError
-        If the run is to be resumed, but the sequence cannot skip blocks.
     DestinationExistsError, DestinationReadOnlyError
         If the destination may not, or cannot, be written.
     """
@@ -171,11 +217,6 @@ class ArrayWriter(Generic[T]):
         *,
         can_skip: bool,
     ) -> None:
-        if options.resume and not can_skip:
-            raise NotResumableError(
-                "only a sequence that can skip blocks can be resumed; build it with "
-                "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
-            )
         self._place = located(destination)
         self._publication = publication_at(self._place, overwrite=overwrite)
         self._layout = layout
@@ -186,6 +227,7 @@ class ArrayWriter(Generic[T]):
         self._keeps = can_skip and options.run_id is not None
         self._dtype: np.dtype[Any] | None = None
         self._run: _Run | None = None
+        self.publishes = True
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
         self._place.inspect()
@@ -204,6 +246,7 @@ class ArrayWriter(Generic[T]):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
+        /,
     ) -> None:
         try:
             if self._run is not None:
@@ -217,7 +260,7 @@ class ArrayWriter(Generic[T]):
         """Take the next block, computing it only if it is not stored already."""
         shape = None if self._run is None else self._run.stored_shape(self._layout)
         if shape is None:
-            self.add(task())
+            self.step(task())
             return
         assert self._run is not None
         if not self._run.verified:
@@ -230,7 +273,7 @@ class ArrayWriter(Generic[T]):
             self._run.verified = True
         self._layout.place(shape)
 
-    def add(self, block: T) -> None:
+    def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
         array = self._numpy(block)
         numbers = self._layout.numbers()

@@ -1,0 +1,161 @@
+"""Blocks computed ahead of their consumer: in order, a bounded number of them at a time."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+from lazychunks.sources import MapBacked
+
+__all__ = ["Ahead", "AheadRows", "validated_bound"]
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(MapBacked, Generic[T_co]):
+    """A map-backed factory whose blocks are computed ahead by an executor."""
+
+    source: MapBacked
+    executor: Executor | None
+    """Computes the blocks; ``None`` for threads of each run's own."""
+    max_in_flight: int
+    """Number of blocks that are being computed or wait to be consumed, at most."""
+
+    def __call__(self) -> Iterator[T_co]:
+        """All blocks, in order."""
+        with _Queue(self.executor, self.source.tasks(), self.max_in_flight) as queue:
+            while queue.has_more():
+                yield queue.take()
+
+    def tasks(self) -> Iterator[Callable[[], T_co]]:
+        """Calls that compute the blocks; nothing is computed ahead."""
+        return self.source.tasks()
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
+        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
+
+    def column_count(self) -> int | None:
+        """None: there are no rows."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AheadRows(MapBacked, Generic[T_co]):
+    """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
+
+    source: MapBacked
+    executor: Executor | None
+    max_in_flight: int
+
+    def __call__(self) -> Iterator[Iterator[T_co]]:
+        """All rows, in order."""
+        with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
+            while queue.has_more():
+                row = queue.row()
+                yield row
+                for _ in row:  # what the consumer did not want of this row
+                    pass
+
+    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
+        """Rows of calls that compute the blocks; nothing is computed ahead."""
+        return self.source.tasks()
+
+    def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
+        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
+
+    def column_count(self) -> int | None:
+        """Number of blocks in a row, where it is known."""
+        return self.source.column_count()
+
+
+def validated_bound(max_in_flight: int | None) -> int:
+    """Check a bound, or choose one: two blocks for each core.
+
+    Raises
+    ------
+    ValueError
+        If it is not positive.
+    """
+    if max_in_flight is None:
+        return 2 * (os.cpu_count() or 1)
+    if max_in_flight < 1:
+        raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
+    return max_in_flight
+
+
+class _Queue:
+    """Futures of the next blocks, in order; ``None`` ends a row.
+
+    Leaving it cancels what has not begun.
+    """
+
+    def __init__(
+        self,
+        executor: Executor | None,
+        tasks: Iterator[Callable[[], Any] | None],
+        max_in_flight: int,
+    ) -> None:
+        self._context: AbstractContextManager[Executor] = (
+            ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-ahead")
+            if executor is None
+            else nullcontext(executor)
+        )
+        self._tasks = tasks
+        self._max_in_flight = max_in_flight
+        self._queue: deque[Future[Any] | None] = deque()
+        self._in_flight = 0
+
+    def __enter__(self) -> Self:
+        self._executor = self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for future in self._queue:
+            if future is not None:
+                future.cancel()
+        self._context.__exit__(None, None, None)
+
+    def has_more(self) -> bool:
+        """Submit as much as there is room for; whether anything is left."""
+        while self._in_flight < self._max_in_flight:
+            try:
+                task = next(self._tasks)
+            except StopIteration:
+                break
+            if task is None:
+                self._queue.append(None)
+            else:
+                self._queue.append(self._executor.submit(task))
+                self._in_flight += 1
+        return bool(self._queue)
+
+    def take(self) -> Any:
+        """Wait for the next block."""
+        future = self._queue.popleft()
+        assert future is not None
+        self._in_flight -= 1
+        return future.result()
+
+    def row(self) -> Iterator[Any]:
+        """Blocks up to the end of the row."""
+        while self.has_more():
+            if self._queue[0] is None:
+                self._queue.popleft()
+                return
+            yield self.take()
+
+
+def _flattened(
+    rows: Iterator[Iterator[Callable[[], Any]]],
+) -> Iterator[Callable[[], Any] | None]:
+    for row in rows:
+        yield from row
+        yield None
