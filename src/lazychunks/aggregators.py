@@ -49,7 +49,8 @@ class Concatenate:
         return joined(
             tensor_sequence,
             self.axis,
-            empty=lambda first, shape: np.empty(shape, first.dtype),
+            # Of several arrays, also of one dtype, np.concatenate makes native byte order.
+            empty=lambda first, shape: np.empty(shape, np.concatenate([first[:0]] * 2).dtype),
             cat=lambda blocks: np.concatenate(blocks, axis=self.axis),
             copyable=lambda block: type(block) is np.ndarray,
         )
@@ -157,7 +158,8 @@ def joined(
     shape[axis] *= count
     try:
         result = empty(first, tuple(shape))
-    except (MemoryError, OverflowError, RuntimeError, ValueError):  # the hint may be wrong
+    except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
+        # The hint may be wrong; torch says TypeError where a length is no 64-bit integer.
         return cat([first, *rest])
     before = (slice(None),) * axis
     filled = 0
@@ -166,6 +168,7 @@ def joined(
         fits = (
             len(block.shape) == len(shape)
             and block.dtype == first.dtype
+            and getattr(block, "device", None) == getattr(first, "device", None)
             and copyable(block)
             and (*block.shape[:axis], *block.shape[axis + 1 :])
             == (*shape[:axis], *shape[axis + 1 :])
