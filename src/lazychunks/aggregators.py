@@ -81,7 +81,8 @@ def _numpy_kind(block: NDArray[Any]) -> Kind[NDArray[Any]]:
 
 
 _NUMPY: Kind[NDArray[Any]] = Kind(
-    empty=lambda like, shape: np.empty(shape, like.dtype),
+    # Of several arrays, also of one dtype, np.concatenate makes native byte order.
+    empty=lambda like, shape: np.empty(shape, np.concatenate([like[:0]] * 2).dtype),
     cat=lambda blocks, axis: np.concatenate(blocks, axis=axis),
     copyable=lambda block: type(block) is np.ndarray,
 )

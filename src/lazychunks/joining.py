@@ -121,8 +121,9 @@ class Joining(Pass, Generic[S]):
         shape[self._axis] *= self._count
         try:
             self._room = self._kind.empty(first, tuple(shape))
-        except (MemoryError, OverflowError, RuntimeError, ValueError):
-            self._room = None  # a hint may be wrong by far
+        except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
+            # A hint may be wrong by far; torch says TypeError where it is no 64-bit integer.
+            self._room = None
 
     def _fits(self, block: S, room: S) -> bool:
         assert self._like is not None
@@ -131,6 +132,7 @@ class Joining(Pass, Generic[S]):
         return (
             len(shape) == len(expected)
             and block.dtype == self._like.dtype
+            and getattr(block, "device", None) == getattr(self._like, "device", None)
             and shape[:axis] == expected[:axis]
             and shape[axis + 1 :] == expected[axis + 1 :]
             and self._filled + shape[axis] <= expected[axis]

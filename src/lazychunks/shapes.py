@@ -138,7 +138,7 @@ def is_aligned(span: slice, size: int, length: int) -> bool:
 def grow(capacity: int, needed: int) -> int:
     """Capacity after geometric growth: at least ``needed``, and at least doubled if it grows.
 
-    Reaching ``n`` from any start takes at most ``log2(n) + 1`` growths.
+    Reaching ``n`` from any start takes at most ``ceil(log2(n)) + 1`` growths.
 
     >>> grow(8, 8), grow(8, 9), grow(8, 100)
     (8, 16, 100)
@@ -222,9 +222,11 @@ def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
     100
     """
     extent = max(extent, 1)
-    size = extent * max(bytes_each, 1)
+    bytes_each = max(bytes_each, 1)
+    size = extent * bytes_each
     if size > upper:
-        return -(-extent // -(-size // upper))
+        most = max(upper // bytes_each, 1)
+        return -(-extent // -(-extent // most))
     return extent * max(lower // size, 1)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+import threading
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import zarr
@@ -33,8 +34,11 @@ __all__ = [
     "parsed",
     "read_key",
     "record_of",
+    "settled",
     "write_key",
 ]
+
+T = TypeVar("T")
 
 METADATA = "zarr.json"
 
@@ -192,4 +196,26 @@ def read_key(store: Store, key: str) -> bytes | None:
 
 def write_key(store: Store, key: str, value: bytes) -> None:
     """Set a key."""
-    sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+    settled(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def settled(operation: Coroutine[Any, Any, T]) -> T:
+    """Run a store's operation, which has ended when this returns, even by an interrupt.
+
+    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect at some later time.
+    """
+    ended = threading.Event()
+
+    async def watched() -> T:
+        try:
+            return await operation
+        finally:
+            ended.set()
+
+    try:
+        return sync(watched())
+    except Exception:
+        raise
+    except BaseException:
+        ended.wait()
+        raise

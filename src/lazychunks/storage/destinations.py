@@ -91,7 +91,7 @@ class InStore:
         document = read_key(self.store, self.key("zarr.json"))
         if document is not None:
             kind = _node_type(document)
-        elif "zarr.json.partial" in names:
+        elif "zarr.json.partial" in names and ".zarray" not in names:
             _check_members(self, "array", names)
             return "nothing"
         else:

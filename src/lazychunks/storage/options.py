@@ -134,6 +134,7 @@ class WriteOptions:
         for name, value in replaced.items():
             object.__setattr__(self, name, value)
         _check_attributes(self.attributes)
+        _check_filters(self.filters)
         if self.resume and not self.run_id:
             raise ValueError(
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
@@ -191,6 +192,15 @@ def _codecs(value: object) -> object:
 
 def _is_listing(value: object) -> TypeGuard[Iterable[object]]:
     return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+
+
+def _check_filters(filters: object) -> None:
+    """Refuse what no array takes; whether they fit the axes is known with the first block."""
+    if filters is None or filters == "auto":
+        return
+    for codec in filters if _is_listing(filters) else (filters,):
+        if not isinstance(codec, ArrayArrayCodec | Mapping):
+            raise TypeError(f"filters must be array-to-array codecs, got {codec!r}")
 
 
 def _dtype(value: DTypeLike) -> np.dtype[Any]:

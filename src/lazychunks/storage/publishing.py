@@ -11,9 +11,11 @@ One writer at a time: a lock file beside a local path, a register within this pr
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
+import re
 import shutil
 import sys
 import threading
@@ -34,6 +36,8 @@ from lazychunks.storage.arrays import (
     open_array,
     parsed,
     read_key,
+    settled,
+    write_key,
 )
 from lazychunks.storage.destinations import InStore, LocalPath
 from lazychunks.storage.resuming import JOURNAL
@@ -42,6 +46,12 @@ if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
+
+
+KEPT_BACK = "zarr.json.partial"
+
+_TEMPORARY = re.compile(r".*\.[0-9a-f]{32}\.partial")
+"""Name under which zarr's ``LocalStore`` writes a file before it renames it."""
 
 
 class Publication(Protocol):
@@ -128,19 +138,21 @@ class DirectorySwap:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise _busy(self._place) from None
-        if self._old.exists():
-            if self._target.exists():
-                shutil.rmtree(self._old)
-            else:
-                os.rename(self._old, self._target)
+        try:
+            self._repair()
+        except BaseException:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        finally:
+            self._lock.release()
         for directory in self._made:
             try:
                 directory.rmdir()
@@ -158,9 +170,11 @@ class DirectorySwap:
         os.mkdir(self._staging)
 
     def keys(self) -> Iterator[str]:
-        """Files in the staging directory."""
-        for directory, _, files in os.walk(self._staging):
+        """Files in the staging directory, where symbolic links are refused."""
+        for directory, directories, files in os.walk(self._staging):
             prefix = os.path.relpath(directory, self._staging).replace(os.sep, "/")
+            for name in (*directories, *files):
+                _refuse_link(Path(directory, name))
             for name in files:
                 yield name if prefix == "." else f"{prefix}/{name}"
 
@@ -190,10 +204,9 @@ class DirectorySwap:
                     path=str(self._place),
                 )
             if _exchange(self._staging, self._target):
-                os.rename(self._staging, self._old)
+                self._tidy_away()
             else:
-                os.rename(self._target, self._old)
-                os.rename(self._staging, self._target)
+                self._step_in()
         else:
             os.rename(self._staging, self._target)
         if durable:
@@ -203,6 +216,36 @@ class DirectorySwap:
     def discard(self) -> None:
         """Remove the staging directory."""
         shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _repair(self) -> None:
+        """Put an old array back that was moved aside, and remove what was being written."""
+        for directory in (self._old, self._staging):
+            _refuse_link(directory)
+        if self._old.exists():
+            if self._target.exists():
+                shutil.rmtree(self._old)
+            else:
+                os.rename(self._old, self._target)
+        for parent, _, files in os.walk(self._staging):
+            for name in filter(_TEMPORARY.fullmatch, files):
+                Path(parent, name).unlink()
+
+    def _tidy_away(self) -> None:
+        """Name what was replaced so that nobody takes it for an unfinished write."""
+        try:
+            os.rename(self._staging, self._old)
+        except OSError:  # the new array is in place: this must not look like a failure
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _step_in(self) -> None:
+        """Replace in two steps, the first of which is taken back if the second fails."""
+        os.rename(self._target, self._old)
+        try:
+            os.rename(self._staging, self._target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rename(self._old, self._target)
+            raise
 
 
 class MetadataLast:
@@ -223,6 +266,11 @@ class MetadataLast:
             if str(self._place) in self._at_work:
                 raise _busy(self._place)
             self._at_work.add(str(self._place))
+        try:
+            self._repair()
+        except BaseException:
+            self.unlock()
+            raise
 
     def unlock(self) -> None:
         """Leave the register."""
@@ -234,13 +282,23 @@ class MetadataLast:
         return sync(self._kept_back.exists(metadata_key(self.path)))
 
     def begin(self) -> None:
-        """Remove what is there, metadata first, so that no reader sees a mixture."""
+        """Remove what is there, metadata first, so that no reader sees a mixture.
+
+        Metadata that says nothing is kept back meanwhile, which tells what remains if this dies
+        from content that is not ours.
+        """
         if not self._place.store.supports_deletes:
+            if self.published() is not None:
+                raise DestinationExistsError(
+                    f"{self._place} holds an array, and its store cannot delete, hence not replace "
+                    "it; choose another destination",
+                    path=str(self._place),
+                )
             return
-        for name in ("zarr.json", ".zarray", "zarr.json.partial"):
-            sync(self._place.store.delete(self._place.key(name)))
-        for key in tuple(self.keys()):
-            sync(self._place.store.delete(self._place.key(key)))
+        write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
+        for name in ("zarr.json", ".zarray"):
+            settled(self._place.store.delete(self._place.key(name)))
+        self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
         """Keys below the destination."""
@@ -256,7 +314,7 @@ class MetadataLast:
         """Remove the journal's keys."""
         store = self._place.store
         if store.supports_deletes:
-            sync(store.delete_dir(self._place.key(JOURNAL)))
+            settled(store.delete_dir(self._place.key(JOURNAL)))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
@@ -268,11 +326,27 @@ class MetadataLast:
 
     def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
         """Write the metadata to its own key."""
-        sync(self._kept_back.release())
+        settled(self._kept_back.release())
 
     def discard(self) -> None:
-        """Remove what has been written."""
-        self.begin()
+        """Remove what has been written, unless it is complete and has been published."""
+        if self._place.store.supports_deletes:
+            if self.published() is None:
+                self._remove_chunks()
+            settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+
+    def _repair(self) -> None:
+        """Remove metadata that is still kept back although it has been published."""
+        if self._place.store.supports_deletes:
+            kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
+            if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
+                settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+
+    def _remove_chunks(self) -> None:
+        """Remove all but the metadata that is kept back."""
+        for key in tuple(self.keys()):
+            if key != KEPT_BACK:
+                settled(self._place.store.delete(self._place.key(key)))
 
 
 class KeptBack(WrapperStore[Store]):
@@ -323,7 +397,8 @@ class KeptBack(WrapperStore[Store]):
         assert value is not None
         await self._store.set(self._key, value)
         if not self._remembers:
-            await self._store.delete(self._renamed(self._key))
+            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
+                await self._store.delete(self._renamed(self._key))
 
     def _renamed(self, key: str) -> str:
         return f"{key}.partial" if key == self._key else key
@@ -360,6 +435,13 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(number, os.strerror(number), str(other))
+
+
+def _refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        raise DestinationExistsError(
+            f"{path} is a symbolic link, which no writer has made; remove it", path=str(path)
+        )
 
 
 def _sync_tree(directory: Path) -> None:

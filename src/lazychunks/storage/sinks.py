@@ -409,8 +409,9 @@ class ArrayWriter(Generic[T]):
         return record
 
     def _publish(self, staged: StagedArray) -> StoredArray:
-        self._publication.clear_journal()
+        # In this order: without the journal, the record would have to tell how to go on.
         staged.record(None if self._options.run_id is None else self._record(None))
+        self._publication.clear_journal()
         self._publication.commit(durable=self._options.durable)
         return self._publication.open_published()
 

@@ -1,0 +1,47 @@
+"""Sphinx configuration: ``python -m sphinx -W -n docs docs/_build``, a warning is an error."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+project = "lazychunks"
+author = "the lazychunks authors"
+copyright = "2026, the lazychunks authors"  # noqa: A001 -- the name is Sphinx's
+release = importlib.metadata.version("lazychunks")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "examples"]
+nitpicky = True
+
+html_theme = "furo"
+html_title = f"lazychunks {release}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+# Signatures show these names; what they stand for is said where they are used.
+autodoc_type_aliases = {
+    "Chunks": "Chunks",
+    "Compressors": "Compressors",
+    "Destination": "Destination",
+    "DTypeLike": "DTypeLike",
+    "Filters": "Filters",
+    "NDArray": "NDArray",
+    "StoredArray": "StoredArray",
+}
+
+# References that resolve nowhere in these pages, by reason. Everything else must resolve.
+nitpick_ignore_regex = [
+    # Other projects: linking to them needs their inventories, and a build needs no network.
+    (r"py:.*", r"(collections\.abc|numpy|torch|typing|zarr)\..*|JSON|Tensor"),
+    # Type variables are no objects that a page could describe.
+    (r"py:class", r"(lazychunks\.\w+\.)?[A-Z](_co|_contra)?"),
+    # Type aliases, shown by name (above).
+    (r"py:class", "|".join(autodoc_type_aliases)),
+    # What `concatenate` and `nested_concatenate` return; their own entries say all there is.
+    (r"py:class", r"lazychunks\.aggregators\.(Nested)?Concatenate"),
+]

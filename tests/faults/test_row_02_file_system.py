@@ -1,0 +1,226 @@
+"""Row 2: every file-system call of the local way of publishing fails, or is the last one.
+
+Whatever fails, and however: a reader sees the old array or the complete new one, nothing only where
+nothing was or where two directories cannot be exchanged at once; the next run cleans up.
+"""
+
+import gc
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lazychunks import DestinationExistsError, LazyChunksError
+from lazychunks.storage import publishing
+from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.stores import EVERY_FAULT, Fault
+from tests.places import LocalPlace
+
+Array = np.ndarray[Any, Any]
+JOBS = [FLAT, NESTED]
+
+
+class CrashedError(BaseException):
+    """Nothing handles it and nothing works after it: the process is gone."""
+
+
+class FileSystem:
+    """Counts the calls that publishing makes to the file system, and fails at one of them.
+
+    Parameters
+    ----------
+    monkeypatch
+        Puts it into place.
+    can_exchange
+        Whether two directories can be exchanged in one step.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, can_exchange: bool) -> None:
+        self.calls: list[str] = []
+        self.fails_at = 0
+        self.fault = EVERY_FAULT[0]
+        for owner, name in (
+            (os, "mkdir"),
+            (os, "rename"),
+            (os, "fsync"),
+            (shutil, "rmtree"),
+            (Path, "mkdir"),
+            (Path, "unlink"),
+            (Path, "rmdir"),
+        ):
+            monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
+
+        def cannot(*_: object) -> bool:
+            return False
+
+        exchange: Callable[[Path, Path], bool] = publishing._exchange if can_exchange else cannot
+        monkeypatch.setattr(publishing, "_exchange", self._watched("_exchange", exchange))
+
+    def fail(self, number: int, fault: Fault) -> None:
+        """Start counting afresh, and fail at that call."""
+        self.calls = []
+        self.fails_at = number
+        self.fault = fault
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the call to fail has been reached."""
+        return 0 < self.fails_at <= len(self.calls)
+
+    def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if sys._getframe(1).f_globals.get("__name__") != publishing.__name__:
+                return function(*args, **options)
+            self.calls.append(name)
+            if not self.has_failed:
+                return function(*args, **options)
+            if len(self.calls) > self.fails_at and not self.fault.lasting:
+                return function(*args, **options)
+            if self.fault.effective and len(self.calls) == self.fails_at:
+                function(*args, **options)
+            elif name == "rmtree" and len(self.calls) == self.fails_at:
+                _remove_half(Path(args[0]))
+            if self.fault.lasting:
+                raise CrashedError(name)
+            if options.get("ignore_errors"):
+                return None
+            raise OSError(name)
+
+        return call
+
+
+def _remove_half(directory: Path) -> None:
+    """Remove what comes first, which is the metadata as likely as not."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    for file in files[len(files) // 2 :] if len(str(directory)) % 2 else files[: len(files) // 2]:
+        os.unlink(file)
+
+
+def runs_that_fail(
+    write: Callable[[], None], prepare: Callable[[], None], file_system: FileSystem
+) -> Iterator[str]:
+    """Fail at each call in each way, and give how."""
+    file_system.fail(0, EVERY_FAULT[0])
+    prepare()
+    file_system.calls = []
+    write()
+    for number in range(1, len(file_system.calls) + 1):
+        for fault in EVERY_FAULT:
+            file_system.fail(0, fault)
+            prepare()
+            file_system.fail(number, fault)
+            with suppress(OSError, LazyChunksError, CrashedError):
+                write()
+            assert file_system.has_failed, "each call is reached"
+            what = f"call {number} ({file_system.calls[number - 1]}) failed {fault}"
+            file_system.fail(0, fault)
+            gc.collect()  # a process that is gone holds no lock
+            yield what
+
+
+@pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("before", ["nothing", "old", "unfinished", "unfinished overwrite"])
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_old_or_new_and_the_next_run_cleans_up(
+    job: Job, before: str, can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if can_exchange and not sys.platform.startswith("linux"):
+        pytest.skip("directories are exchanged on Linux only")
+    place = LocalPlace(tmp_path / "below" / "deep")
+    file_system = FileSystem(monkeypatch, can_exchange=can_exchange)
+    old = old_array({})
+    if "unfinished" in before:
+        leave_unfinished(job, place)
+        shutil.copytree(place.directory, tmp_path / "unfinished")
+
+    def prepare() -> None:
+        shutil.rmtree(tmp_path / "below", ignore_errors=True)
+        if "unfinished" in before:
+            shutil.copytree(tmp_path / "unfinished", place.directory)
+        if before in ("old", "unfinished overwrite"):
+            old_array(place.destination)
+
+    def write() -> None:
+        job.store(place.destination, overwrite=True, resume=True, run_id="run", durable=True)
+
+    had_old = before in ("old", "unfinished overwrite")
+    for what in runs_that_fail(write, prepare, file_system):
+        seen = seen_at(place.destination)
+        if seen is None:
+            in_between = place.directory.joinpath(".array.zarr.old").exists()
+            assert not had_old or (in_between and not can_exchange), what
+        else:
+            assert is_one_of(seen, job.whole, *[old] * had_old), what
+        write()
+        assert is_one_of(seen_at(place.destination), job.whole), what
+        assert os.listdir(place.directory) == ["array.zarr"], f"{what}: something is left"
+
+
+@pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two renames"])
+def test_a_failed_call_leaves_the_old_or_the_new_array_in_place(
+    can_exchange: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike a crash, one failure of any call is put right before the error leaves."""
+    place = LocalPlace(tmp_path / "place")
+    file_system = FileSystem(monkeypatch, can_exchange=can_exchange)
+    old = old_array({})
+
+    def prepare() -> None:
+        shutil.rmtree(place.directory, ignore_errors=True)
+        old_array(place.destination)
+
+    def write() -> None:
+        FLAT.store(place.destination, overwrite=True)
+
+    for what in runs_that_fail(write, prepare, file_system):
+        if "for good" not in what:
+            assert is_one_of(seen_at(place.destination), FLAT.whole, old), what
+
+
+def test_an_old_array_that_was_moved_aside_comes_back_at_the_next_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = LocalPlace(tmp_path / "place")
+    file_system = FileSystem(monkeypatch, can_exchange=False)
+    old = old_array({})
+    came_back = 0
+
+    def prepare() -> None:
+        shutil.rmtree(place.directory, ignore_errors=True)
+        old_array(place.destination)
+
+    def write() -> None:
+        FLAT.store(place.destination, overwrite=True)
+
+    for what in runs_that_fail(write, prepare, file_system):
+        if seen_at(place.destination) is not None:
+            continue
+        with pytest.raises(DestinationExistsError, match="overwrite=True"):
+            FLAT.store(place.destination)
+        assert is_one_of(seen_at(place.destination), old), what
+        came_back += 1
+    assert came_back
+
+
+def leave_unfinished(job: Job, place: LocalPlace) -> None:
+    """Let a run die after half of its blocks."""
+    computed: list[tuple[int, ...]] = []
+
+    def die_midway(*start: int) -> None:
+        computed.append(start)
+        if len(computed) > job.count // 2 + 1:
+            raise CrashedError
+
+    with pytest.raises(CrashedError):
+        job.store(place.destination, die_midway, run_id="run")
+
+
+def is_one_of(seen: Array | None, *allowed: Array) -> bool:
+    """Whether it is one of these arrays, bit for bit."""
+    return seen is not None and any(np.array_equal(seen, array) for array in allowed)

@@ -1,0 +1,231 @@
+"""``concatenate`` and ``nested_concatenate``: what NumPy gives, or NumPy's own exception."""
+
+import pickle
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazychunks import (
+    EmptySequenceError,
+    LazyChunkSequence,
+    LengthHintWarning,
+    NestedLazyChunkSequence,
+    concatenate,
+    nested_concatenate,
+)
+from lazychunks.shapes import Shape
+from tests.strategies import (
+    Array,
+    Flat,
+    Nested,
+    any_bits,
+    bits,
+    dtypes,
+    flat_blocks,
+    hints,
+    layouts,
+    nested_blocks,
+    seeds,
+    shapes,
+)
+
+Outcome = tuple[Shape, np.dtype[Any], bytes] | type[Exception]
+
+
+def outcome(computed: Callable[[], Array]) -> Outcome:
+    """Give the result's bits, or the type of the exception."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        try:
+            return bits(computed())
+        except (ValueError, TypeError) as error:
+            return type(error)
+
+
+# Law: same result as NumPy, whatever the partition and the hint.
+
+
+@given(st.data(), flat_blocks())
+def test_concatenate_is_np_concatenate(data: st.DataObject, flat: Flat) -> None:
+    sequence = flat.sequence(data.draw(hints(len(flat.blocks))))
+    assert outcome(lambda: sequence.compute(concatenate())) == bits(np.concatenate(flat.blocks))
+
+
+@given(st.data(), nested_blocks())
+def test_nested_concatenate_is_np_block(data: st.DataObject, nested: Nested) -> None:
+    sequence = nested.sequence(data.draw(hints(len(nested.rows))))
+    assert outcome(lambda: sequence.compute(nested_concatenate())) == bits(nested.whole)
+
+
+@given(st.data(), st.integers(1, 4), st.integers(1, 4))
+def test_concatenate_along_any_axis(data: st.DataObject, ndim: int, count: int) -> None:
+    axis = data.draw(st.integers(-ndim, ndim - 1), "axis")
+    shape = data.draw(shapes(ndim), "shape")
+    dtype = data.draw(dtypes)
+    blocks = []
+    for _ in range(count):
+        changed = list(shape)
+        changed[axis] = data.draw(st.integers(0, 4))
+        blocks.append(any_bits(tuple(changed), dtype, data.draw(seeds), data.draw(layouts)))
+    sequence = Flat(tuple(blocks)).sequence(data.draw(hints(count)))
+    expected = bits(np.concatenate(blocks, axis=axis))
+    assert outcome(lambda: sequence.compute(concatenate(axis))) == expected
+    assert outcome(lambda: sequence.compute(concatenate(axis=axis))) == expected
+
+
+# Law: same result or same exception, whatever the blocks.
+
+
+@st.composite
+def unfitting_blocks(draw: st.DrawFn) -> tuple[Array, ...]:
+    """Draw blocks of which most fit, and of which some have another shape or dtype."""
+    ndim = draw(st.integers(0, 3))
+    shape = draw(shapes(ndim, 2))
+    dtype = draw(dtypes)
+    blocks = []
+    for _ in range(draw(st.integers(1, 4))):
+        one = draw(st.just(shape) | st.just((3, *shape[1:])) | st.integers(0, 3).flatmap(shapes))
+        kind = draw(st.just(dtype) | dtypes)
+        # Zeros and ones: promotion may change other values, and warn.
+        blocks.append((any_bits(one, np.dtype("u1"), draw(seeds)) % 2).astype(kind))
+    return tuple(blocks)
+
+
+@given(st.data(), unfitting_blocks(), st.integers(-4, 4))
+def test_same_result_or_same_exception(
+    data: st.DataObject, blocks: tuple[Array, ...], axis: int
+) -> None:
+    sequence = Flat(blocks).sequence(data.draw(hints(len(blocks))))
+    expected = outcome(lambda: np.concatenate(blocks, axis=axis))
+    assert outcome(lambda: sequence.compute(concatenate(axis))) == expected
+
+
+# Explicit cases.
+
+
+def test_without_blocks_there_is_no_dtype() -> None:
+    with pytest.raises(EmptySequenceError, match="no block"):
+        LazyChunkSequence(list).compute(concatenate())
+    with pytest.raises(EmptySequenceError):
+        NestedLazyChunkSequence(list).compute(nested_concatenate())
+    with pytest.raises(EmptySequenceError):
+        NestedLazyChunkSequence(lambda: [[]]).compute(nested_concatenate())
+    with pytest.raises(ValueError, match="at least one"):
+        np.concatenate([])  # which raises a ValueError as well
+
+
+@pytest.mark.parametrize("hint", [None, 0, 1, 2, 3, 4, 100])
+@pytest.mark.parametrize(
+    "kinds", [("i1", "i1", "f4"), ("u1", "i1", "i1"), ("f4", "c8", "f8"), ("?", "?", "i2")]
+)
+def test_dtypes_are_promoted_as_numpy_does(kinds: tuple[str, ...], hint: int | None) -> None:
+    blocks = tuple(np.ones((2, 2), kind) for kind in kinds)
+    sequence = Flat(blocks).sequence(hint)
+    assert outcome(lambda: sequence.compute(concatenate())) == bits(np.concatenate(blocks))
+
+
+@pytest.mark.parametrize("hint", [None, 1, 3, 8])
+@pytest.mark.parametrize("dtype", ["O", "U3", "S2", "M8[s]", "V2"])
+def test_dtypes_that_cannot_be_stored_can_be_joined(dtype: str, hint: int | None) -> None:
+    blocks = tuple(np.zeros((2, 2), dtype) for _ in range(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined = Flat(blocks).sequence(hint).compute(concatenate())
+    assert joined.dtype == np.concatenate(blocks).dtype
+    np.testing.assert_array_equal(joined, np.concatenate(blocks))
+
+
+@pytest.mark.parametrize("hint", [None, 1, 2, 5])
+@pytest.mark.parametrize("dtype", ["<i4", ">i4", ">f8", ">c8"])
+def test_the_byte_order_is_that_of_np_concatenate(dtype: str, hint: int | None) -> None:
+    blocks = (np.ones((2, 2), dtype),) * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined = Flat(blocks).sequence(hint).compute(concatenate())
+    assert joined.dtype.str == np.concatenate(blocks).dtype.str
+
+
+@pytest.mark.parametrize("hint", [None, 2, 3])
+def test_subclasses_are_left_to_numpy(hint: int | None) -> None:
+    masked = np.ma.masked_equal([[1, 2], [3, 4]], 2)
+    for blocks in ((masked, masked), (np.ones((1, 2), int), masked)):
+        expected = np.concatenate(blocks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LengthHintWarning)
+            joined = LazyChunkSequence(lambda given=blocks: given, hint).compute(concatenate())
+        assert type(joined) is type(expected)
+        np.testing.assert_array_equal(np.asarray(joined), np.asarray(expected))
+
+
+@pytest.mark.parametrize("heights", [(0,), (0, 0), (0, 2), (2, 0, 1), (5, 1, 1), (1, 9, 1)])
+@pytest.mark.parametrize("hint", [None, 1, 2, 3, 50])
+def test_ragged_and_zero_height_blocks(heights: Shape, hint: int | None) -> None:
+    whole = np.arange(3 * sum(heights)).reshape(-1, 3)
+    flat = Flat(tuple(np.split(whole, np.cumsum(heights)[:-1])))
+    assert outcome(lambda: flat.sequence(hint).compute(concatenate())) == bits(whole)
+
+
+@pytest.mark.parametrize("hint", [2**40, 2**62])
+def test_a_hint_far_too_large_only_warns(hint: int) -> None:
+    """Regression: it was allocated."""
+    with pytest.warns(LengthHintWarning):
+        joined = LazyChunkSequence(lambda: [np.arange(3)], hint).compute(concatenate())
+    assert joined.tolist() == [0, 1, 2]
+    with pytest.warns(LengthHintWarning):
+        joined = NestedLazyChunkSequence(lambda: [[np.ones((1, 2))]], hint).compute(
+            nested_concatenate()
+        )
+    assert joined.tolist() == [[1, 1]]
+
+
+def test_the_result_is_never_a_view_of_a_block() -> None:
+    block = np.arange(6).reshape(2, 3)
+    for hint in (None, 1, 2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LengthHintWarning)
+            joined = LazyChunkSequence(lambda: [block], hint).compute(concatenate())
+        assert not np.shares_memory(joined, block)
+        joined[:] = 0
+    assert block.sum() == 15
+
+
+@pytest.mark.parametrize("hint", [12, None])
+def test_a_producer_that_reuses_its_output_needs_a_right_hint(hint: int | None) -> None:
+    """With a right hint each block is copied at once; without, ``np.concatenate`` gets them all."""
+    output = np.empty((2, 3), int)
+
+    def block(number: int) -> Array:
+        output[:] = number
+        return output
+
+    joined = LazyChunkSequence(lambda: map(block, range(12)), hint).compute(concatenate())
+    expected = np.repeat(range(12), 2) if hint else np.full(24, 11)
+    assert joined[:, 0].tolist() == expected.tolist()
+
+
+def test_a_right_hint_means_one_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **kwargs: object) -> Array:
+        pytest.fail("np.concatenate needs all blocks beside the result")
+
+    blocks = tuple(np.full((2, 3), i) for i in range(4))
+    expected = np.concatenate(blocks)
+    monkeypatch.setattr(np, "concatenate", refused)
+    np.testing.assert_array_equal(Flat(blocks).sequence(4).compute(concatenate()), expected)
+
+
+def test_aggregators_are_values() -> None:
+    assert concatenate() == concatenate(0) != concatenate(1)
+    assert nested_concatenate() == nested_concatenate()
+    assert len({concatenate(), concatenate(axis=0)}) == 1
+    for aggregator in (concatenate(1), nested_concatenate()):
+        assert pickle.loads(pickle.dumps(aggregator)) == aggregator  # noqa: S301  # our own
+
+
+def test_any_iterable_of_arrays_can_be_joined() -> None:
+    assert concatenate()([np.arange(2), np.arange(3)]).tolist() == [0, 1, 0, 1, 2]
+    assert concatenate()(iter([np.arange(2), np.arange(3)])).tolist() == [0, 1, 0, 1, 2]

@@ -1,0 +1,441 @@
+"""Where arrays go: what is replaced, what is never touched, and that a refusal costs no block."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from zarr.core.buffer import Buffer
+from zarr.storage import LocalStore, MemoryStore, StorePath
+
+from lazychunks import (
+    DestinationExistsError,
+    DestinationReadOnlyError,
+    IdentityConverter,
+    LazyChunkSequence,
+    LazyChunksError,
+    NestedLazyChunkSequence,
+)
+from tests.places import OLD, LocalPlace, MemoryPlace, Place, tree
+from tests.strategies import Array
+
+CONVERTER = IdentityConverter()
+WHOLE = np.arange(24).reshape(8, 3)
+
+FLAT = LazyChunkSequence.from_map(lambda row: WHOLE[row : row + 2], range(0, 8, 2))
+NESTED = NestedLazyChunkSequence.from_product(
+    lambda row, column: WHOLE[row : row + 2, column : column + 1], range(0, 8, 2), range(3)
+)
+
+
+def _never() -> Iterator[Any]:
+    pytest.fail("a block was asked for")
+    yield
+
+
+NEVER: list[LazyChunkSequence[Array] | NestedLazyChunkSequence[Array]] = [
+    LazyChunkSequence(_never),
+    NestedLazyChunkSequence(_never),
+]
+
+
+@pytest.fixture(params=["local path", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return LocalPlace(tmp_path) if request.param == "local path" else MemoryPlace({})
+
+
+# An array that exists.
+
+
+@pytest.mark.parametrize("sequence", NEVER, ids=["flat", "nested"])
+def test_an_array_is_not_replaced_unless_asked_for(place: Place, sequence: Any) -> None:
+    place.put_old()
+    before = place.content()
+    with pytest.raises(DestinationExistsError, match="overwrite=True") as caught:
+        sequence.to_zarr(place.destination, CONVERTER)
+    assert isinstance(caught.value, FileExistsError)
+    assert isinstance(caught.value, LazyChunksError)
+    assert place.content() == before
+    if isinstance(place, LocalPlace):
+        assert caught.value.path == place.destination
+        assert place.destination in str(caught.value)
+
+
+@pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
+def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
+    place.put_old()
+    sequence.to_zarr(place.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+    replaced = place.content()
+    fresh = MemoryPlace({})
+    sequence.to_zarr(fresh.destination, CONVERTER)
+    keys = {key.removeprefix("array.zarr/") for key, what in replaced.items() if what != "directory"}
+    assert keys == set(fresh.content()), "nothing of the old array is left, and nothing beside it"
+
+
+@pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
+def test_a_stored_array_can_be_replaced_again_and_again(place: Place, sequence: Any) -> None:
+    for _ in range(3):
+        sequence.to_zarr(place.destination, CONVERTER, overwrite=True)
+        np.testing.assert_array_equal(place.read(), WHOLE)
+
+
+def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
+    store: Any = (
+        place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)
+    )
+    zarr.create_array(store=store, data=OLD, zarr_format=2)
+    with pytest.raises(DestinationExistsError):
+        NEVER[0].to_zarr(place.destination, CONVERTER)
+    FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
+@pytest.mark.parametrize("kind", ["flat", "nested"])
+def test_a_source_may_read_from_the_local_array_that_it_replaces(tmp_path: Path, kind: str) -> None:
+    place = LocalPlace(tmp_path)
+    place.put_old()
+
+    def doubled(*start: int) -> Array:
+        old = zarr.open_array(store=place.destination, mode="r")
+        return 2 * np.asarray(old[tuple(slice(s, s + 1) for s in start)])
+
+    sequence: Any = (
+        LazyChunkSequence.from_map(doubled, range(6))
+        if kind == "flat"
+        else NestedLazyChunkSequence.from_product(doubled, range(6), range(7))
+    )
+    sequence.to_zarr(place.destination, CONVERTER, overwrite=True, chunks="blocks")
+    np.testing.assert_array_equal(place.read(), 2 * OLD)
+
+
+def test_readers_see_the_old_array_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    place.put_old()
+
+    def watched() -> Iterator[Array]:
+        for row in WHOLE:
+            np.testing.assert_array_equal(place.read(), OLD)
+            yield row[None]
+
+    LazyChunkSequence(watched).to_zarr(place.destination, CONVERTER, overwrite=True, chunks=1)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
+def test_readers_of_a_new_array_see_nothing_until_it_is_complete(place: Place) -> None:
+    def watched() -> Iterator[Array]:
+        for row in WHOLE:
+            with pytest.raises((FileNotFoundError, zarr.errors.ArrayNotFoundError)):
+                place.read()
+            yield row[None]
+
+    LazyChunkSequence(watched).to_zarr(place.destination, CONVERTER, chunks=1)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
+# What is never touched, whatever overwrite says.
+
+
+def a_file(path: Path) -> None:
+    path.write_text("precious")
+
+
+def a_group(path: Path) -> None:
+    group = zarr.create_group(store=str(path))
+    group.create_array("inner", data=OLD)
+
+
+def an_old_group(path: Path) -> None:
+    zarr.create_group(store=str(path), zarr_format=2).create_array("inner", data=OLD)
+
+
+def a_directory_of_files(path: Path) -> None:
+    (path / "deep").mkdir(parents=True)
+    (path / "deep" / "thesis.tex").write_text("precious")
+
+
+def a_directory_of_a_hidden_file(path: Path) -> None:
+    path.mkdir()
+    (path / ".hidden").write_text("precious")
+
+
+def an_array_beside_a_file(path: Path) -> None:
+    zarr.create_array(store=str(path), data=OLD)
+    (path / "notes.txt").write_text("precious")
+
+
+def a_link_to_an_array(path: Path) -> None:
+    target = path.with_name("target.zarr")
+    zarr.create_array(store=str(target), data=OLD)
+    path.symlink_to(target)
+
+
+def a_link_to_a_directory(path: Path) -> None:
+    target = path.with_name("target")
+    target.mkdir()
+    (target / "thesis.tex").write_text("precious")
+    path.symlink_to(target)
+
+
+def a_link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere"))
+
+
+def broken_metadata(path: Path) -> None:
+    path.mkdir()
+    (path / "zarr.json").write_text("{")
+    (path / "c").mkdir()
+
+
+OCCUPANTS: list[Callable[[Path], None]] = [
+    a_file,
+    a_group,
+    an_old_group,
+    a_directory_of_files,
+    a_directory_of_a_hidden_file,
+    an_array_beside_a_file,
+    a_link_to_an_array,
+    a_link_to_a_directory,
+    a_link_to_nothing,
+    broken_metadata,
+]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("occupy", OCCUPANTS)
+@pytest.mark.parametrize("as_store", [False, True])
+def test_what_is_no_array_is_refused_before_block_0_and_stays(
+    tmp_path: Path, occupy: Callable[[Path], None], overwrite: bool, as_store: bool
+) -> None:
+    path = tmp_path / "array.zarr"
+    occupy(path)
+    before = tree(tmp_path)
+    if as_store and path.is_file():
+        pytest.skip("zarr makes no store of a file")
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match=r"array\.zarr") as caught:
+            sequence.to_zarr(LocalStore(path) if as_store else path, CONVERTER, overwrite=overwrite)
+        assert caught.value.path == str(path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_group_in_a_store_is_refused_before_block_0_and_stays(overwrite: bool) -> None:
+    place = MemoryPlace({})
+    zarr.create_group(store=MemoryStore(place.destination)).create_array("inner", data=OLD)
+    before = place.content()
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match="group"):
+            sequence.to_zarr(place.destination, CONVERTER, overwrite=overwrite)
+    assert place.content() == before
+
+
+def test_the_parent_may_not_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    before = tree(tmp_path)
+    with pytest.raises((DestinationExistsError, NotADirectoryError)):
+        NEVER[0].to_zarr(tmp_path / "file" / "array.zarr", CONVERTER)
+    assert tree(tmp_path) == before
+
+
+def test_neighbours_stay(tmp_path: Path) -> None:
+    for name in ("array.zarr.bak", ".array.zarr.note", "other.zarr"):
+        a_directory_of_files(tmp_path / name)
+    before = tree(tmp_path)
+    FLAT.to_zarr(tmp_path / "array.zarr", CONVERTER)
+    after = tree(tmp_path)
+    assert {key: after[key] for key in before} == before
+    assert {key.split("/")[0] for key in after.keys() - before.keys()} == {"array.zarr"}
+
+
+def test_siblings_in_a_group_stay() -> None:
+    store = MemoryStore()
+    group = zarr.create_group(store=store)
+    group.create_array("a", data=OLD)
+    group.create_array("ab", data=OLD)
+    for _ in range(2):
+        FLAT.to_zarr(StorePath(store, "a"), CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(store=store, path="a")[...]), WHOLE)
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(store=store, path="ab")[...]), OLD)
+    assert isinstance(zarr.open_group(store=store, mode="r"), zarr.Group)
+
+
+# What cannot be written.
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_read_only_store_is_refused_before_block_0(tmp_path: Path, overwrite: bool) -> None:
+    for store in (
+        MemoryStore(read_only=True),
+        LocalStore(tmp_path / "array.zarr", read_only=True),
+        StorePath(MemoryStore(read_only=True), "inner"),
+    ):
+        for sequence in NEVER:
+            with pytest.raises(DestinationReadOnlyError, match="read-only") as caught:
+                sequence.to_zarr(store, CONVERTER, overwrite=overwrite)
+            assert isinstance(caught.value, PermissionError)
+    assert tree(tmp_path) == {}
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_block_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Permissions do not bind the superuser, who may run this; so the question is what is faked.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for sequence in NEVER:
+        with pytest.raises(DestinationReadOnlyError, match="not writable"):
+            sequence.to_zarr(tmp_path / "array.zarr", CONVERTER)
+    assert tree(tmp_path) == {}
+
+
+# What a destination can be.
+
+
+def test_paths_urls_stores_and_dicts_are_destinations(tmp_path: Path) -> None:
+    mapping: dict[str, Buffer] = {}
+    memory = MemoryStore()
+    destinations: list[Any] = [
+        str(tmp_path / "text"),
+        tmp_path / "path",
+        f"file://{tmp_path}/url",
+        f"file://{tmp_path}/white%20space",
+        LocalStore(tmp_path / "store"),
+        StorePath(LocalStore(tmp_path), "place/in/store"),
+        StorePath(memory, "place/in/store"),
+        MemoryStore(),
+        mapping,
+        memory,
+    ]
+    for destination in destinations[:-1]:
+        stored = FLAT.to_zarr(destination, CONVERTER, return_stored=True)
+        np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
+    names = {"text", "path", "url", "white space", "store", "place"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    for name in names - {"place"}:
+        opened = zarr.open_array(store=str(tmp_path / name), mode="r")
+        np.testing.assert_array_equal(np.asarray(opened[...]), WHOLE)
+    with pytest.raises(DestinationExistsError):
+        FLAT.to_zarr(memory, CONVERTER)  # something is at a place within it
+
+
+def test_parents_are_made(tmp_path: Path) -> None:
+    FLAT.to_zarr(tmp_path / "a" / "b" / "array.zarr", CONVERTER)
+    assert zarr.open_array(store=str(tmp_path / "a" / "b" / "array.zarr")).shape == WHOLE.shape
+
+
+def test_parents_that_were_made_go_when_nothing_is_stored(tmp_path: Path) -> None:
+    bad = LazyChunkSequence(lambda: [np.ones((2, 3)), np.ones((2, 4))])
+    with pytest.raises(ValueError, match="block 1"):
+        bad.to_zarr(tmp_path / "a" / "b" / "array.zarr", CONVERTER)
+    assert tree(tmp_path) == {}
+
+
+def test_a_relative_path_stays_where_it_was_when_the_run_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def wandering() -> Iterator[Array]:
+        yield WHOLE[:2]
+        os.chdir(tmp_path / "elsewhere")
+        yield WHOLE[2:]
+
+    stored = LazyChunkSequence(wandering).to_zarr("array.zarr", CONVERTER, True)
+    np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
+    assert {path.name for path in tmp_path.iterdir()} == {"array.zarr", "elsewhere"}
+    assert tree(tmp_path / "elsewhere") == {}
+
+
+def test_an_empty_directory_is_a_place_for_an_array(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    Path(place.destination).mkdir()
+    FLAT.to_zarr(place.destination, CONVERTER)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
+def test_a_path_through_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    FLAT.to_zarr(tmp_path / "link" / "array.zarr", CONVERTER)
+    assert [path.name for path in (tmp_path / "real").iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("destination", [None, 3, 1.5, [], object()])
+def test_anything_else_is_no_destination(destination: Any) -> None:
+    for sequence in NEVER:
+        with pytest.raises(TypeError, match="path"):
+            sequence.to_zarr(destination, CONVERTER)
+
+
+def test_an_empty_path_is_no_destination() -> None:
+    with pytest.raises(ValueError, match="empty"):
+        NEVER[0].to_zarr("", CONVERTER)
+
+
+def test_a_url_of_fsspec_is_a_destination() -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    stored = FLAT.to_zarr("memory://lazychunks-test/array.zarr", CONVERTER, return_stored=True)
+    try:
+        np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
+        with pytest.raises(DestinationExistsError):
+            NEVER[0].to_zarr("memory://lazychunks-test/array.zarr", CONVERTER)
+        FLAT.to_zarr("memory://lazychunks-test/array.zarr", CONVERTER, overwrite=True)
+    finally:
+        _clear_memory_filesystem()
+
+
+def _clear_memory_filesystem() -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    MemoryFileSystem.store.clear()
+
+
+# A run that is stopped.
+
+
+class Stop(BaseException):
+    """Stands for KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_a_run_that_is_stopped_leaves_what_was_there(tmp_path: Path, at: int) -> None:
+    place = LocalPlace(tmp_path)
+    place.put_old()
+    before = place.content()
+
+    def stopped() -> Iterator[Array]:
+        yield from np.split(WHOLE, 4)[:at]
+        raise Stop
+
+    with pytest.raises(Stop):
+        LazyChunkSequence(stopped).to_zarr(
+            place.destination, CONVERTER, overwrite=True, chunks="blocks"
+        )
+    assert place.content() == before
+
+
+@pytest.fixture
+def leftover(tmp_path: Path) -> LocalPlace:
+    """What a run that was killed leaves: a hidden directory beside the destination."""
+    place = LocalPlace(tmp_path)
+    FLAT.to_zarr(place.destination, CONVERTER)
+    Path(place.destination).rename(tmp_path / ".array.zarr.partial")
+    return place
+
+
+def test_a_leftover_of_a_killed_run_is_refused(leftover: LocalPlace) -> None:
+    before = leftover.content()
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match="unfinished"):
+            sequence.to_zarr(leftover.destination, CONVERTER)
+    assert leftover.content() == before
+
+
+def test_overwrite_clears_a_leftover_of_a_killed_run(leftover: LocalPlace) -> None:
+    FLAT.map(lambda block: block + 1).to_zarr(leftover.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(leftover.read(), WHOLE + 1)
+    assert [path.name for path in leftover.directory.iterdir()] == ["array.zarr"]

@@ -1,0 +1,298 @@
+"""What both checkers must accept, and infer: checked by ``tests/test_typing.py``, never run."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, assert_type
+
+import numpy as np
+import zarr
+import zarr.storage
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lazychunks import (
+    FromNumpy,
+    IdentityConverter,
+    LazyChunkSequence,
+    ListAggregator,
+    NestedLazyChunkSequence,
+    NestedListAggregator,
+    NestedSequenceAggregator,
+    NumpyConverter,
+    SequenceAggregator,
+    ToNumpy,
+    ZarrOptions,
+    concatenate,
+    nested_concatenate,
+)
+from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+
+Array = NDArray[np.float64]
+Flat = LazyChunkSequence
+Nested = NestedLazyChunkSequence
+
+
+def number_of_blocks(blocks: LazyChunkSequence[object]) -> int:
+    return sum(1 for _ in blocks)
+
+
+def first_of(blocks: Iterable[Array]) -> Array:
+    return next(iter(blocks))
+
+
+def number_of_rows(rows: NestedLazyChunkSequence[Tensor]) -> int:
+    return sum(1 for _ in rows)
+
+
+def double(block: Tensor) -> Tensor:
+    return 2 * block
+
+
+def generate() -> Iterator[Array]:
+    yield np.zeros(3)
+
+
+def generate_rows() -> Iterator[Iterator[Array]]:
+    yield generate()
+
+
+class OneParameter(SequenceAggregator[Tensor]):
+    def __call__(self, tensor_sequence: LazyChunkSequence[Tensor], /) -> int:
+        return sum(len(block) for block in tensor_sequence)
+
+
+class OneParameterNamed(SequenceAggregator[Tensor]):
+    def __call__(self, tensor_sequence: LazyChunkSequence[Tensor]) -> int:
+        return sum(len(block) for block in tensor_sequence)
+
+
+class TwoParameters(SequenceAggregator[Tensor, float]):
+    def __call__(self, tensor_sequence: LazyChunkSequence[Tensor], /) -> float:
+        return float(sum(block.sum() for block in tensor_sequence))
+
+
+class NestedOneParameter(NestedSequenceAggregator[Tensor]):
+    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[Tensor], /) -> int:
+        return sum(1 for _ in nested_sequence_of_tensors)
+
+
+class NestedTwoParameters(NestedSequenceAggregator[Tensor, str]):
+    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[Tensor]) -> str:
+        return repr(nested_sequence_of_tensors)
+
+
+class ListConverter(NumpyConverter[list[float]]):
+    def to_numpy(self, x: list[float]) -> NDArray[np.float64]:
+        return np.array(x)
+
+    def from_numpy(self, x: NDArray[Any]) -> list[float]:
+        return [float(value) for value in x]
+
+
+class Structural:
+    def to_numpy(self, x: list[float], /) -> NDArray[Any]:
+        return np.array(x)
+
+    def from_numpy(self, x: NDArray[Any], /) -> list[float]:
+        return [float(value) for value in x]
+
+
+class OnlyToNumpy:
+    def to_numpy(self, x: list[float], /) -> NDArray[Any]:
+        return np.array(x)
+
+
+def construction(loader: DataLoader[Tensor], blocks: list[Tensor]) -> None:
+    assert_type(LazyChunkSequence(generate), Flat[Array])
+    assert_type(LazyChunkSequence(generate, len_generator=4), Flat[Array])
+    assert_type(LazyChunkSequence(lambda: blocks, 4), Flat[Tensor])
+    assert_type(LazyChunkSequence(lambda: (block.sum() for block in blocks)), Flat[Tensor])
+    assert_type(NestedLazyChunkSequence(generate_rows), Nested[Array])
+    assert_type(NestedLazyChunkSequence(lambda: [blocks, blocks], 2), Nested[Tensor])
+    assert_type(Flat.from_map(str, range(3)), Flat[str])
+    assert_type(Flat.from_map(Path, ["a", "b"]), Flat[Path])
+    assert_type(Flat.from_map(double, loader), Flat[Tensor])
+    assert_type(Flat.from_map(lambda i: i / 2, range(3)), Flat[float])
+    assert_type(Nested.from_product(divmod, range(2), range(3)), Nested[tuple[int, int]])
+    # Where a lambda does more with its item, mypy 2.4 needs the block type named: a class variable
+    # that it cannot solve makes it take the lambda's result from before the item's type is known.
+    assert_type(Flat[str].from_map(lambda name: name.upper(), ["a", "b"]), Flat[str])
+    assert_type(Nested[float].from_product(lambda i, j: i / j, [1], [2]), Nested[float])
+    assert_type(Nested[str].from_product(lambda i, x: x.upper() * i, [2], ["a"]), Nested[str])
+
+
+def fields(flat: LazyChunkSequence[Tensor], nested: NestedLazyChunkSequence[Tensor]) -> None:
+    assert_type(flat.generator_factory, Callable[[], Iterable[Tensor]])
+    assert_type(flat.len_generator, int | None)
+    assert_type(nested.generator_factory, Callable[[], Iterable[Iterable[Tensor]]])
+    assert_type(nested.len_outer_generator, int | None)
+
+
+def iteration(flat: LazyChunkSequence[Tensor], nested: NestedLazyChunkSequence[Tensor]) -> None:
+    assert_type(iter(flat), Iterator[Tensor])
+    assert_type(iter(nested), Iterator[Iterator[Tensor]])
+    assert_type(list(flat), list[Tensor])
+    for block in flat:
+        assert_type(block, Tensor)
+    for row in nested:
+        for block in row:
+            assert_type(block, Tensor)
+
+
+def mapping(flat: LazyChunkSequence[Tensor], nested: NestedLazyChunkSequence[Tensor]) -> None:
+    assert_type(flat.map(len), LazyChunkSequence[int])
+    assert_type(flat.map(lambda block: block + 1), LazyChunkSequence[Tensor])
+    assert_type(flat.map(lambda block: (len(block), block)), LazyChunkSequence[tuple[int, Tensor]])
+    assert_type(flat.map(len).map(str), LazyChunkSequence[str])
+    assert_type(nested.map(len), NestedLazyChunkSequence[int])
+    assert_type(nested.map(lambda block: block.shape[0] / 2), NestedLazyChunkSequence[float])
+
+
+def computing(
+    numbers: LazyChunkSequence[int],
+    tensors: LazyChunkSequence[Tensor],
+    arrays: LazyChunkSequence[Array],
+    one_of_two: SequenceAggregator[int, str],
+    nothing: Callable[[LazyChunkSequence[int]], None],
+) -> None:
+    assert_type(numbers.compute(), list[int])
+    assert_type(numbers.compute(None), list[int])
+    assert_type(numbers.compute(progress=True), list[int])
+    assert_type(numbers.compute(max), int)
+    assert_type(numbers.compute(min, progress=False), int)
+    assert_type(numbers.compute(sum), int)
+    assert_type(numbers.compute(list), list[int])
+    assert_type(numbers.compute(tuple), tuple[int, ...])
+    assert_type(numbers.compute(set), set[int])
+    assert_type(numbers.compute(sorted), list[int])
+    assert_type(numbers.compute(iter), Iterator[int])
+    assert_type(numbers.compute(enumerate), enumerate[int])
+    assert_type(numbers.compute(any), bool)
+    assert_type(numbers.compute(number_of_blocks), int)
+    assert_type(numbers.compute(aggregator=number_of_blocks), int)
+    assert_type(numbers.compute(one_of_two), str)
+    assert_type(numbers.compute(nothing), None)
+    assert_type(numbers.compute(ListAggregator()), list[int])
+    assert_type(numbers.compute(lambda blocks: [str(n) for n in blocks]), list[str])
+    assert_type(numbers.compute(lambda blocks: blocks.len_generator), int | None)
+    assert_type(arrays.compute(first_of), Array)
+    assert_type(arrays.compute(concatenate()), NDArray[Any])
+    assert_type(arrays.compute(concatenate(axis=1)), NDArray[Any])
+    assert_type(tensors.compute(list), list[Tensor])
+    assert_type(tensors.compute(max), Tensor)
+    assert_type(tensors.compute(TorchCatAggregator()), Tensor)
+    assert_type(tensors.compute(OneParameter()), int)
+    assert_type(tensors.compute(TwoParameters()), float)
+
+
+def computing_nested(
+    tensors: NestedLazyChunkSequence[Tensor],
+    arrays: NestedLazyChunkSequence[Array],
+    numbers: NestedLazyChunkSequence[int],
+) -> None:
+    assert_type(tensors.compute(), list[list[Tensor]])
+    assert_type(tensors.compute(NestedListAggregator()), list[list[Tensor]])
+    assert_type(tensors.compute(NestedTorchCatAggregator()), Tensor)
+    assert_type(tensors.compute(aggregator=NestedTorchCatAggregator()), Tensor)
+    assert_type(tensors.compute(NestedOneParameter()), int)
+    assert_type(tensors.compute(NestedTwoParameters()), str)
+    assert_type(tensors.compute(number_of_rows), int)
+    assert_type(arrays.compute(nested_concatenate()), NDArray[Any])
+    assert_type(numbers.compute(lambda rows: [max(row) for row in rows]), list[int])
+
+
+def storing(
+    arrays: LazyChunkSequence[Array],
+    tensors: LazyChunkSequence[Tensor],
+    where: Path | zarr.storage.MemoryStore,
+    path: os.PathLike[str],
+    whether: bool,
+    options: ZarrOptions,
+) -> None:
+    arrays.to_zarr("a.zarr", IdentityConverter())
+    tensors.to_zarr("a.zarr", TorchNumpyConverter(), False, True)
+    stored = arrays.to_zarr(where, IdentityConverter(), return_stored=True)
+    assert_type(stored.shape, tuple[int, ...])
+    stored = arrays.to_zarr({}, IdentityConverter(), True, overwrite=True, chunks="blocks")
+    stored = arrays.to_zarr(path, IdentityConverter(), True, chunks=(3, 4), shards=None, dtype="f4")
+    maybe = arrays.to_zarr("a.zarr", IdentityConverter(), whether, **options)
+    if maybe is not None:
+        stored = maybe
+
+
+def storing_nested(
+    arrays: NestedLazyChunkSequence[Array],
+    tensors: NestedLazyChunkSequence[Tensor],
+    whether: bool,
+) -> None:
+    tensors.to_zarr("a.zarr", TorchNumpyConverter())
+    stored = arrays.to_zarr("a.zarr", IdentityConverter(), return_stored=True)
+    assert_type(stored.shape, tuple[int, ...])
+    maybe = arrays.to_zarr("a.zarr", IdentityConverter(), whether, attributes={"seed": 1})
+    if maybe is not None:
+        stored = maybe
+
+
+def storing_gives(
+    flat: LazyChunkSequence[Array], nested: NestedLazyChunkSequence[Array], whether: bool
+) -> None:
+    assert_type(flat.to_zarr("a.zarr", IdentityConverter()), None)
+    assert_type(nested.to_zarr("a.zarr", IdentityConverter(), False), None)
+    assert_type(flat.to_zarr("a.zarr", IdentityConverter(), return_stored=True), zarr.Array[Any])
+    assert_type(nested.to_zarr("a.zarr", IdentityConverter(), True), zarr.Array[Any])
+    assert_type(flat.to_zarr("a.zarr", IdentityConverter(), whether), zarr.Array[Any] | None)
+    assert_type(nested.to_zarr("a.zarr", IdentityConverter(), whether), zarr.Array[Any] | None)
+
+
+def converters(lists: LazyChunkSequence[list[float]]) -> None:
+    lists.to_zarr("a.zarr", ListConverter())
+    lists.to_zarr("a.zarr", Structural())
+    lists.to_zarr("a.zarr", OnlyToNumpy())
+    whole: NumpyConverter[list[float]] = Structural()
+    half: ToNumpy[list[float]] = whole
+    back: FromNumpy[list[float]] = whole
+    assert_type(back.from_numpy(half.to_numpy([1.0])), list[float])
+    torch: NumpyConverter[Tensor] = TorchNumpyConverter("cpu")
+    assert_type(torch.from_numpy(np.zeros(3)), Tensor)
+    identity: NumpyConverter[NDArray[Any]] = IdentityConverter()
+    assert_type(identity.to_numpy(np.zeros(3)), NDArray[Any])
+
+
+def covariance(
+    flags: LazyChunkSequence[bool],
+    rows_of_flags: NestedLazyChunkSequence[bool],
+    sum_of_numbers: Callable[[LazyChunkSequence[int]], int],
+    of_objects: SequenceAggregator[object, bool],
+    of_flags: SequenceAggregator[bool, int],
+    float_to_numpy: ToNumpy[float],
+) -> None:
+    numbers: LazyChunkSequence[int] = flags
+    rows_of_numbers: NestedLazyChunkSequence[int] = rows_of_flags
+    objects: LazyChunkSequence[object] = numbers
+    iterable: Iterable[object] = objects
+    rows: Iterable[Iterable[object]] = rows_of_numbers
+    assert_type(flags.compute(sum_of_numbers), int)
+    assert_type(flags.compute(of_objects), bool)
+    of_flags = of_objects
+    flags.compute(of_flags)
+    flags.to_zarr("a.zarr", float_to_numpy)
+    list(iterable)
+    list(rows)
+
+
+def aggregators_by_protocol(
+    flat: LazyChunkSequence[int],
+    nested: NestedLazyChunkSequence[Tensor],
+    whatever: SequenceAggregator[int],
+    listed: SequenceAggregator[int, list[int]],
+    cat: NestedSequenceAggregator[Tensor, Tensor],
+) -> None:
+    assert_type(flat.compute(whatever), Any)
+    assert_type(flat.compute(listed), list[int])
+    assert_type(nested.compute(cat), Tensor)
+    whatever = max
+    listed = ListAggregator()
+    listed = list
+    cat = NestedTorchCatAggregator()

@@ -1,0 +1,166 @@
+"""What both checkers must reject: checked by ``tests/test_typing.py``, never run.
+
+A line marked at its end has an error under both, and no other line has one.
+"""
+
+# What is not accessed must not be what a line is rejected for:
+# pyright: reportUnusedExpression=false, reportUnusedVariable=false
+# ruff: noqa: ARG002, B018, F841
+
+from collections.abc import Iterator
+from typing import Any, assert_type
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lazychunks import (
+    IdentityConverter,
+    LazyChunkSequence,
+    ListAggregator,
+    NestedLazyChunkSequence,
+    NestedListAggregator,
+    NumpyConverter,
+    SequenceAggregator,
+    ToNumpy,
+    concatenate,
+    nested_concatenate,
+)
+from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+
+Array = NDArray[np.float64]
+Flat = LazyChunkSequence
+Nested = NestedLazyChunkSequence
+
+
+def generate() -> Iterator[int]:
+    yield 1
+
+
+def total_length(blocks: LazyChunkSequence[str]) -> int:
+    return sum(len(block) for block in blocks)
+
+
+class WrongBlockType(SequenceAggregator[Tensor]):
+    def __call__(self, tensor_sequence: Flat[Array], /) -> None: ...  # expect: error
+
+
+class WrongResult(SequenceAggregator[Tensor, float]):
+    def __call__(self, tensor_sequence: Flat[Tensor], /) -> str:  # expect: error
+        return ""
+
+
+class WrongConverter(NumpyConverter[Tensor]):
+    def to_numpy(self, x: Array, /) -> NDArray[Any]:  # expect: error
+        return x
+
+    def from_numpy(self, x: NDArray[Any], /) -> Array:  # expect: error
+        return x
+
+
+class HalfConverter:
+    def from_numpy(self, x: NDArray[Any], /) -> Tensor:
+        raise NotImplementedError
+
+
+def construction(names: list[str], numbers: range) -> None:
+    LazyChunkSequence(generate())  # expect: error
+    LazyChunkSequence(lambda: 3)  # expect: error
+    LazyChunkSequence(generate, "many")  # expect: error
+    LazyChunkSequence[str](generate)  # expect: error
+    NestedLazyChunkSequence(generate)  # expect: error
+    LazyChunkSequence.from_map(str.upper, numbers)  # expect: error
+    LazyChunkSequence.from_map(len, numbers)  # expect: error
+    LazyChunkSequence.from_map(lambda number: number.upper(), numbers)  # expect: error
+    LazyChunkSequence.from_map(divmod, numbers)  # expect: error
+    LazyChunkSequence.from_map(str, 3)  # expect: error
+    NestedLazyChunkSequence.from_product(divmod, numbers, names)  # expect: error
+    NestedLazyChunkSequence.from_product(len, names, names)  # expect: error
+
+
+def fields(flat: LazyChunkSequence[int], nested: NestedLazyChunkSequence[int]) -> None:
+    flat.generator_factory = generate  # expect: error
+    flat.len_generator = 3  # expect: error
+    nested.len_outer_generator = 3  # expect: error
+    nested.generator_factory = lambda: [[1]]  # expect: error
+    flat.name = "flat"  # expect: error
+    concatenate().axis = 1  # expect: error
+    TorchNumpyConverter().device = "cpu"  # expect: error
+    len(flat)  # expect: error
+    flat[0]  # expect: error
+
+
+def mapping(flat: LazyChunkSequence[int], nested: NestedLazyChunkSequence[int]) -> None:
+    flat.map(len)  # expect: error
+    nested.map(len)  # expect: error
+    flat.map(str).map(abs)  # expect: error
+
+
+def computing(arrays: Flat[Array], tensors: Flat[Tensor], numbers: Flat[int]) -> None:
+    arrays.compute(TorchCatAggregator())  # expect: error
+    tensors.compute(concatenate())  # expect: error
+    tensors.compute(NestedTorchCatAggregator())  # expect: error
+    tensors.compute(NestedListAggregator())  # expect: error
+    tensors.compute(concatenate)  # expect: error
+    tensors.compute(ListAggregator)  # expect: error
+    tensors.compute(3)  # expect: error
+    tensors.compute(max, True)  # expect: error
+    numbers.compute(total_length)  # expect: error
+    numbers.compute("".join)  # expect: error
+
+
+def computing_nested(arrays: Nested[Array], tensors: Nested[Tensor]) -> None:
+    arrays.compute(NestedTorchCatAggregator())  # expect: error
+    tensors.compute(TorchCatAggregator())  # expect: error
+    tensors.compute(ListAggregator())  # expect: error
+    tensors.compute(nested_concatenate())  # expect: error
+
+
+def storing(arrays: Flat[Array], tensors: Flat[Tensor], whether: bool) -> None:
+    tensors.to_zarr("a.zarr", IdentityConverter())  # expect: error
+    arrays.to_zarr("a.zarr", TorchNumpyConverter())  # expect: error
+    tensors.to_zarr("a.zarr", HalfConverter())  # expect: error
+    tensors.to_zarr("a.zarr", TorchNumpyConverter)  # expect: error
+    tensors.to_zarr("a.zarr")  # expect: error
+    arrays.to_zarr(3, IdentityConverter())  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), chunk=3)  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), chunks="every")  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), shards="auto")  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), True, True, True)  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter()).shape  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), whether).shape  # expect: error
+
+
+def storing_nested(arrays: Nested[Array], tensors: Nested[Tensor]) -> None:
+    tensors.to_zarr("a.zarr", IdentityConverter())  # expect: error
+    arrays.to_zarr("a.zarr", TorchNumpyConverter())  # expect: error
+    arrays.to_zarr("a.zarr", IdentityConverter(), overwrites=True)  # expect: error
+
+
+def variance(
+    numbers: LazyChunkSequence[int],
+    rows: NestedLazyChunkSequence[int],
+    aggregator: SequenceAggregator[int, object],
+    to_numpy: ToNumpy[bool],
+    tensors: LazyChunkSequence[Tensor],
+) -> None:
+    flags: LazyChunkSequence[bool] = numbers  # expect: error
+    rows_of_flags: NestedLazyChunkSequence[bool] = rows  # expect: error
+    flat: LazyChunkSequence[int] = rows  # expect: error
+    of_objects: SequenceAggregator[object, object] = aggregator  # expect: error
+    gives_int: SequenceAggregator[int, int] = aggregator  # expect: error
+    numbers.to_zarr("a.zarr", to_numpy)  # expect: error
+    identity: NumpyConverter[Tensor] = IdentityConverter()  # expect: error
+
+
+def inferred_wrongly(numbers: Flat[int], tensors: Nested[Tensor], array: zarr.Array[Any]) -> None:
+    """The negative control of ``accepted.py``: its assertions can fail."""
+    assert_type(numbers.compute(), list[str])  # expect: error
+    assert_type(numbers.compute(max), str)  # expect: error
+    assert_type(numbers.compute(list), Any)  # expect: error
+    assert_type(tensors.compute(NestedTorchCatAggregator()), Any)  # expect: error
+    assert_type(tensors.compute(NestedListAggregator()), list[Tensor])  # expect: error
+    assert_type(numbers.map(str), Flat[int])  # expect: error
+    assert_type(Flat.from_map(str, [1]), Flat[Any])  # expect: error
+    assert_type(array, None)  # expect: error
