@@ -37,6 +37,7 @@ from lazychunks.errors import (
     ResumeMismatchError,
     SourceExhaustedError,
     SourceTypeError,
+    UntrustedArrayError,
     WriteAbortedError,
 )
 from lazychunks.folds import Fold, NestedFold, fold, nest, tee
@@ -81,6 +82,7 @@ __all__ = [
     "SourceExhaustedError",
     "SourceTypeError",
     "ToNumpy",
+    "UntrustedArrayError",
     "WriteAbortedError",
     "ZarrOptions",
     "concatenate",

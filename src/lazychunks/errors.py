@@ -25,6 +25,7 @@ __all__ = [
     "ResumeMismatchError",
     "SourceExhaustedError",
     "SourceTypeError",
+    "UntrustedArrayError",
     "WriteAbortedError",
 ]
 
@@ -160,6 +161,10 @@ class ResumeMismatchError(LazyChunksError, ValueError):
         self.field = field
         self.expected = expected
         self.got = got
+
+
+class UntrustedArrayError(LazyChunksError, ValueError):
+    """An array's metadata asks for what is not done for an array that need not be trusted."""
 
 
 class WriteAbortedError(LazyChunksError, RuntimeError):

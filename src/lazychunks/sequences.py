@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from lazychunks.converters import ToNumpy
+    from lazychunks.converters import FromNumpy, ToNumpy
     from lazychunks.storage.options import Destination, ZarrOptions
 
     StoredArray: TypeAlias = zarr.Array[Any]
@@ -30,6 +30,9 @@ __all__ = [
     "NestedSequenceAggregator",
     "SequenceAggregator",
 ]
+
+MAX_CHUNK_BYTES = 2**30
+"""Bytes of one chunk above which an array is not read, unless more is allowed (1 GiB)."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -151,6 +154,54 @@ class LazyChunkSequence(Generic[T_co]):
         [1, 2]
         """
         return LazyChunkSequence(sources.Mapped(fn, items), sources.length_of(items))
+
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: FromNumpy[U],
+        *,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    ) -> LazyChunkSequence[U]:
+        """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
+
+        The next blocks are read in the background. The array need not be trusted: its metadata is
+        judged before any chunk is read.
+
+        Parameters
+        ----------
+        array_or_path
+            A ``zarr.Array``, or where it is: a path, a URL, a zarr store, a dict. Zarr 2 or 3.
+        converter
+            Its ``from_numpy`` makes the blocks.
+        rows
+            Rows of a block; by default those of a chunk, several chunks if they are small.
+        max_chunk_bytes
+            Bytes of one chunk, uncompressed, above which the array is refused.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no array.
+        UntrustedArrayError
+            If its metadata names codecs or dtypes that are not known to be harmless, or larger
+            chunks.
+        ValueError
+            If it has no axis, or ``rows`` is not positive.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lazychunks import IdentityConverter
+        >>> store = {}
+        >>> LazyChunkSequence(lambda: [np.arange(5)]).to_zarr(store, IdentityConverter())
+        >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), rows=2).compute()
+        [array([0, 1]), array([2, 3]), array([4])]
+        """
+        from lazychunks.storage.reading import read_flat
+
+        return LazyChunkSequence(*read_flat(array_or_path, converter, rows, max_chunk_bytes))
 
     def __iter__(self) -> Iterator[T_co]:
         """Generate the blocks.
@@ -418,6 +469,27 @@ class NestedLazyChunkSequence(Generic[T_co]):
         [[3, 4], [6, 8]]
         """
         return NestedLazyChunkSequence(sources.Product(fn, rows, columns), sources.length_of(rows))
+
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: FromNumpy[U],
+        *,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+    ) -> NestedLazyChunkSequence[U]:
+        """Make the map-backed sequence of an array's blocks along axes 0 and 1.
+
+        All else is as in :meth:`LazyChunkSequence.from_zarr`; ``columns`` is to axis 1 what
+        ``rows`` is to axis 0.
+        """
+        from lazychunks.storage.reading import read_nested
+
+        return NestedLazyChunkSequence(
+            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes)
+        )
 
     def __iter__(self) -> Iterator[Iterator[T_co]]:
         """Generate the rows.

@@ -2,6 +2,7 @@
 
 Data's way: sequence -> converter -> ``assembly`` (whole chunks) -> ``writing`` (background) ->
 ``publishing`` (complete or absent). ``plan`` is pure, ``sinks`` holds the state of a write.
+Data's way back is ``reading``.
 """
 
 from __future__ import annotations

@@ -12,11 +12,12 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
 from lazychunks.storage.assembly import Filled
+from lazychunks.storage.encoding import ChunkFiles
 from lazychunks.storage.options import RESERVED, WriteOptions
 from lazychunks.storage.plan import WritePlan
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Document",
     "StagedArray",
+    "described",
     "metadata_key",
     "new_document",
-    "open_array",
     "parsed",
     "read_key",
     "record_of",
@@ -73,7 +74,7 @@ def new_document(plan: WritePlan, dtype: np.dtype[Any], options: WriteOptions) -
 
 
 class StagedArray:
-    """An array under way: its metadata is written here only, a few times for a whole run.
+    """An array under way: chunks are written here, and metadata a few times for a whole run.
 
     Parameters
     ----------
@@ -81,44 +82,48 @@ class StagedArray:
         Where it is.
     document
         Its metadata, as it is or shall be there.
+    resumable
+        Whether every change of the metadata is written, not the first and the last only.
     """
 
-    def __init__(self, store: Store, path: str, document: Document) -> None:
+    def __init__(self, store: Store, path: str, document: Document, *, resumable: bool) -> None:
         self._store = store
         self._path = path
-        self._document = document
-        self._array: StoredArray | None = None
+        self._resumable = resumable
+        self.document = document
+        self.array = described(store, path, document)
+        """The array, open for writing."""
+        self._files = ChunkFiles.of(store, document)
 
     @property
     def shape(self) -> Shape:
         """Shape of the array: room for more than has come, until it is trimmed."""
-        return tuple(self._document["shape"])
+        return tuple(self.document["shape"])
 
-    def reshape(self, shape: Shape) -> None:
-        """Give it another shape by one write of its metadata; no chunk is listed or touched."""
-        self._document["shape"] = list(shape)
-        self._write()
-        self._array = open_array(self._store, self._path)
+    def reshape(self, shape: Shape, record: Mapping[str, Any] | None = None) -> None:
+        """Give it another shape by one write of its metadata; no chunk is listed or touched.
+
+        With a record of the run, that is kept in the attributes, and written in any case.
+        """
+        self.document["shape"] = list(shape)
+        self.array = described(self._store, self._path, self.document)
+        if record is not None:
+            self.record(record)
+        elif self._resumable:
+            self._write()
 
     def end_axis(self, shape: Shape, lengths: list[int | None]) -> None:
         """Trim it where an axis has ended, and keep the lengths in the record of the run."""
-        record_of(self._document)["lengths"] = list(lengths)
+        record_of(self.document)["lengths"] = list(lengths)
         self.reshape(shape)
 
     def record(self, record: Mapping[str, Any] | None) -> None:
-        """Keep a record of the run in the attributes, or remove it."""
-        attributes = self._document.setdefault("attributes", {})
+        """Keep a record of the run in the attributes, or remove it, and write the metadata."""
+        attributes = self.document.setdefault("attributes", {})
         attributes.pop(RESERVED, None)
         if record is not None:
             attributes[RESERVED] = dict(record)
         self._write()
-
-    @property
-    def array(self) -> StoredArray:
-        """The array, open for writing."""
-        if self._array is None:
-            self._array = open_array(self._store, self._path)
-        return self._array
 
     @property
     def lets_go(self) -> bool:
@@ -128,39 +133,28 @@ class StagedArray:
         uncopied where no codec makes new bytes of it.
         """
         return type(self._store) is LocalStore or any(
-            codec["name"] in ("blosc", "gzip", "zstd") for codec in self._document["codecs"]
+            codec["name"] in ("blosc", "gzip", "zstd") for codec in self.document["codecs"]
         )
 
     def write(self, filled: Filled) -> None:
         """Write whole chunks, clipped to the array."""
-        self.array[filled.region] = filled.data
+        if self._files is not None:
+            self._files.write(filled)
+        else:
+            self.array[filled.region] = filled.data
 
     def _write(self) -> None:
-        value = json.dumps(self._document, indent=2).encode()
+        value = json.dumps(self.document, indent=2).encode()
         write_key(self._store, metadata_key(self._path), value)
 
 
-def open_array(store: Store, path: str) -> StoredArray:
-    """Open an array for reading and writing, all-zero chunks included."""
-    try:
-        array = _open(store, path)
-    except ValueError:
-        # What zarr does not know, and says as vaguely, may be bfloat16: seldom worth a look before.
-        document = parsed(read_key(store, metadata_key(path))) or {}
-        if document.get("data_type") != bfloat16.NAME:
-            raise
+def described(store: Store, path: str, document: Document) -> StoredArray:
+    """Return the array that metadata describes, all-zero chunks included, without reading it."""
+    if document.get("data_type") == bfloat16.NAME:
         bfloat16.register()
-        array = _open(store, path)
-    # Opening ignores a config, and the oldest versions have no with_config: build it anew.
-    metadata = array.metadata
-    assert metadata.zarr_format == 3
-    return zarr.Array(zarr.AsyncArray(metadata, array.store_path, WRITE_EVERYTHING))
-
-
-def _open(store: Store, path: str) -> StoredArray:
-    return zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
-        store=store, path=path, mode="r+", zarr_format=3
-    )
+    where = StorePath(store, path)
+    described: Any = document  # a plain JSON object; zarr checks it
+    return zarr.Array(zarr.AsyncArray(described, where, WRITE_EVERYTHING))
 
 
 def metadata_key(path: str) -> str:
@@ -202,7 +196,7 @@ def write_key(store: Store, key: str, value: bytes) -> None:
 def settled(operation: Coroutine[Any, Any, T]) -> T:
     """Run a store's operation, which has ended when this returns, even by an interrupt.
 
-    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect at some later time.
+    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
     """
     ended = threading.Event()
 

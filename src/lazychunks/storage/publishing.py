@@ -32,8 +32,8 @@ from zarr.storage import LocalStore, WrapperStore
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
 from lazychunks.storage.arrays import (
     Document,
+    described,
     metadata_key,
-    open_array,
     parsed,
     read_key,
     settled,
@@ -50,8 +50,8 @@ __all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publicat
 
 KEPT_BACK = "zarr.json.partial"
 
-_TEMPORARY = re.compile(r".*\.[0-9a-f]{32}\.partial")
-"""Name under which zarr's ``LocalStore`` writes a file before it renames it."""
+_TEMPORARY = re.compile(r".*\.partial")
+"""Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
 
 
 class Publication(Protocol):
@@ -101,8 +101,8 @@ class Publication(Protocol):
         """Metadata of the array that readers see."""
         ...
 
-    def open_published(self) -> StoredArray:
-        """Open the array that readers see."""
+    def opened(self, document: Document) -> StoredArray:
+        """Open the array that readers see, whose metadata is known."""
         ...
 
     def commit(self, *, durable: bool) -> None:
@@ -188,9 +188,9 @@ class DirectorySwap:
         file = self._target / "zarr.json"
         return parsed(file.read_bytes()) if file.is_file() else None
 
-    def open_published(self) -> StoredArray:
+    def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
-        return open_array(LocalStore(self._target), "")
+        return described(LocalStore(self._target), "", document)
 
     def commit(self, *, durable: bool) -> None:
         """Rename the staging directory into place, whatever is there stepping out in one move."""
@@ -320,9 +320,9 @@ class MetadataLast:
         """Metadata at the destination."""
         return parsed(read_key(self._place.store, metadata_key(self.path)))
 
-    def open_published(self) -> StoredArray:
+    def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
-        return open_array(self._place.store, self.path)
+        return described(self._place.store, self.path, document)
 
     def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
         """Write the metadata to its own key."""

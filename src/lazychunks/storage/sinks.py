@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,11 +114,9 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> StoredArray:
         """Store blocks, or rows of blocks if they are a nested sequence."""
         asked: Any = blocks
-        if isinstance(asked, NestedLazyChunkSequence):
+        if _is_nested(asked):
             return self._store_rows(asked)
-        return self._store(
-            asked if isinstance(asked, LazyChunkSequence) else LazyChunkSequence(lambda: asked)
-        )
+        return self._store(asked if _is_flat(asked) else LazyChunkSequence(lambda: asked))
 
     def _store(self, sequence: LazyChunkSequence[Any]) -> StoredArray:
         factory, hint = sequence.generator_factory, sequence.len_generator
@@ -178,6 +176,14 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
             counts,
             can_skip=can_skip,
         )
+
+
+def _is_nested(x: object) -> TypeGuard[NestedLazyChunkSequence[Any]]:
+    return isinstance(x, NestedLazyChunkSequence)
+
+
+def _is_flat(x: object) -> TypeGuard[LazyChunkSequence[Any]]:
+    return isinstance(x, LazyChunkSequence)
 
 
 class ArrayWriter(Generic[T]):
@@ -322,7 +328,8 @@ class ArrayWriter(Generic[T]):
         if options.resume and record_of(published).get("run_id") == options.run_id:
             if self._publication.has_leftovers():
                 self._publication.discard()
-            self.finished = self._publication.open_published()
+            assert published is not None
+            self.finished = self._publication.opened(published)
             return
         if self._place.inspect() == "array" and not self._overwrite:
             raise DestinationExistsError(
@@ -348,7 +355,7 @@ class ArrayWriter(Generic[T]):
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self._options.run_id, record, str(self._place))
-        staged = StagedArray(store, path, document)
+        staged = StagedArray(store, path, document, resumable=True)
         if "first" not in record:  # all was written, only publishing was left
             self.finished = self._publish(staged)
             return
@@ -375,9 +382,13 @@ class ArrayWriter(Generic[T]):
                 extent * (count or 1)
                 for extent, count in zip(first.shape, self._counts, strict=False)
             )
-            staged = StagedArray(self._publication.store, self._publication.path, document)
-            staged.record(self._record(first.shape))
-            staged.reshape(plan.capacity(lengths))
+            staged = StagedArray(
+                self._publication.store,
+                self._publication.path,
+                document,
+                resumable=self._keeps,
+            )
+            staged.reshape(plan.capacity(lengths), self._record(first.shape))
             journals = self._journals(first.shape, ()) if self._keeps else ()
             return _Run(staged, plan, options, journals, None, [None] * plan.block_axes)
         except BaseException:
@@ -413,7 +424,7 @@ class ArrayWriter(Generic[T]):
         staged.record(None if self._options.run_id is None else self._record(None))
         self._publication.clear_journal()
         self._publication.commit(durable=self._options.durable)
-        return self._publication.open_published()
+        return self._publication.opened(staged.document)
 
     def _abort(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""

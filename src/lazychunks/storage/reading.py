@@ -1,0 +1,228 @@
+"""Blocks read back from an array, which need not be trusted: its metadata is judged first."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+
+import numpy as np
+import zarr
+from zarr.storage import LocalStore
+
+from lazychunks.ahead import Ahead, AheadRows
+from lazychunks.errors import UntrustedArrayError
+from lazychunks.shapes import Shape, fit_extent
+from lazychunks.sources import Mapped, Product
+from lazychunks.storage import bfloat16
+from lazychunks.storage.arrays import described, parsed, read_key
+from lazychunks.storage.destinations import InStore, LocalPath, located
+from lazychunks.storage.options import Destination
+from lazychunks.storage.plan import MERGE_BELOW
+
+if TYPE_CHECKING:
+    from lazychunks.converters import FromNumpy
+    from lazychunks.storage.arrays import Document, StoredArray
+
+    Source: TypeAlias = Destination | StoredArray
+
+__all__ = ["Spans", "read_flat", "read_nested"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+READ_AHEAD = 2
+"""Number of blocks read ahead of their consumer."""
+
+_CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
+_CODECS_OF_V2 = frozenset(
+    {"blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"}
+)
+_KINDS = "biufc"
+
+
+def read_flat(
+    source: Source, converter: FromNumpy[T], rows: int | None, max_chunk_bytes: int
+) -> tuple[Ahead[T], int]:
+    """Return the factory of the blocks of an array along axis 0, and their number."""
+    array, chunks = _opened(source, 1, max_chunk_bytes)
+    trailing = math.prod(array.shape[1:]) * array.dtype.itemsize
+    if rows is None:
+        rows = fit_extent(chunks[0], trailing, MERGE_BELOW, max_chunk_bytes)
+    spans = Spans(array.shape[0], _positive(rows, "rows"))
+    return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
+
+
+def read_nested(
+    source: Source,
+    converter: FromNumpy[T],
+    rows: int | None,
+    columns: int | None,
+    max_chunk_bytes: int,
+) -> tuple[AheadRows[T], int]:
+    """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
+    array, chunks = _opened(source, 2, max_chunk_bytes)
+    rows = chunks[0] if rows is None else _positive(rows, "rows")
+    if columns is None:
+        each = rows * math.prod(array.shape[2:]) * array.dtype.itemsize
+        columns = fit_extent(chunks[1], each, MERGE_BELOW, max_chunk_bytes)
+    below = Spans(array.shape[0], rows)
+    across = Spans(array.shape[1], _positive(columns, "columns"))
+    factory = Product(_Read(array, converter), below, across)
+    return AheadRows(factory, None, READ_AHEAD), len(below)
+
+
+@dataclass(frozen=True, slots=True)
+class Spans(Sequence[slice]):
+    """The slices that cut an axis into pieces of one size, of which the last may be smaller.
+
+    They are made when asked for: metadata may claim any length.
+    """
+
+    length: int
+    size: int
+
+    def __len__(self) -> int:
+        return len(range(0, self.length, self.size))
+
+    @overload
+    def __getitem__(self, index: int) -> slice: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[slice]: ...
+    def __getitem__(self, index: int | slice) -> slice | Sequence[slice]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        start = range(0, self.length, self.size)[index]
+        return slice(start, min(start + self.size, self.length))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Generic[T_co]):
+    """Reads one region of an array and converts it."""
+
+    array: StoredArray
+    converter: FromNumpy[T_co]
+
+    def __call__(self, *spans: slice) -> T_co:
+        values: Any = self.array[spans]
+        return self.converter.from_numpy(np.asarray(values))
+
+
+def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArray, Shape]:
+    """Judge an array by its metadata, and open it; its chunk shape comes along."""
+    _positive(max_chunk_bytes, "max_chunk_bytes")
+    if isinstance(source, zarr.Array):
+        array: StoredArray = source
+        where = str(array.store_path)
+        metadata: Any = array.metadata  # of Zarr 2 or 3
+        document: Document = metadata.to_dict()
+        chunks = _judged(document, where, axes, max_chunk_bytes)
+        return array, chunks
+    place = located(source)
+    store = LocalStore(place.path, read_only=True) if isinstance(place, LocalPath) else place.store
+    path = place.path if isinstance(place, InStore) else ""
+    prefix = f"{path}/" if path else ""
+    found = parsed(read_key(store, f"{prefix}zarr.json"))
+    if found is not None:
+        chunks = _judged(found, str(place), axes, max_chunk_bytes)
+        return described(store, path, found), chunks
+    found = parsed(read_key(store, f"{prefix}.zarray"))
+    if found is None:
+        raise FileNotFoundError(
+            f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
+        )
+    chunks = _judged(found, str(place), axes, max_chunk_bytes)
+    opened: StoredArray = zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # see arrays.py
+        store=store, path=path, mode="r", zarr_format=2
+    )
+    return opened, chunks
+
+
+def _judged(document: Document, where: str, axes: int, max_chunk_bytes: int) -> Shape:
+    """Return the chunk shape of an array whose metadata promises nothing unexpected.
+
+    Raises
+    ------
+    UntrustedArrayError
+        If it names a codec or dtype that is not known to be harmless, or a chunk too large.
+    ValueError
+        If it has too few axes to be cut.
+    """
+    try:
+        if document.get("zarr_format") == 2:
+            codecs, dtype, chunks = _parts_of_v2(document)
+        else:
+            codecs, dtype, chunks = _parts(document)
+        shape = tuple(operator.index(length) for length in document["shape"])
+        lawful = all(extent > 0 for extent in chunks) and len(chunks) == len(shape)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UntrustedArrayError(f"the metadata of {where} is damaged: {error!r}") from error
+    unknown = sorted({*codecs} - (_CODECS_OF_V2 if document.get("zarr_format") == 2 else _CODECS))
+    if unknown:
+        raise UntrustedArrayError(
+            f"{where} is stored with {', '.join(unknown)}, which may run code or is not known "
+            "here; read it with zarr itself if you trust its origin"
+        )
+    if dtype is None or not lawful or min(shape, default=0) < 0:
+        raise UntrustedArrayError(
+            f"{where} has dtype {document.get('data_type', document.get('dtype'))!r}, shape "
+            f"{shape} and chunks {chunks}, expected numbers of a fixed size in positive chunks"
+        )
+    size = math.prod(chunks) * dtype.itemsize
+    if size > max_chunk_bytes:
+        raise UntrustedArrayError(
+            f"one chunk of {where} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
+            "raise that if you trust its origin and have the memory"
+        )
+    if len(shape) < axes:
+        raise ValueError(
+            f"{where} has {len(shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence needs "
+            f"at least {axes}"
+        )
+    return chunks
+
+
+def _parts(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
+    """Codecs (those within shards too), dtype and chunk shape that Zarr 3 metadata names."""
+    codecs: list[str] = []
+    chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+    pending = list(document["codecs"])
+    while pending:
+        codec = pending.pop()
+        codecs.append(str(codec["name"]))
+        if codec["name"] == "sharding_indexed":
+            settings = codec["configuration"]
+            chunks = tuple(settings["chunk_shape"])
+            pending += [*settings["codecs"], *settings.get("index_codecs", ())]
+    if document.get("storage_transformers"):
+        codecs.append("storage transformers")
+    name = document["data_type"]
+    return codecs, _dtype(name), tuple(map(operator.index, chunks))
+
+
+def _parts_of_v2(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
+    """Codecs, dtype and chunk shape that Zarr 2 metadata names."""
+    compressor = document.get("compressor")
+    filters: Iterable[Any] = document.get("filters") or ()
+    codecs = [str(codec["id"]) for codec in (*filters, *([compressor] if compressor else []))]
+    name = document["dtype"]
+    return codecs, _dtype(name), tuple(map(operator.index, document["chunks"]))
+
+
+def _dtype(name: object) -> np.dtype[Any] | None:
+    """Return the dtype of a name, if it is one of numbers of a fixed size."""
+    if name == bfloat16.NAME:
+        return bfloat16.register()
+    try:
+        dtype = np.dtype(name) if isinstance(name, str) else None
+    except TypeError:
+        return None
+    return dtype if dtype is not None and dtype.kind in _KINDS else None
+
+
+def _positive(number: int, name: str) -> int:
+    if operator.index(number) < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
