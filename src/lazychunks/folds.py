@@ -539,7 +539,7 @@ class _TeeRunningRows(_TeeRunning):
 class _NestedRunning(_Wrapped[T_contra, R_co]):
     """The outer pass, and the inner one of the current row."""
 
-    __slots__ = ("_counts", "_inner", "_row", "_stack")
+    __slots__ = ("_blocks", "_counts", "_inner", "_row", "_stack")
 
     def __init__(
         self, inner: Fold[T_contra, Any], outer: Running[Any, R_co], counts: Counts
@@ -549,6 +549,7 @@ class _NestedRunning(_Wrapped[T_contra, R_co]):
         self._counts = counts
         self._row: Running[T_contra, Any] | None = None
         self._stack = ExitStack()
+        self._blocks = 0
 
     def __exit__(
         self,
@@ -564,11 +565,13 @@ class _NestedRunning(_Wrapped[T_contra, R_co]):
 
     def step(self, block: T_contra, /) -> None:
         self._begun().step(block)
+        self._blocks += 1
 
     def end_row(self) -> None:
         result = self._begun().finish()  # a row without blocks is folded like any other
         self._row = None
         self._stack.close()
+        self._counts, self._blocks = (self._blocks,), 0  # rows are alike, most of the time
         self._running.step(result)
 
     def _begun(self) -> Running[T_contra, Any]:

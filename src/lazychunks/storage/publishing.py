@@ -67,6 +67,11 @@ class Publication(Protocol):
         """Path of the array in the store."""
         ...
 
+    @property
+    def can_resume(self) -> bool:
+        """Whether an unfinished write can be kept for another run to find."""
+        ...
+
     def lock(self) -> None:
         """Become the only writer, and repair what a dead one left halfway.
 
@@ -118,6 +123,7 @@ class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
     path: str = ""
+    can_resume: bool = True
 
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
         self._place = place
@@ -259,6 +265,7 @@ class MetadataLast:
         self._kept_back = KeptBack(place.store, metadata_key(place.path))
         self.store: Store = self._kept_back
         self.path: str = place.path
+        self.can_resume: bool = place.store.supports_deletes
 
     def lock(self) -> None:
         """Enter this place into the register of this process."""

@@ -230,7 +230,12 @@ class ArrayWriter(Generic[T]):
         self._overwrite = overwrite
         self._options = options
         self._counts = counts
-        self._keeps = can_skip and options.run_id is not None
+        self._keeps = can_skip and options.run_id is not None and self._publication.can_resume
+        if options.resume and not self._publication.can_resume:
+            raise NotResumableError(
+                f"{self._place} cannot delete, so nothing can be kept aside there to go on with; "
+                "leave out resume=True, or write to a directory or another store"
+            )
         self._dtype: np.dtype[Any] | None = None
         self._run: _Run | None = None
         self.publishes = True

@@ -69,10 +69,21 @@ class BackgroundWriter:
             self._collect()
 
     def close(self) -> None:
-        """Wait for the writes under way, drop those that have not begun, and raise nothing."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Wait for the writes under way, and drop those that have not begun.
+
+        Failures of theirs are not raised; an interrupt is, once they have ended.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                self._pool.shutdown(wait=True, cancel_futures=True)
+                break
+            except KeyboardInterrupt as error:  # one more: what is under way ends all the same
+                interrupt = error
         self._pending.clear()
         self._free.clear()
+        if interrupt is not None:
+            raise interrupt
 
     def _collect(self) -> None:
         done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
