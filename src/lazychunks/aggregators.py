@@ -49,8 +49,8 @@ class Concatenate:
         return joined(
             tensor_sequence,
             self.axis,
-            # Of several arrays, also of one dtype, np.concatenate makes native byte order.
-            empty=lambda first, shape: np.empty(shape, np.concatenate([first[:0]] * 2).dtype),
+            # Promotion with itself: np.concatenate gives native byte order.
+            empty=lambda first, shape: np.empty(shape, np.promote_types(first.dtype, first.dtype)),
             cat=lambda blocks: np.concatenate(blocks, axis=self.axis),
             copyable=lambda block: type(block) is np.ndarray,
         )
