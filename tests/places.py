@@ -1,7 +1,9 @@
 """Destinations under test, and what is there byte by byte."""
 
+# pyright: reportUnknownMemberType=false
+# The functions of zarr name a type of fsspec, which is optional and has no types.
+
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,22 +11,50 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 OLD: NDArray[np.int64] = np.arange(100, 142).reshape(6, 7)
 """What the old array holds, where there is one."""
 
 
+def put_array(
+    store: Store | str | Path,
+    values: NDArray[Any],
+    *,
+    path: str | None = None,
+    zarr_format: Any = 3,
+) -> None:
+    """Store an array as any other program would."""
+    chunks = (2, *values.shape[1:])
+    zarr.create_array(store, name=path, data=values, chunks=chunks, zarr_format=zarr_format)
+
+
+def put_group(store: Store | str | Path, *, zarr_format: Any = 3) -> None:
+    """Make a group that holds an array."""
+    group = zarr.create_group(store, zarr_format=zarr_format)
+    group.create_array("inner", data=OLD)
+
+
+def opened(store: Store | str | Path, path: str = "") -> "zarr.Array[Any]":
+    """Open an array as any other program would."""
+    return zarr.open_array(store, path=path, mode="r")
+
+
+def values_at(store: Store | str | Path, path: str = "") -> NDArray[Any]:
+    """Read all of an array."""
+    return np.asarray(opened(store, path)[...])
+
+
 def tree(root: Path) -> dict[str, str]:
     """Everything below a directory: the hash of each file, and the target of each link."""
-    return {
-        path.relative_to(root).as_posix(): _content(path) for path in sorted(root.rglob("*"))
-    }
+    return {path.relative_to(root).as_posix(): _content(path) for path in sorted(root.rglob("*"))}
 
 
 def _content(path: Path) -> str:
     if path.is_symlink():
-        return f"-> {os.readlink(path)}"
+        return f"-> {path.readlink()}"
     return "directory" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -45,11 +75,11 @@ class LocalPlace:
 
     def put_old(self) -> None:
         """Store the old array."""
-        zarr.create_array(store=self.destination, data=OLD, chunks=(2, 7))
+        put_array(self.destination, OLD)
 
     def read(self) -> NDArray[Any]:
         """Read the array as any other program would."""
-        return np.asarray(zarr.open_array(store=self.destination, mode="r")[...])
+        return values_at(self.destination)
 
     @property
     def keeps_old_until_complete(self) -> bool:
@@ -72,13 +102,11 @@ class MemoryPlace:
 
     def put_old(self) -> None:
         """Store the old array."""
-        store = zarr.storage.MemoryStore(self.destination)
-        zarr.create_array(store=store, data=OLD, chunks=(2, 7))
+        put_array(MemoryStore(self.destination), OLD)
 
     def read(self) -> NDArray[Any]:
         """Read the array as any other program would."""
-        store = zarr.storage.MemoryStore(self.destination)
-        return np.asarray(zarr.open_array(store=store, mode="r")[...])
+        return values_at(MemoryStore(self.destination))
 
     @property
     def keeps_old_until_complete(self) -> bool:

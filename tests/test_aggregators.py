@@ -67,7 +67,7 @@ def test_concatenate_along_any_axis(data: st.DataObject, ndim: int, count: int) 
     axis = data.draw(st.integers(-ndim, ndim - 1), "axis")
     shape = data.draw(shapes(ndim), "shape")
     dtype = data.draw(dtypes)
-    blocks = []
+    blocks: list[Array] = []
     for _ in range(count):
         changed = list(shape)
         changed[axis] = data.draw(st.integers(0, 4))
@@ -87,7 +87,7 @@ def unfitting_blocks(draw: st.DrawFn) -> tuple[Array, ...]:
     ndim = draw(st.integers(0, 3))
     shape = draw(shapes(ndim, 2))
     dtype = draw(dtypes)
-    blocks = []
+    blocks: list[Array] = []
     for _ in range(draw(st.integers(1, 4))):
         one = draw(st.just(shape) | st.just((3, *shape[1:])) | st.integers(0, 3).flatmap(shapes))
         kind = draw(st.just(dtype) | dtypes)
@@ -110,11 +110,11 @@ def test_same_result_or_same_exception(
 
 def test_without_blocks_there_is_no_dtype() -> None:
     with pytest.raises(EmptySequenceError, match="no block"):
-        LazyChunkSequence(list).compute(concatenate())
+        LazyChunkSequence[Array](list).compute(concatenate())
     with pytest.raises(EmptySequenceError):
-        NestedLazyChunkSequence(list).compute(nested_concatenate())
+        NestedLazyChunkSequence[Array](list).compute(nested_concatenate())
     with pytest.raises(EmptySequenceError):
-        NestedLazyChunkSequence(lambda: [[]]).compute(nested_concatenate())
+        NestedLazyChunkSequence[Array](lambda: [[]]).compute(nested_concatenate())
     with pytest.raises(ValueError, match="at least one"):
         np.concatenate([])  # which raises a ValueError as well
 
@@ -153,11 +153,11 @@ def test_the_byte_order_is_that_of_np_concatenate(dtype: str, hint: int | None) 
 @pytest.mark.parametrize("hint", [None, 2, 3])
 def test_subclasses_are_left_to_numpy(hint: int | None) -> None:
     masked = np.ma.masked_equal([[1, 2], [3, 4]], 2)
-    for blocks in ((masked, masked), (np.ones((1, 2), int), masked)):
+    for blocks in ([masked, masked], [np.ones((1, 2), int), masked]):
         expected = np.concatenate(blocks)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LengthHintWarning)
-            joined = LazyChunkSequence(lambda given=blocks: given, hint).compute(concatenate())
+            joined = LazyChunkSequence(blocks.copy, hint).compute(concatenate())
         assert type(joined) is type(expected)
         np.testing.assert_array_equal(np.asarray(joined), np.asarray(expected))
 

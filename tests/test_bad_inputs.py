@@ -20,8 +20,8 @@ from lazychunks import (
     EmptyRowError,
     EmptySequenceError,
     IdentityConverter,
-    LazyChunksError,
     LazyChunkSequence,
+    LazyChunksError,
     NestedLazyChunkSequence,
     SourceExhaustedError,
     SourceTypeError,
@@ -60,7 +60,7 @@ def masked(*shape: int) -> np.ndarray[Any, Any]:
     return values.astype(np.float32)
 
 
-def blocks(*given: object) -> Callable[[], Iterator[object]]:
+def blocks(*given: Any) -> Callable[[], Iterator[Any]]:
     return lambda: iter(given)
 
 
@@ -438,7 +438,7 @@ def test_a_failing_converter_leaves_nothing(place: Place) -> None:
             return f4(2, 3)
 
     sequence = LazyChunkSequence.from_map(int, range(4))
-    with pytest.raises(WriteAbortedError, match="2 of 4 blocks.*converted") as caught:
+    with pytest.raises(WriteAbortedError, match=r"2 of 4 blocks.*converted") as caught:
         sequence.to_zarr(place.destination, Failing(), chunks="blocks")
     assert isinstance(caught.value.__cause__, ProducerError)
     assert place.content() == {}

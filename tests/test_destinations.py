@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from zarr.core.buffer import Buffer
+from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from lazychunks import (
@@ -19,7 +20,17 @@ from lazychunks import (
     LazyChunksError,
     NestedLazyChunkSequence,
 )
-from tests.places import OLD, LocalPlace, MemoryPlace, Place, tree
+from tests.places import (
+    OLD,
+    LocalPlace,
+    MemoryPlace,
+    Place,
+    opened,
+    put_array,
+    put_group,
+    tree,
+    values_at,
+)
 from tests.strategies import Array
 
 CONVERTER = IdentityConverter()
@@ -32,8 +43,7 @@ NESTED = NestedLazyChunkSequence.from_product(
 
 
 def _never() -> Iterator[Any]:
-    pytest.fail("a block was asked for")
-    yield
+    yield pytest.fail("a block was asked for")
 
 
 NEVER: list[LazyChunkSequence[Array] | NestedLazyChunkSequence[Array]] = [
@@ -72,7 +82,9 @@ def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
     replaced = place.content()
     fresh = MemoryPlace({})
     sequence.to_zarr(fresh.destination, CONVERTER)
-    keys = {key.removeprefix("array.zarr/") for key, what in replaced.items() if what != "directory"}
+    keys = {
+        key.removeprefix("array.zarr/") for key, what in replaced.items() if what != "directory"
+    }
     assert keys == set(fresh.content()), "nothing of the old array is left, and nothing beside it"
 
 
@@ -87,7 +99,7 @@ def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
     store: Any = (
         place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)
     )
-    zarr.create_array(store=store, data=OLD, zarr_format=2)
+    put_array(store, OLD, zarr_format=2)
     with pytest.raises(DestinationExistsError):
         NEVER[0].to_zarr(place.destination, CONVERTER)
     FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
@@ -100,7 +112,7 @@ def test_a_source_may_read_from_the_local_array_that_it_replaces(tmp_path: Path,
     place.put_old()
 
     def doubled(*start: int) -> Array:
-        old = zarr.open_array(store=place.destination, mode="r")
+        old = opened(place.destination)
         return 2 * np.asarray(old[tuple(slice(s, s + 1) for s in start)])
 
     sequence: Any = (
@@ -128,7 +140,7 @@ def test_readers_see_the_old_array_until_the_new_one_is_complete(tmp_path: Path)
 def test_readers_of_a_new_array_see_nothing_until_it_is_complete(place: Place) -> None:
     def watched() -> Iterator[Array]:
         for row in WHOLE:
-            with pytest.raises((FileNotFoundError, zarr.errors.ArrayNotFoundError)):
+            with pytest.raises((FileNotFoundError, ArrayNotFoundError)):
                 place.read()
             yield row[None]
 
@@ -144,12 +156,11 @@ def a_file(path: Path) -> None:
 
 
 def a_group(path: Path) -> None:
-    group = zarr.create_group(store=str(path))
-    group.create_array("inner", data=OLD)
+    put_group(path)
 
 
 def an_old_group(path: Path) -> None:
-    zarr.create_group(store=str(path), zarr_format=2).create_array("inner", data=OLD)
+    put_group(path, zarr_format=2)
 
 
 def a_directory_of_files(path: Path) -> None:
@@ -163,13 +174,13 @@ def a_directory_of_a_hidden_file(path: Path) -> None:
 
 
 def an_array_beside_a_file(path: Path) -> None:
-    zarr.create_array(store=str(path), data=OLD)
+    put_array(path, OLD)
     (path / "notes.txt").write_text("precious")
 
 
 def a_link_to_an_array(path: Path) -> None:
     target = path.with_name("target.zarr")
-    zarr.create_array(store=str(target), data=OLD)
+    put_array(target, OLD)
     path.symlink_to(target)
 
 
@@ -225,7 +236,7 @@ def test_what_is_no_array_is_refused_before_block_0_and_stays(
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_group_in_a_store_is_refused_before_block_0_and_stays(overwrite: bool) -> None:
     place = MemoryPlace({})
-    zarr.create_group(store=MemoryStore(place.destination)).create_array("inner", data=OLD)
+    put_group(MemoryStore(place.destination))
     before = place.content()
     for sequence in NEVER:
         with pytest.raises(DestinationExistsError, match="group"):
@@ -253,14 +264,16 @@ def test_neighbours_stay(tmp_path: Path) -> None:
 
 def test_siblings_in_a_group_stay() -> None:
     store = MemoryStore()
-    group = zarr.create_group(store=store)
-    group.create_array("a", data=OLD)
-    group.create_array("ab", data=OLD)
+    put_group(store)
+    for name in ("a", "ab"):
+        put_array(store, OLD, path=name)
     for _ in range(2):
         FLAT.to_zarr(StorePath(store, "a"), CONVERTER, overwrite=True)
-    np.testing.assert_array_equal(np.asarray(zarr.open_array(store=store, path="a")[...]), WHOLE)
-    np.testing.assert_array_equal(np.asarray(zarr.open_array(store=store, path="ab")[...]), OLD)
-    assert isinstance(zarr.open_group(store=store, mode="r"), zarr.Group)
+    np.testing.assert_array_equal(values_at(store, "a"), WHOLE)
+    for name in ("ab", "inner"):
+        np.testing.assert_array_equal(values_at(store, name), OLD)
+    with pytest.raises(DestinationExistsError, match="group"):
+        NEVER[0].to_zarr(store, CONVERTER, overwrite=True)
 
 
 # What cannot be written.
@@ -280,11 +293,15 @@ def test_a_read_only_store_is_refused_before_block_0(tmp_path: Path, overwrite: 
     assert tree(tmp_path) == {}
 
 
+def no_access(*_: object) -> bool:
+    return False
+
+
 def test_a_directory_that_cannot_be_written_is_refused_before_block_0(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Permissions do not bind the superuser, who may run this; so the question is what is faked.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", no_access)
     for sequence in NEVER:
         with pytest.raises(DestinationReadOnlyError, match="not writable"):
             sequence.to_zarr(tmp_path / "array.zarr", CONVERTER)
@@ -315,15 +332,14 @@ def test_paths_urls_stores_and_dicts_are_destinations(tmp_path: Path) -> None:
     names = {"text", "path", "url", "white space", "store", "place"}
     assert {path.name for path in tmp_path.iterdir()} == names
     for name in names - {"place"}:
-        opened = zarr.open_array(store=str(tmp_path / name), mode="r")
-        np.testing.assert_array_equal(np.asarray(opened[...]), WHOLE)
+        np.testing.assert_array_equal(values_at(tmp_path / name), WHOLE)
     with pytest.raises(DestinationExistsError):
         FLAT.to_zarr(memory, CONVERTER)  # something is at a place within it
 
 
 def test_parents_are_made(tmp_path: Path) -> None:
     FLAT.to_zarr(tmp_path / "a" / "b" / "array.zarr", CONVERTER)
-    assert zarr.open_array(store=str(tmp_path / "a" / "b" / "array.zarr")).shape == WHOLE.shape
+    np.testing.assert_array_equal(values_at(tmp_path / "a" / "b" / "array.zarr"), WHOLE)
 
 
 def test_parents_that_were_made_go_when_nothing_is_stored(tmp_path: Path) -> None:
@@ -389,9 +405,8 @@ def test_a_url_of_fsspec_is_a_destination() -> None:
 
 
 def _clear_memory_filesystem() -> None:
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    MemoryFileSystem.store.clear()
+    memory: Any = import_module("fsspec.implementations.memory")
+    memory.MemoryFileSystem.store.clear()
 
 
 # A run that is stopped.

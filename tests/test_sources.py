@@ -42,9 +42,9 @@ class Calls:
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    def __call__(self, *args: Any) -> Any:
-        self.seen.append(args if len(args) > 1 else args[0])
-        return args
+    def __call__(self, first: Any, *more: Any) -> Any:
+        self.seen.append((first, *more) if more else first)
+        return first, *more
 
 
 def one_shots(items: Iterable[Any]) -> list[Any]:
@@ -74,7 +74,7 @@ def test_what_can_be_iterated_afresh_is_opened_again_and_again(items: list[int])
 def test_an_iterator_that_has_run_is_refused(number: int) -> None:
     iterator = one_shots([1, 2])[number]
     assert len(list(opened(lambda: iterator))) == 2
-    with pytest.raises(SourceExhaustedError, match="again and again|already run"):
+    with pytest.raises(SourceExhaustedError, match=r"again and again|already run"):
         list(opened(lambda: iterator))
 
 
@@ -123,8 +123,9 @@ def test_rows_that_are_kept_and_have_run_are_refused(number: int) -> None:
 
 
 def test_rows_that_an_iterator_makes_may_be_empty() -> None:
-    assert [list(row) for row in opened_rows(lambda: (iter(()) for _ in range(2)))] == [[], []]
-    assert [list(row) for row in opened_rows(lambda: [[], ()])] == [[], []]
+    none: list[int] = []
+    assert [list(row) for row in opened_rows(lambda: (iter(none) for _ in range(2)))] == [[], []]
+    assert [list(row) for row in opened_rows(lambda: [none, none])] == [[], []]
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -193,10 +194,10 @@ def test_map_keeps_a_map_backed_factory_map_backed(items: list[int]) -> None:
 @given(numbers)
 def test_map_of_any_other_factory_applies_the_function(items: list[int]) -> None:
     flat = mapped(lambda: items, str)
-    assert isinstance(flat, MappedBlocks)
+    assert type(flat) is MappedBlocks
     assert list(flat()) == list(map(str, items))
     nested = mapped_rows(lambda: [items, items], str)
-    assert isinstance(nested, MappedRows)
+    assert type(nested) is MappedRows
     assert [list(row) for row in nested()] == [list(map(str, items))] * 2
 
 

@@ -22,7 +22,17 @@ from lazychunks import (
     WriteAbortedError,
 )
 from lazychunks.shapes import Shape
-from tests.strategies import Array, any_bits, bits, dtypes, hints, layouts, partitions, seeds, shapes
+from tests.strategies import (
+    Array,
+    any_bits,
+    bits,
+    dtypes,
+    hints,
+    layouts,
+    partitions,
+    seeds,
+    shapes,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -230,7 +240,11 @@ def test_tensors_with_gradients_are_stored() -> None:
 
 def test_a_producer_may_reuse_its_output_tensor() -> None:
     output = torch.empty(2, 3)
-    sequence = LazyChunkSequence.from_map(lambda number: output.fill_(number), range(20))
+
+    def block(number: int) -> Tensor:
+        return output.fill_(number)
+
+    sequence = LazyChunkSequence.from_map(block, range(20))
     stored = sequence.to_zarr({}, CONVERTER, return_stored=True, chunks=3)
     assert np.asarray(stored[:, 0]).tolist() == np.repeat(range(20), 2).tolist()
 
@@ -299,9 +313,8 @@ def test_the_graph_is_kept(hint: int | None) -> None:
     x = torch.arange(3.0, requires_grad=True)
     joined = LazyChunkSequence(lambda: (n * x for n in range(3)), hint).compute(CAT)
     assert joined.requires_grad
-    joined.sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [3, 3, 3]
+    (gradient,) = torch.autograd.grad(joined.sum(), x)
+    assert gradient.tolist() == [3, 3, 3]
     nested = NestedLazyChunkSequence(lambda: [[x[None], 2 * x[None]]] * 2, 2).compute(NESTED_CAT)
     (gradient,) = torch.autograd.grad(nested.sum(), x)
     assert gradient.tolist() == [6, 6, 6]
@@ -312,9 +325,9 @@ def test_the_graph_is_kept_if_any_block_has_one(number: int) -> None:
     x = torch.ones(2, requires_grad=True)
     blocks = [torch.zeros(2), torch.zeros(2), torch.zeros(2)]
     blocks[number] = 5 * x
-    LazyChunkSequence(lambda: blocks, 3).compute(CAT).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [5, 5]
+    joined = LazyChunkSequence(lambda: blocks, 3).compute(CAT)
+    (gradient,) = torch.autograd.grad(joined.sum(), x)
+    assert gradient.tolist() == [5, 5]
 
 
 def test_without_gradients_nothing_is_recorded() -> None:
@@ -373,13 +386,12 @@ def test_a_hint_far_too_large_only_warns(hint: int) -> None:
 
 
 def test_without_blocks_there_is_no_dtype() -> None:
-    for aggregated in (
-        lambda: LazyChunkSequence[Tensor](list).compute(CAT),
-        lambda: NestedLazyChunkSequence[Tensor](list).compute(NESTED_CAT),
-        lambda: NestedLazyChunkSequence[Tensor](lambda: [[]]).compute(NESTED_CAT),
-    ):
-        with pytest.raises(EmptySequenceError):
-            aggregated()
+    with pytest.raises(EmptySequenceError):
+        LazyChunkSequence[Tensor](list).compute(CAT)
+    with pytest.raises(EmptySequenceError):
+        NestedLazyChunkSequence[Tensor](list).compute(NESTED_CAT)
+    with pytest.raises(EmptySequenceError):
+        NestedLazyChunkSequence[Tensor](lambda: [[]]).compute(NESTED_CAT)
 
 
 def test_converter_and_aggregators_are_values() -> None:

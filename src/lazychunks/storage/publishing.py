@@ -244,9 +244,9 @@ class DirectorySwap:
             shutil.rmtree(self._staging, ignore_errors=True)
 
     def _step_in(self) -> None:
-        """Replace in two steps, the first of which is taken back if the second fails."""
-        os.rename(self._target, self._old)
+        """Replace in two steps, the first of which is taken back if the second is not made."""
         try:
+            os.rename(self._target, self._old)
             os.rename(self._staging, self._target)
         except BaseException:
             with contextlib.suppress(OSError):

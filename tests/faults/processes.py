@@ -1,0 +1,48 @@
+"""Processes that a test may kill: they start in milliseconds, from a server that has imported all.
+
+The server starts no thread, so forking it is safe.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
+
+__all__ = ["CONTEXT", "died_by_sigkill", "die", "running", "starting"]
+
+
+def starting() -> ForkServerContext:
+    """Return the context in which such processes start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.jobs", "lazychunks.storage"])
+    return context
+
+
+CONTEXT = starting()
+
+
+@contextmanager
+def running(target: Callable[..., object], *args: Any) -> Iterator[ForkServerProcess]:
+    """Run a function in a process of its own, which is gone afterwards."""
+    process = CONTEXT.Process(target=target, args=args)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
+def die(*_: object) -> None:
+    """Be killed, here and now."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def died_by_sigkill(process: ForkServerProcess) -> bool:
+    """Wait for its end, and tell whether it was killed."""
+    process.join()
+    return process.exitcode == -signal.SIGKILL

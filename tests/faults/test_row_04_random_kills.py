@@ -1,0 +1,165 @@
+"""Row 4: SIGKILL at random moments of writing and of resuming.
+
+After each kill the destination is the old array or the new one, and nothing that was done is lost.
+"""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.faults.jobs import Job, seen_at
+from tests.faults.processes import CONTEXT, running
+from tests.faults.seed_writer import seed_flat
+
+KILLS = 20
+
+LONG = Job("flat", (2,) * 600, tail=5)
+GRID = Job("nested", (2,) * 20, (3,) * 30)
+UNEVEN = Job("ragged", (2, 2, *(1, 3, 2) * 200), tail=5)
+
+
+@dataclass(frozen=True)
+class Note:
+    """Appends the number of each block that is computed to a file: it survives whatever comes."""
+
+    path: Path
+
+    def __call__(self, *start: int) -> None:
+        """Note one block; an append of one short line is never torn."""
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, f"{start}\n".encode())
+        os.close(handle)
+
+    def count(self) -> Counter[str]:
+        """How often each block was computed."""
+        return Counter(self.path.read_text().splitlines() if self.path.exists() else [])
+
+
+def overwrite(ready: Any, job: Job, path: str) -> None:
+    """Replace what is there."""
+    ready.set()
+    job.store(path, overwrite=True)
+
+
+def overwrite_in_place(ready: Any, job: Job, path: str) -> None:
+    """Replace what is there as the negative control does."""
+    ready.set()
+    seed_flat(job.sequence(), path, overwrite=True)
+
+
+def resume(ready: Any, job: Job, path: str, note: Note, blocks: int) -> None:
+    """Go on with what is there, and tell when so many blocks have been computed."""
+    left = blocks
+
+    def watch(*start: int) -> None:
+        nonlocal left
+        note(*start)
+        if left == 0:
+            ready.set()
+        left -= 1
+
+    job.store(path, watch, resume=True, run_id="run")
+    ready.set()
+
+
+def killed_after(seconds: float, target: Callable[..., None], *args: Any) -> bool:
+    """Run it, kill it that long after it says so, and tell whether that came too late."""
+    ready = CONTEXT.Event()
+    with running(target, ready, *args) as process:
+        assert ready.wait(60)
+        process.join(seconds)  # not to wait for anything: to kill at any moment
+        return process.exitcode == 0
+
+
+def duration(job: Job, directory: Path) -> float:
+    """Seconds that a whole write takes in such a process, from its beginning to its end."""
+    import time
+
+    ready = CONTEXT.Event()
+    with running(overwrite, ready, job, str(directory / "timed.zarr")) as process:
+        assert ready.wait(60)
+        start = time.perf_counter()
+        process.join()
+        assert process.exitcode == 0
+        return time.perf_counter() - start
+
+
+@pytest.mark.slow
+def test_an_overwrite_that_is_killed_leaves_the_old_or_the_new_array(tmp_path: Path) -> None:
+    path = str(tmp_path / "place" / "array.zarr")
+    jobs = [Job("flat", (2,) * 100, tail=5, seed=seed) for seed in range(KILLS + 1)]
+    limit = 1.5 * duration(jobs[0], tmp_path)
+    jobs[0].store(path)
+    there = jobs[0].whole
+    kills = replaced = 0
+    generator = random.Random(4)  # noqa: S311  # any moment will do
+    for job in jobs[1:]:
+        kills += not killed_after(generator.uniform(0, limit), overwrite, job, path)
+        seen = seen_at(path)
+        assert seen is not None
+        if not np.array_equal(seen, there):
+            assert np.array_equal(seen, job.whole)
+            there = job.whole
+            replaced += 1
+    assert kills
+    jobs[0].store(path, overwrite=True)
+    assert os.listdir(tmp_path / "place") == ["array.zarr"], "the next run cleans up"
+
+
+@pytest.mark.slow
+def test_this_finds_a_writer_that_overwrites_in_place(tmp_path: Path) -> None:
+    """The negative control."""
+    path = str(tmp_path / "array.zarr")
+    job = Job("flat", (2,) * 100, tail=5)
+    limit = duration(job, tmp_path)
+    old = Job("flat", (2,) * 100, tail=5, seed=2)
+    generator = random.Random(4)  # noqa: S311
+    for _ in range(KILLS):
+        old.store(path, overwrite=True)
+        killed_after(generator.uniform(0, limit), overwrite_in_place, job, path)
+        seen = seen_at(path)
+        if seen is None or not any(np.array_equal(seen, a.whole) for a in (old, job)):
+            return
+    pytest.fail("not found")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [LONG, GRID, UNEVEN], ids=lambda job: job.name)
+def test_a_run_that_is_killed_again_and_again_loses_nothing(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "place" / "array.zarr"
+    staging = path.with_name(".array.zarr.partial")
+    note = Note(tmp_path / "computed")
+    generator = random.Random(4)  # noqa: S311
+    kills = done = 0
+    while not killed_after(
+        generator.uniform(0, 0.02),
+        resume,
+        job,
+        str(path),
+        note,
+        generator.randrange(1, 2 * job.count // KILLS),
+    ):
+        kills += 1
+        assert seen_at(str(path)) is None or np.array_equal(seen_at(str(path)), job.whole)
+        place = path if path.exists() else staging
+        chunks = sum(1 for file in place.rglob("c/**/*") if file.name.isdecimal())
+        assert chunks >= done, "what is done stays done"
+        done = chunks
+        assert kills < 10 * KILLS, "it gets nowhere"
+    assert kills >= KILLS // 2
+    assert np.array_equal(seen_at(str(path)), job.whole)
+    assert os.listdir(path.parent) == ["array.zarr"]
+    computed = note.count()
+    assert len(computed) == job.count
+    # At each start: the one that is compared, and those in flight or in a buffer at the kill.
+    again = computed.total() - job.count
+    print(f"{job.name}: {kills} kills, {again} of {job.count} blocks computed again")  # noqa: T201
+    each = 36 if job is UNEVEN else 5  # sizes are noted for 32 blocks at a time
+    assert again <= each * (kills + 1)
