@@ -258,7 +258,8 @@ def test_opening_a_stored_array_makes_zarr_know_the_type(bfloat16: np.dtype[Any]
     del data_type_registry.contents[NAME]
     with pytest.raises(ValueError, match="bfloat16"):
         opened(store)
-    np.testing.assert_array_equal(bits(arrays.open_array(MemoryStore(store), "")[:]), BITS)
+    (block,) = LazyChunkSequence.from_zarr(store, IdentityConverter())
+    np.testing.assert_array_equal(bits(block), BITS)
     assert opened(store).dtype == bfloat16
 
 
@@ -279,7 +280,7 @@ def test_other_errors_of_opening_stay_what_they_are() -> None:
     document = json.loads(arrays.read_key(store, "zarr.json") or b"")
     arrays.write_key(store, "zarr.json", json.dumps({**document, "data_type": "f99"}).encode())
     with pytest.raises(ValueError, match="f99"):
-        arrays.open_array(store, "")
+        LazyChunkSequence.from_zarr(store, IdentityConverter())
 
 
 @needs_ml_dtypes
@@ -354,7 +355,7 @@ class TestWithoutTheExtra:
         document = json.loads(arrays.read_key(store, "zarr.json") or b"")
         arrays.write_key(store, "zarr.json", json.dumps({**document, "data_type": NAME}).encode())
         with pytest.raises(ImportError, match=r"lazychunks\[bfloat16\]"):
-            arrays.open_array(store, "")
+            LazyChunkSequence.from_zarr(store, IdentityConverter())
 
     def test_storing_names_the_extra_and_leaves_nothing(
         self, bfloat16: np.dtype[Any], tmp_path: Path

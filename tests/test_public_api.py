@@ -155,9 +155,16 @@ EXAMPLES: list[Exception] = [
     lazychunks.EmptySequenceError("no"),
     lazychunks.EmptyRowError("no", row=4),
     lazychunks.SourceExhaustedError("no"),
+    lazychunks.DestinationBusyError("no", path="a.zarr"),
+    lazychunks.DestinationError("no", path="a.zarr"),
     lazychunks.DestinationExistsError("no", path="a.zarr"),
     lazychunks.DestinationReadOnlyError("no", path="a.zarr"),
     lazychunks.LengthHintWarning("no"),
+    lazychunks.NotResumableError("no"),
+    lazychunks.ResumeMismatchError("no", field="run_id", expected="a", got="b"),
+    lazychunks.SourceTypeError("no"),
+    lazychunks.UntrustedArrayError("no"),
+    lazychunks.WriteAbortedError("no", done=3, total=5, resumable=True),
 ]
 
 

@@ -306,7 +306,7 @@ def nest(
     return _NestedCalls(inner, outer)
 
 
-def is_nested(blocks: object) -> bool:
+def _is_nested(blocks: object) -> bool:
     """Whether something that a fold is called with is a nested sequence."""
     return isinstance(blocks, NestedLazyChunkSequence)
 
@@ -381,7 +381,7 @@ class _Tee(Fold[Any, Any], NestedFold[Any, Any]):
         )
 
     def __call__(self, blocks: Iterable[Any], /) -> Any:
-        if all(isinstance(f, Fold) for f in self.folds) and not is_nested(blocks):
+        if all(isinstance(f, Fold) for f in self.folds) and not _is_nested(blocks):
             return _run(self, blocks)
         return _run_rows(self, blocks)
 

@@ -51,6 +51,9 @@ class LocalPath:
         path = self.path
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
+        for parent in path.absolute().parents:
+            if (parent / ".zarray").is_file() or _is_array(_content(parent / "zarr.json")):
+                raise _refused(self, f"inside the array at {parent}, which")
         if not path.exists():
             ancestor = next(parent for parent in path.absolute().parents if parent.exists())
             _check_directory(ancestor, self)
@@ -85,10 +88,16 @@ class InStore:
             raise DestinationReadOnlyError(
                 f"{self} is read-only; open the store for writing", path=str(self)
             )
+        # Reading opens the store, where it is not open yet; listing does not always.
+        document = read_key(self.store, self.key("zarr.json"))
+        parts = self.path.split("/")
+        for parent in (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))):
+            above = read_key(self.store, parent.key("zarr.json")) if self.path else None
+            if _is_array(above) or (self.path and read_key(self.store, parent.key(".zarray"))):
+                raise _refused(self, f"inside the array at {parent}, which")
         names = sorted(set(self._members()))
         if not names:
             return "nothing"
-        document = read_key(self.store, self.key("zarr.json"))
         if document is not None:
             kind = _node_type(document)
         elif "zarr.json.partial" in names and ".zarray" not in names:
@@ -161,6 +170,14 @@ def _in_store(store: Store, path: str) -> LocalPath | InStore:
     if type(store) is LocalStore and not store.read_only:
         return LocalPath(store.root / path)
     return InStore(store, path)
+
+
+def _content(file: Path) -> bytes | None:
+    return file.read_bytes() if file.is_file() else None
+
+
+def _is_array(document: bytes | None) -> bool:
+    return document is not None and _node_type(document) == "array"
 
 
 def _node_type(document: bytes) -> str | None:

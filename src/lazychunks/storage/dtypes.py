@@ -84,6 +84,13 @@ def checked_block(
             expected="numpy.ndarray",
             got=type(array),
         )
+    if cast and not _is_castable(array.dtype):
+        raise BlockDTypeError(
+            f"block {block} has dtype {array.dtype}, which is no number to cast; convert it first",
+            block=block,
+            expected="bool, int, uint, float or complex",
+            got=array.dtype,
+        )
     if cast:
         return array
     if dtype is None:
@@ -97,6 +104,11 @@ def checked_block(
             got=array.dtype,
         )
     return array
+
+
+def _is_castable(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a dtype of numbers, NumPy's or another package's (those have kind V)."""
+    return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
 
 
 def _is_array(x: object) -> TypeGuard[NDArray[Any]]:

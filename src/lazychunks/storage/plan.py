@@ -128,17 +128,15 @@ def _auto_shape(
     need a band of them, so it comes last, and only where the rows are known to be that short.
     """
     shape = [max(extent, 1) for extent in first]
+    merging = True
     for axis in (*reversed(range(block_axes)), *range(block_axes, len(shape))):
         size = math.prod(shape) * itemsize
         each = size // shape[axis]
         extent = fit_extent(shape[axis], each, MERGE_BELOW, SPLIT_ABOVE)
         if extent < shape[axis]:
             shape[axis] = extent
-        elif axis < block_axes:
+        elif axis < block_axes and merging:
             count = counts[axis] if axis < len(counts) else None
-            if count is not None:
-                extent = min(extent, max(count, 1) * shape[axis])
-            shape[axis] = extent
-            if count is None and axis > 0:
-                break
+            shape[axis] = extent if count is None else min(extent, max(count, 1) * shape[axis])
+            merging = count is not None  # beyond a row only if that is known to be short
     return tuple(shape)
