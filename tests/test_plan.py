@@ -72,6 +72,9 @@ def test_auto_merges_below_and_splits_above_the_bounds(
         ((8, 8), 2, (40, 10), (320, 80)),
         ((8, 8), 2, (None, 10), (3272, 80)),
         ((512, 1024), 2, (12, 12), (512, 1024)),
+        # Huge blocks are split along whatever axis has several elements.
+        ((1000, 1, 40000), 2, (None, None), (500, 1, 40000)),
+        ((1, 1, 2**14, 2**12), 2, (None, None), (1, 1, 2**13, 2**12)),
         # Blocks without elements are counted as if they had one.
         ((0, 64), 1, (None,), (4096, 64)),
         ((16, 0), 1, (None,), (262144, 1)),

@@ -144,7 +144,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(job: Job, tmp_path: 
         job,
         str(path),
         note,
-        generator.randrange(1, 2 * job.count // KILLS),
+        generator.randrange(1, 3 * job.count // (2 * KILLS)),
     ):
         kills += 1
         assert seen_at(str(path)) is None or np.array_equal(seen_at(str(path)), job.whole)

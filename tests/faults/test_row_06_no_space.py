@@ -1,0 +1,139 @@
+"""Row 6: no space, a file too large, an I/O error: it says where, and goes on when space returns."""
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
+from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.processes import CONTEXT, running
+from tests.faults.stores import BudgetStore
+
+resource = pytest.importorskip("resource", reason="limits are those of POSIX")
+
+LARGE = 5
+"""Number of the first block that does not compress to nothing."""
+
+
+def _block(number: int) -> np.ndarray[Any, Any]:
+    if number < LARGE:
+        return np.zeros((64, 64))
+    return np.random.default_rng(number).random((64, 64))
+
+
+GROWING = LazyChunkSequence.from_map(_block, range(8))
+
+
+def store_growing(path: str, **options: Any) -> None:
+    """Store blocks that become large."""
+    GROWING.to_zarr(path, IdentityConverter(), chunks="blocks", **options)
+
+
+def store_within(limit: int, answer: Any, path: str, **options: Any) -> None:
+    """Store with a limit to the size of a file, and send what happens."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        store_growing(path, overwrite=True, max_in_flight=1, **options)
+    except WriteAbortedError as error:
+        cause = error.__cause__
+        assert isinstance(cause, OSError)
+        answer.send((str(error), error.done, error.total, error.resumable, cause.errno))
+    else:
+        answer.send(None)
+
+
+@pytest.mark.parametrize("options", [{}, {"run_id": "run"}], ids=["nameless", "named"])
+def test_a_file_too_large(tmp_path: Path, options: dict[str, str]) -> None:
+    path = str(tmp_path / "array.zarr")
+    old = old_array(path)
+    receiver, answer = CONTEXT.Pipe(duplex=False)
+    with running(_store_within, 16_000, answer, path, options) as process:
+        message, done, total, resumable, number = receiver.recv()
+        process.join()
+        assert process.exitcode == 0
+    assert number == errno.EFBIG
+    assert total == GROWING.len_generator
+    assert LARGE < done <= LARGE + 3, "the block that failed, and those computed meanwhile"
+    assert f"after {done} of 8 blocks" in message
+    assert resumable is bool(options)
+    assert ("run_id='run' goes on" in message) is resumable
+    assert np.array_equal(seen_at(path), old)
+    assert os.listdir(tmp_path) == ["array.zarr", *[".array.zarr.partial"] * resumable] or (
+        resumable and set(os.listdir(tmp_path)) == {"array.zarr", ".array.zarr.partial"}
+    )
+    store_growing(path, overwrite=True, resume=resumable, **options)
+    assert np.array_equal(seen_at(path), np.concatenate(GROWING.compute()))
+
+
+def _store_within(limit: int, answer: Any, path: str, options: dict[str, Any]) -> None:
+    store_within(limit, answer, path, **options)
+
+
+@pytest.mark.parametrize("job", [FLAT, NESTED], ids=lambda job: job.name)
+def test_no_space_left_at_any_moment(job: Job) -> None:
+    full = BudgetStore(MemoryStore(), math.inf)
+    written: list[int] = []
+    job.store(_counting(full, written), run_id="run", max_in_flight=1)
+    for budget in range(0, sum(written), 97):
+        content: dict[str, Buffer] = {}
+        old_array(MemoryStore(content))
+        store = BudgetStore(MemoryStore(content), budget)
+        with pytest.raises((WriteAbortedError, OSError)) as caught:
+            job.store(store, overwrite=True, run_id="run", max_in_flight=1)
+        cause = caught.value if isinstance(caught.value, OSError) else caught.value.__cause__
+        assert isinstance(cause, OSError)
+        assert cause.errno == errno.ENOSPC
+        store.budget = math.inf
+        computed: list[tuple[int, ...]] = []
+        job.store(
+            store, lambda *at: computed.append(at), overwrite=True, resume=True, run_id="run"
+        )
+        assert np.array_equal(seen_at(content), job.whole)
+        assert len(computed) <= job.count
+
+
+class _Counting(BudgetStore):
+    written: list[int]
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self.written.append(len(value))
+        await super().set(key, value)
+
+
+def _counting(store: BudgetStore, written: list[int]) -> _Counting:
+    counting = _Counting(store, math.inf)
+    counting.written = written
+    return counting
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EDQUOT, errno.EROFS])
+def test_an_error_of_the_device_is_the_cause(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "array.zarr")
+    old = old_array(path)
+    from zarr.storage import LocalStore
+
+    store: Callable[..., Any] = LocalStore.set
+
+    async def failing(self: LocalStore, key: str, value: Buffer) -> None:
+        if key == "c/2/0":
+            raise OSError(number, os.strerror(number))
+        await store(self, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "set", failing)
+        with pytest.raises(WriteAbortedError, match="of 5 blocks") as caught:
+            FLAT.store(path, overwrite=True)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == number
+    assert os.listdir(tmp_path) == ["array.zarr"]
+    assert np.array_equal(seen_at(path), old)

@@ -1,0 +1,141 @@
+"""Row 8: two writers at one destination: one wins, the other is told at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from zarr.storage import MemoryStore
+
+from lazychunks import DestinationBusyError
+from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
+from tests.faults.seed_writer import seed_flat
+
+FINER = Job("finer", (1,) * 18, seed=9)
+"""Blocks of another size, and other values, for an array of the same shape as FLAT's."""
+
+
+def store_and_wait(stage: int, ready: Any, go: Any, job: Job, path: str) -> None:
+    """Store a job; at block ``stage``, tell that it is there, and wait."""
+    computed = 0
+
+    def watch(*_: int) -> None:
+        nonlocal computed
+        computed += 1
+        if computed == stage + 1:
+            ready.set()
+            assert go.wait(60)
+
+    job.store(path, watch, overwrite=True)
+
+
+def store_and_die(job: Job, path: str) -> None:
+    """Store a job, and be killed at its third block."""
+    left = 2
+
+    def watch(*_: int) -> None:
+        nonlocal left
+        if left == 0:
+            die()
+        left -= 1
+
+    job.store(path, watch, overwrite=True)
+
+
+def store_told(answer: Any, job: Job, path: str) -> None:
+    """Store a job, and send the error if there is one."""
+    computed: list[int] = []
+    try:
+        job.store(path, lambda *at: computed.append(at[0]), overwrite=True)
+    except DestinationBusyError as error:
+        answer.send((error, len(computed)))
+    else:
+        answer.send((None, len(computed)))
+
+
+@contextmanager
+def a_writer_at(stage: int, job: Job, path: str) -> Iterator[Any]:
+    """Let a writer in another process stand at a block, until the event given is set."""
+    ready, go = CONTEXT.Event(), CONTEXT.Event()
+    with running(store_and_wait, stage, ready, go, job, path) as process:
+        assert ready.wait(60)
+        yield go
+        go.set()
+        process.join()
+        assert process.exitcode == 0, "the first one wins"
+
+
+@pytest.mark.parametrize("stage", range(3))
+@pytest.mark.parametrize("second", [FLAT, FINER, NESTED], ids=["same", "finer", "nested"])
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_the_second_process_is_told_at_once(
+    before: str, second: Job, stage: int, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "array.zarr")
+    old = old_array(path) if before == "old" else None
+    receiver, answer = CONTEXT.Pipe(duplex=False)
+    with a_writer_at(stage, FLAT, path), running(store_told, answer, second, path):
+        error, computed = receiver.recv()
+        assert isinstance(error, DestinationBusyError)
+        assert error.path == path
+        assert path in str(error)
+        assert computed == 0, "before any block is computed"
+        seen = seen_at(path)
+        assert (seen is None) if old is None else np.array_equal(seen, old)
+    assert np.array_equal(seen_at(path), FLAT.whole)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
+    second.store(path, overwrite=True)
+    assert np.array_equal(seen_at(path), second.whole)
+
+
+def test_the_lock_of_a_dead_writer_does_not_block(tmp_path: Path) -> None:
+    path = str(tmp_path / "array.zarr")
+    with running(store_and_die, FLAT, path) as process:
+        assert died_by_sigkill(process)
+    assert (tmp_path / ".array.zarr.lock").exists()
+    FINER.store(path, overwrite=True)
+    assert np.array_equal(seen_at(path), FINER.whole)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("kind", ["path", "store"])
+def test_a_writer_within_another_one_is_told(kind: str, tmp_path: Path) -> None:
+    """In one process, so that the lock cannot count on the death of its holder."""
+    destination: Any = str(tmp_path / "array.zarr") if kind == "path" else MemoryStore()
+    with pytest.raises(DestinationBusyError):
+        FLAT.store(destination, partial(_store_too, destination), run_id="run")
+    FLAT.store(destination, overwrite=True)
+    assert np.array_equal(seen_at(destination), FLAT.whole)
+
+
+def _store_too(destination: Any, *_: int) -> None:
+    FINER.store(destination, overwrite=True)
+
+
+def test_different_destinations_are_free(tmp_path: Path) -> None:
+    with a_writer_at(2, FLAT, str(tmp_path / "one.zarr")):
+        FINER.store(tmp_path / "other.zarr")
+    assert np.array_equal(seen_at(str(tmp_path / "one.zarr")), FLAT.whole)
+    assert np.array_equal(seen_at(str(tmp_path / "other.zarr")), FINER.whole)
+
+
+def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
+    """The negative control: both succeed, and what is there is of both."""
+    path = str(tmp_path / "array.zarr")
+    computed = 0
+
+    def watch(*_: int) -> None:
+        nonlocal computed
+        computed += 1
+        if computed == 3:
+            seed_flat(FINER.sequence(), path, overwrite=True)
+
+    seed_flat(FLAT.sequence(watch), path, overwrite=True)
+    seen = seen_at(path)
+    assert seen is not None
+    assert not np.array_equal(seen, FLAT.whole)
+    assert not np.array_equal(seen, FINER.whole)
