@@ -42,6 +42,7 @@ class SlowStore(WrapperStore[Store]):
     ) -> None:
         super().__init__(store)
         self.log: list[str] = []
+        self.entered = threading.Event()
         self._slow = slow
         self._begins = begins
         self._in_flight = 0
@@ -74,6 +75,7 @@ class SlowStore(WrapperStore[Store]):
         self.log.append(f"begin {what}")
         try:
             if self._slow(key):
+                self.entered.set()
                 begins, self._begins = self._begins, lambda: None
                 begins()
                 await asyncio.to_thread(self._released.wait)
@@ -91,13 +93,14 @@ def interrupt() -> None:
 
 
 def interrupted_while_computing(job: Job, store: SlowStore, **options: Any) -> list[str]:
-    """Interrupt the computation of the fourth block; return what happened after the call."""
-    left = 3
+    """Interrupt the computation of the third block; return what happened after the call."""
+    left = 2
 
     def watch(*_: int) -> None:
         nonlocal left
         left -= 1
         if left < 0:
+            assert store.entered.wait(60), "a slow write is in flight"
             store.release_late()
             signal.raise_signal(signal.SIGINT)
 
@@ -161,10 +164,15 @@ def test_when_one_chunk_fails_the_others_are_waited_for(shards: tuple[int, int] 
                 raise OSError(key)
             await super().set(key, value)
 
+        async def delete(self, key: str) -> None:
+            await self._store.delete(key)
+
     memory = MemoryStore()
     store = FailingStore(memory, lambda key: "c/" in key)
     sequence = LazyChunkSequence.from_map(lambda _: np.ones((4, 60)), range(3))
     with pytest.raises(WriteAbortedError):
-        sequence.to_zarr(store, IdentityConverter(), chunks=(4, 3), shards=shards)
+        sequence.to_zarr(
+            store, IdentityConverter(), chunks=(4, 3), shards=shards, max_in_flight=1
+        )
     assert store.returned() == []
     assert seen_at(memory) is None

@@ -135,7 +135,8 @@ def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
             seed_flat(FINER.sequence(), path, overwrite=True)
 
     seed_flat(FLAT.sequence(watch), path, overwrite=True)
-    seen = seen_at(path)
-    assert seen is not None
-    assert not np.array_equal(seen, FLAT.whole)
-    assert not np.array_equal(seen, FINER.whole)
+    try:
+        seen = seen_at(path)
+    except ValueError:
+        return  # chunks of one, metadata of the other
+    assert not any(np.array_equal(np.asarray(seen), job.whole) for job in (FLAT, FINER))
