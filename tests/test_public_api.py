@@ -117,6 +117,7 @@ BUILTINS: dict[type[Exception], type[Exception]] = {
     lazychunks.BlockDTypeError: TypeError,
     lazychunks.BlockShapeError: ValueError,
     lazychunks.BlockTypeError: TypeError,
+    lazychunks.DestinationBusyError: BlockingIOError,
     lazychunks.DestinationExistsError: FileExistsError,
     lazychunks.DestinationReadOnlyError: PermissionError,
     lazychunks.EmptyRowError: ValueError,

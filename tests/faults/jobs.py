@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ZipStore
 
 from lazychunks import (
     IdentityConverter,
@@ -22,7 +23,17 @@ from lazychunks import (
     ZarrOptions,
 )
 
-__all__ = ["FLAT", "JOBS", "NESTED", "RAGGED", "Job", "keep_quiet", "old_array", "seen_at"]
+__all__ = [
+    "FLAT",
+    "JOBS",
+    "NESTED",
+    "RAGGED",
+    "Job",
+    "keep_quiet",
+    "names_in",
+    "old_array",
+    "seen_at",
+]
 
 Array = NDArray[Any]
 Span = tuple[int, int]
@@ -111,10 +122,16 @@ def seen_at(destination: str | Store | dict[str, Buffer]) -> Array | None:
     """Return what any other program sees: nothing, or the whole array."""
     place: Any = MemoryStore(destination) if isinstance(destination, dict) else destination
     try:
-        array = zarr.open_array(store=place, mode="r")
+        mode: Literal["r", "r+"] = "r+" if isinstance(place, ZipStore) else "r"  # it knows no other
+        array = zarr.open_array(store=place, mode=mode)
     except (FileNotFoundError, zarr.errors.ArrayNotFoundError):
         return None
     return np.asarray(array[...])
+
+
+def names_in(directory: Path) -> list[str]:
+    """Names of all that is in a directory."""
+    return sorted(path.name for path in directory.iterdir())
 
 
 def _spans(sizes: tuple[int, ...]) -> Iterator[Span]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-__all__ = ["CONTEXT", "died_by_sigkill", "die", "running", "starting"]
+__all__ = ["CONTEXT", "die", "died_by_sigkill", "running", "starting"]
 
 
 def starting() -> ForkServerContext:

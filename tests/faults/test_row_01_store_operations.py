@@ -49,8 +49,6 @@ def a_finished_run(job: Job) -> Content:
     return content
 
 
-
-
 CASES = [
     (FLAT, nothing),
     (FLAT, an_array),

@@ -18,7 +18,7 @@ import pytest
 
 from lazychunks import DestinationExistsError, LazyChunksError
 from lazychunks.storage import publishing
-from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace
 
@@ -173,7 +173,7 @@ def test_old_or_new_and_the_next_run_cleans_up(
             assert is_one_of(seen, job.whole, *[old] * had_old), what
         write()
         assert is_one_of(seen_at(place.destination), job.whole), what
-        assert os.listdir(place.directory) == ["array.zarr"], f"{what}: something is left"
+        assert names_in(place.directory) == ["array.zarr"], f"{what}: something is left"
 
 
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two renames"])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.faults.jobs import Job, seen_at
+from tests.faults.jobs import Job, names_in, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.seed_writer import seed_flat
 
@@ -110,7 +110,7 @@ def test_an_overwrite_that_is_killed_leaves_the_old_or_the_new_array(tmp_path: P
             replaced += 1
     assert kills
     jobs[0].store(path, overwrite=True)
-    assert os.listdir(tmp_path / "place") == ["array.zarr"], "the next run cleans up"
+    assert names_in(tmp_path / "place") == ["array.zarr"], "the next run cleans up"
 
 
 @pytest.mark.slow
@@ -155,7 +155,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(job: Job, tmp_path: 
         assert kills < 10 * KILLS, "it gets nowhere"
     assert kills >= KILLS
     assert np.array_equal(seen_at(str(path)), job.whole)
-    assert os.listdir(path.parent) == ["array.zarr"]
+    assert names_in(path.parent) == ["array.zarr"]
     computed = note.count()
     assert len(computed) == job.count
     # At each start: the one that is compared, and those in flight or in a buffer at the kill.

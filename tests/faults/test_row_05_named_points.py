@@ -13,7 +13,7 @@ import zarr
 from lazychunks import LazyChunksError
 from lazychunks.storage import arrays, publishing, resuming
 from lazychunks.storage.publishing import DirectorySwap
-from tests.faults.jobs import NESTED, RAGGED, Job, old_array, seen_at
+from tests.faults.jobs import NESTED, RAGGED, Job, names_in, old_array, seen_at
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
@@ -124,7 +124,7 @@ def test_old_or_new_at_every_point_and_a_restart_completes_it(
     assert np.array_equal(seen, job.whole) or np.array_equal(seen, old)
     job.store(path, overwrite=True, resume=True, run_id="run")
     assert np.array_equal(seen_at(path), job.whole)
-    assert os.listdir(place) == ["array.zarr"]
+    assert names_in(place) == ["array.zarr"]
     files = {file.name for file in Path(path).iterdir()}
     assert files == {"zarr.json", "c"}, "nothing is left within"
 
@@ -134,7 +134,7 @@ def test_every_point_is_a_case() -> None:
 
 
 def test_a_killed_write_of_metadata_leaves_nothing_that_blocks_later_runs(tmp_path: Path) -> None:
-    """zarr writes a file under a temporary name, which a kill leaves behind."""
+    """Zarr writes a file under a temporary name, which a kill leaves behind."""
     path = tmp_path / "array.zarr"
     with running(kill_at, "chunk", 2, True, NESTED, str(path), True) as process:
         assert died_by_sigkill(process)

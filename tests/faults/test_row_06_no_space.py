@@ -4,6 +4,7 @@ import errno
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
-from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.stores import BudgetStore
 
@@ -67,7 +68,7 @@ def test_a_file_too_large(tmp_path: Path, options: dict[str, str]) -> None:
     assert resumable is bool(options)
     assert ("run_id='run' goes on" in message) is resumable
     assert np.array_equal(seen_at(path), old)
-    assert sorted(os.listdir(tmp_path)) == [*[".array.zarr.partial"] * resumable, "array.zarr"]
+    assert names_in(tmp_path) == [*[".array.zarr.partial"] * resumable, "array.zarr"]
     store_growing(path, overwrite=True, resume=resumable, **options)
     assert np.array_equal(seen_at(path), np.concatenate(GROWING.compute()))
 
@@ -88,11 +89,14 @@ def test_no_space_left_at_any_moment(job: Job) -> None:
         assert cause.errno == errno.ENOSPC
         store.budget = math.inf
         computed: list[tuple[int, ...]] = []
-        job.store(
-            store, lambda *at: computed.append(at), overwrite=True, resume=True, run_id="run"
-        )
+        note = partial(_note, computed)
+        job.store(store, note, overwrite=True, resume=True, run_id="run")
         assert np.array_equal(seen_at(content), job.whole)
         assert len(computed) <= job.count
+
+
+def _note(computed: list[tuple[int, ...]], *at: int) -> None:
+    computed.append(at)
 
 
 class _Counting(BudgetStore):
@@ -129,5 +133,5 @@ def test_an_error_of_the_device_is_the_cause(
             FLAT.store(path, overwrite=True, compressors=compressors)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == number
-    assert os.listdir(tmp_path) == ["array.zarr"]
+    assert names_in(tmp_path) == ["array.zarr"]
     assert np.array_equal(seen_at(path), old)

@@ -155,7 +155,7 @@ def test_no_operation_of_the_main_thread_lands_after_an_interrupt(key: str) -> N
 
 @pytest.mark.parametrize("shards", [None, (4, 3)], ids=["chunks", "shards"])
 def test_when_one_chunk_fails_the_others_are_waited_for(shards: tuple[int, int] | None) -> None:
-    """A buffer is several chunks where the last axis is split: zarr writes them at the same time."""
+    """Where the last axis is split, a buffer is several chunks: zarr writes them at once."""
 
     class FailingStore(SlowStore):
         async def set(self, key: str, value: Buffer) -> None:
@@ -171,8 +171,6 @@ def test_when_one_chunk_fails_the_others_are_waited_for(shards: tuple[int, int] 
     store = FailingStore(memory, lambda key: "c/" in key)
     sequence = LazyChunkSequence.from_map(lambda _: np.ones((4, 60)), range(3))
     with pytest.raises(WriteAbortedError):
-        sequence.to_zarr(
-            store, IdentityConverter(), chunks=(4, 3), shards=shards, max_in_flight=1
-        )
+        sequence.to_zarr(store, IdentityConverter(), chunks=(4, 3), shards=shards, max_in_flight=1)
     assert store.returned() == []
     assert seen_at(memory) is None

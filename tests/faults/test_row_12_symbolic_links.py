@@ -1,6 +1,5 @@
 """Row 12, as far as writing goes: links in an unfinished write lead nobody astray."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 from lazychunks import LazyChunksError
-from tests.faults.jobs import FLAT, RAGGED, seen_at
+from tests.faults.jobs import FLAT, RAGGED, names_in, seen_at
 from tests.faults.test_row_02_file_system import leave_unfinished
 from tests.places import LocalPlace, tree
 
@@ -103,4 +102,4 @@ def test_overwriting_removes_the_links_and_not_what_they_point_to(
     FLAT.store(place.destination, overwrite=True)
     assert tree(canary) == before
     assert np.array_equal(seen_at(place.destination), FLAT.whole)
-    assert os.listdir(place.directory) == ["array.zarr"]
+    assert names_in(place.directory) == ["array.zarr"]

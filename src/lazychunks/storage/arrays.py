@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Document",
+    "Gate",
     "StagedArray",
     "described",
     "metadata_key",

@@ -178,6 +178,7 @@ class Filled:
 @dataclass(slots=True)
 class _Open:
     buffer: NDArray[Any]
+    size: int
     filled: int = 0
 
 
@@ -230,18 +231,20 @@ class Assembly:
                 continue
             target = self._open.get(cell)
             if target is None:
-                target = self._open[cell] = _Open(self._allocate())
+                target = self._open[cell] = _Open(self._allocate(), self._size(cell))
             piece = block[tuple(overlap.in_span for overlap in meeting)]
             target.buffer[tuple(overlap.in_cell for overlap in meeting)] = piece
             target.filled += math.prod(piece.shape[:axes])
-            if target.filled == self._size(cell):
+            if target.filled == target.size:
                 yield self._hand_out(cell)
 
     def fix_length(self, axis: int, length: int) -> Iterator[Filled]:
         """Learn where a block axis ends, and hand out what is complete thereby."""
         self._lengths[axis] = length
-        for cell in [c for c, target in self._open.items() if target.filled == self._size(c)]:
-            yield self._hand_out(cell)
+        for cell, target in tuple(self._open.items()):
+            target.size = self._size(cell)
+            if target.filled == target.size:
+                yield self._hand_out(cell)
 
     @property
     def is_empty(self) -> bool:
