@@ -39,9 +39,9 @@ nitpick_ignore_regex = [
     # Other projects: linking to them needs their inventories, and a build needs no network.
     (r"py:.*", r"(collections\.abc|numpy|torch|typing|zarr)\..*|JSON|Tensor"),
     # Type variables are no objects that a page could describe.
-    (r"py:class", r"(lazychunks\.\w+\.)?[A-Z](_co|_contra)?"),
+    (r"py:class", r"(lazychunks\.\w+\.)?[A-Z]\d?(_co|_contra)?"),
     # Type aliases, shown by name (above).
     (r"py:class", "|".join(autodoc_type_aliases)),
-    # What `concatenate` and `nested_concatenate` return; their own entries say all there is.
-    (r"py:class", r"lazychunks\.aggregators\.(Nested)?Concatenate"),
+    # What the functions that make folds return; those functions' entries say all there is.
+    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|ZarrSink)"),
 ]

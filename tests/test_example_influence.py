@@ -18,8 +18,9 @@ pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
 
 import torch
 import zarr
-from docs.examples import influence_digits as example
 from torch.nn.utils import parameters_to_vector
+
+from docs.examples import influence_digits as example
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -58,10 +59,8 @@ class AheadRows(MapBacked, Generic[T_co]):
         """All rows, in order."""
         with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
             while queue.has_more():
-                row = queue.row()
-                yield row
-                for _ in row:  # what the consumer did not want of this row
-                    pass
+                yield queue.row()
+                queue.end_row()
 
     def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
         """Rows of calls that compute the blocks; nothing is computed ahead."""
@@ -81,14 +80,19 @@ def validated_bound(max_in_flight: int | None) -> int:
 
     Raises
     ------
+    TypeError
+        If it is no integer.
     ValueError
         If it is not positive.
     """
     if max_in_flight is None:
         return 2 * (os.cpu_count() or 1)
-    if max_in_flight < 1:
+    if isinstance(max_in_flight, bool):
+        raise TypeError(f"max_in_flight must be an integer or None, got {max_in_flight}")
+    bound = operator.index(max_in_flight)
+    if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
-    return max_in_flight
+    return bound
 
 
 class _Queue:
@@ -112,6 +116,7 @@ class _Queue:
         self._max_in_flight = max_in_flight
         self._queue: deque[Future[Any] | None] = deque()
         self._in_flight = 0
+        self._row = 0
 
     def __enter__(self) -> Self:
         self._executor = self._context.__enter__()
@@ -130,27 +135,50 @@ class _Queue:
                 task = next(self._tasks)
             except StopIteration:
                 break
-            if task is None:
-                self._queue.append(None)
+            except Exception as error:  # noqa: BLE001  # raised when its turn comes
+                self._add(_failed(error))
             else:
-                self._queue.append(self._executor.submit(task))
-                self._in_flight += 1
+                self._add(None if task is None else self._executor.submit(task))
         return bool(self._queue)
 
     def take(self) -> Any:
-        """Wait for the next block."""
+        """Wait for the next block; others are computed while the consumer has it."""
         future = self._queue.popleft()
         assert future is not None
         self._in_flight -= 1
-        return future.result()
+        block = future.result()
+        self.has_more()
+        return block
 
     def row(self) -> Iterator[Any]:
-        """Blocks up to the end of the row."""
-        while self.has_more():
-            if self._queue[0] is None:
-                self._queue.popleft()
-                return
+        """Blocks up to the end of the row, or until that is asked for."""
+        number = self._row
+        while self._row == number and self.has_more() and self._queue[0] is not None:
             yield self.take()
+
+    def end_row(self) -> None:
+        """Drop what the consumer did not want of the row; what has not begun is not computed."""
+        self._row += 1
+        while self._queue:
+            future = self._queue.popleft()
+            if future is None:
+                return
+            self._in_flight -= 1
+            if not future.cancel():
+                future.exception()  # wait: it is in flight until it ends
+        for task in self._tasks:
+            if task is None:
+                return
+
+    def _add(self, future: Future[Any] | None) -> None:
+        self._queue.append(future)
+        self._in_flight += future is not None
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future
 
 
 def _flattened(

@@ -28,6 +28,7 @@ __all__ = [
     "JOBS",
     "NESTED",
     "RAGGED",
+    "ZARR",
     "Job",
     "keep_quiet",
     "names_in",
@@ -37,6 +38,9 @@ __all__ = [
 
 Array = NDArray[Any]
 Span = tuple[int, int]
+
+ZARR: Any = zarr
+"""zarr, whose signatures name a type of a package that is not there."""
 
 
 def keep_quiet(*_: int) -> None:
@@ -114,7 +118,7 @@ JOBS = (FLAT, RAGGED, NESTED)
 def old_array(destination: Any, seed: int = 0) -> Array:
     """Put an array at a destination that shares chunk keys with the new one."""
     old = np.random.default_rng(seed).integers(0, 2**62, (10, 9))
-    zarr.create_array(store=destination, data=old, chunks=(4, 4), overwrite=True)
+    ZARR.create_array(store=destination, data=old, chunks=(4, 4), overwrite=True)
     return old
 
 
@@ -123,10 +127,21 @@ def seen_at(destination: str | Store | dict[str, Buffer]) -> Array | None:
     place: Any = MemoryStore(destination) if isinstance(destination, dict) else destination
     try:
         mode: Literal["r", "r+"] = "r+" if isinstance(place, ZipStore) else "r"  # it knows no other
-        array = zarr.open_array(store=place, mode=mode)
+        array = ZARR.open_array(store=place, mode=mode)
     except (FileNotFoundError, zarr.errors.ArrayNotFoundError):
         return None
     return np.asarray(array[...])
+
+
+def same(seen: Array | None, expected: Array | None) -> bool:
+    """Whether both are nothing, or the same array bit for bit."""
+    if seen is None or expected is None:
+        return seen is expected
+    return (seen.shape, seen.dtype, seen.tobytes()) == (
+        expected.shape,
+        expected.dtype,
+        expected.tobytes(),
+    )
 
 
 def names_in(directory: Path) -> list[str]:

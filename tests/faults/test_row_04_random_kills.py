@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.faults.jobs import Job, names_in, seen_at
+from tests.faults.jobs import Job, names_in, same, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.seed_writer import seed_flat
 
@@ -104,8 +103,8 @@ def test_an_overwrite_that_is_killed_leaves_the_old_or_the_new_array(tmp_path: P
         kills += not killed_after(generator.uniform(0, limit), overwrite, job, path)
         seen = seen_at(path)
         assert seen is not None
-        if not np.array_equal(seen, there):
-            assert np.array_equal(seen, job.whole)
+        if not same(seen, there):
+            assert same(seen, job.whole)
             there = job.whole
             replaced += 1
     assert kills
@@ -125,7 +124,7 @@ def test_this_finds_a_writer_that_overwrites_in_place(tmp_path: Path) -> None:
         old.store(path, overwrite=True)
         killed_after(generator.uniform(0, limit), overwrite_in_place, job, path)
         seen = seen_at(path)
-        if seen is None or not any(np.array_equal(seen, a.whole) for a in (old, job)):
+        if seen is None or not any(same(seen, a.whole) for a in (old, job)):
             return
     pytest.fail("not found")
 
@@ -147,14 +146,14 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(job: Job, tmp_path: 
         generator.randrange(job.count // KILLS),
     ):
         kills += 1
-        assert seen_at(str(path)) is None or np.array_equal(seen_at(str(path)), job.whole)
+        assert seen_at(str(path)) is None or same(seen_at(str(path)), job.whole)
         place = path if path.exists() else staging
         chunks = sum(1 for file in place.rglob("c/**/*") if file.name.isdecimal())
         assert chunks >= done, "what is done stays done"
         done = chunks
         assert kills < 10 * KILLS, "it gets nowhere"
     assert kills >= KILLS
-    assert np.array_equal(seen_at(str(path)), job.whole)
+    assert same(seen_at(str(path)), job.whole)
     assert names_in(path.parent) == ["array.zarr"]
     computed = note.count()
     assert len(computed) == job.count

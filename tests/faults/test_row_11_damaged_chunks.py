@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from zarr.codecs import BytesCodec, GzipCodec
 
 from lazychunks import IdentityConverter, LazyChunkSequence
+from tests.faults.jobs import ZARR
 
 WHOLE = np.arange(4096.0).reshape(64, 64) % 97
 STRIDE = 37
@@ -25,7 +25,7 @@ def _chunk(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def _read(chunk: Path) -> np.ndarray[Any, Any]:
-    return np.asarray(zarr.open_array(store=chunk.parents[2], mode="r")[...])
+    return np.asarray(ZARR.open_array(store=chunk.parents[2], mode="r")[...])
 
 
 def flipped(content: bytes, start: int = 0) -> Iterator[bytes]:
@@ -69,7 +69,7 @@ def test_this_finds_chunks_without_a_checksum(compressors: object, tmp_path: Pat
     if compressors is None:
         sequence.to_zarr(path, IdentityConverter(), chunks="blocks", compressors=None)
     else:
-        zarr.create_array(store=path, data=sequence.compute()[0], chunks=(32, 64))
+        ZARR.create_array(store=path, data=sequence.compute()[0], chunks=(32, 64))
     chunk = path / "c" / "0" / "0"
     content = chunk.read_bytes()
     right = _read(chunk)

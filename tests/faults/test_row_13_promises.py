@@ -19,7 +19,7 @@ from lazychunks import (
     NotResumableError,
     WriteAbortedError,
 )
-from tests.faults.jobs import FLAT, old_array, seen_at
+from tests.faults.jobs import FLAT, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, running
 
 PAGE = Path(__file__).parents[2] / "docs" / "promises.md"
@@ -141,14 +141,14 @@ TABLE = read_table(PAGE.read_text())
 
 def overwrite_shows_old(kind: Kind) -> None:
     old = kind.put_old()
-    assert all(seen is not None and np.array_equal(seen, old) for seen in _seen_meanwhile(kind))
+    assert all(seen is not None and same(seen, old) for seen in _seen_meanwhile(kind))
 
 
 def overwrite_shows_none(kind: Kind) -> None:
     old = kind.put_old()
     first, *later = _seen_meanwhile(kind)
     assert first is not None
-    assert np.array_equal(first, old), "until the first block is accepted, nothing changes"
+    assert same(first, old), "until the first block is accepted, nothing changes"
     assert later
     assert all(seen is None for seen in later)
 
@@ -157,20 +157,24 @@ def overwrite_is_refused(kind: Kind) -> None:
     old = kind.put_old()
     with pytest.raises(LazyChunksError):
         FLAT.store(kind.destination, overwrite=True)
-    assert np.array_equal(kind.seen(), old)
+    assert same(kind.seen(), old)
 
 
 def _seen_meanwhile(kind: Kind) -> list[Array | None]:
     seen: list[Array | None] = []
-    FLAT.store(kind.destination, lambda _: seen.append(kind.seen()), overwrite=True)
-    assert np.array_equal(kind.seen(), FLAT.whole)
+
+    def look(_: int) -> None:
+        seen.append(kind.seen())
+
+    FLAT.store(kind.destination, look, overwrite=True)
+    assert same(kind.seen(), FLAT.whole)
     return seen
 
 
 def failure_keeps_old(kind: Kind) -> None:
     old = kind.put_old()
     _fail(kind, overwrite=True)
-    assert np.array_equal(kind.seen(), old)
+    assert same(kind.seen(), old)
 
 
 def failure_leaves_none(kind: Kind) -> None:
@@ -194,7 +198,7 @@ def it_resumes(kind: Kind) -> None:
     _fail(kind, run_id="run")
     computed: list[int] = []
     FLAT.store(kind.destination, computed.append, resume=True, run_id="run")
-    assert np.array_equal(kind.seen(), FLAT.whole)
+    assert same(kind.seen(), FLAT.whole)
     assert computed in ([0, 12, 16], [0, 8, 12, 16]), "one to compare, and what was missing"
     computed.clear()
     FLAT.store(kind.destination, computed.append, resume=True, run_id="run")
@@ -205,7 +209,7 @@ def it_does_not_resume(kind: Kind) -> None:
     with pytest.raises(NotResumableError):
         FLAT.store(kind.destination, pytest.fail, resume=True, run_id="run")
     FLAT.store(kind.destination)
-    assert np.array_equal(kind.seen(), FLAT.whole)
+    assert same(kind.seen(), FLAT.whole)
 
 
 def writers_here_are_told(kind: Kind) -> None:
@@ -220,7 +224,7 @@ def writers_here_are_told(kind: Kind) -> None:
                 FLAT.store(kind.destination, pytest.fail, overwrite=True)
 
     FLAT.store(kind.destination, store_too)
-    assert np.array_equal(kind.seen(), FLAT.whole)
+    assert same(kind.seen(), FLAT.whole)
 
 
 def writers_anywhere_are_told(kind: Kind) -> None:
@@ -233,7 +237,7 @@ def writers_anywhere_are_told(kind: Kind) -> None:
                 assert receiver.recv() == "DestinationBusyError"
 
     FLAT.store(kind.destination, store_there, overwrite=True)
-    assert np.array_equal(kind.seen(), FLAT.whole)
+    assert same(kind.seen(), FLAT.whole)
 
 
 def _send_what_happens(destination: Any, sender: Any) -> None:
@@ -268,12 +272,18 @@ def _synced(kind: Kind) -> list[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", noted)
         FLAT.store(kind.destination, durable=True)
-    assert np.array_equal(kind.seen(), FLAT.whole)
+    assert same(kind.seen(), FLAT.whole)
     return synced
 
 
 def all_is_refused(kind: Kind) -> None:
-    for options in ({}, {"overwrite": True}, {"resume": True, "run_id": "run"}, {"durable": True}):
+    ways: list[dict[str, Any]] = [
+        {},
+        {"overwrite": True},
+        {"resume": True, "run_id": "run"},
+        {"durable": True},
+    ]
+    for options in ways:
         with pytest.raises(DestinationReadOnlyError):
             FLAT.store(kind.destination, pytest.fail, **options)
     assert kind.seen() is None

@@ -92,7 +92,7 @@ class StagedArray:
         self._path = path
         self._resumable = resumable
         self.document = document
-        self.array = described(store, path, document)
+        self.array: StoredArray = described(store, path, document)
         """The array, open for writing."""
         self._files = ChunkFiles.of(store, document)
 
@@ -143,8 +143,9 @@ class StagedArray:
             self._files.write(filled)
         else:
             gate = Gate(self._store)
+            metadata: Any = self.array.metadata  # parsed already
             where = StorePath(gate, self._path)
-            array = zarr.Array(zarr.AsyncArray(self.array.metadata, where, WRITE_EVERYTHING))
+            array: StoredArray = zarr.Array(zarr.AsyncArray(metadata, where, WRITE_EVERYTHING))
             try:
                 array[filled.region] = filled.data
             finally:

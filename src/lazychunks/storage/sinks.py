@@ -261,7 +261,7 @@ class ArrayWriter(Generic[T]):
     ) -> None:
         try:
             if self._run is not None:
-                self._run.background.close()
+                self._run.background.close(drop=not self._keeps)
                 if error is not None:
                     self._abort(error)
         finally:
