@@ -125,7 +125,7 @@ def test_no_chunk_is_written_after_an_interrupt(job: Job, options: dict[str, Any
 def test_this_finds_a_writer_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control."""
 
-    def leave(self: Any) -> None:
+    def leave(self: Any, **_: bool) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     monkeypatch.setattr(BackgroundWriter, "close", leave)
