@@ -111,6 +111,11 @@ class ArrayWriter(Generic[T]):
         """The array, where an earlier start of this run has finished it."""
         self._place.inspect()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether an unfinished write was taken up, so that blocks should be offered, not given."""
+        return self._run is not None
+
     def __enter__(self) -> Self:
         self._publication.lock()
         try:
