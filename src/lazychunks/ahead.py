@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from functools import partial
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from lazychunks.sources import MapBacked
 
@@ -96,9 +97,10 @@ def validated_bound(max_in_flight: int | None) -> int:
 
 
 class _Queue:
-    """Futures of the next blocks, in order; ``None`` ends a row.
+    """Calls for the next blocks, in order, with their futures; ``None`` ends a row.
 
-    Leaving it cancels what has not begun.
+    Leaving it cancels what has not begun. A row that is still held then goes on, one block at a
+    time and without the executor.
     """
 
     def __init__(
@@ -112,9 +114,10 @@ class _Queue:
             if executor is None
             else nullcontext(executor)
         )
+        self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
-        self._queue: deque[Future[Any] | None] = deque()
+        self._queue: deque[tuple[Callable[[], Any], Future[Any]] | None] = deque()
         self._in_flight = 0
         self._row = 0
 
@@ -123,9 +126,11 @@ class _Queue:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for future in self._queue:
-            if future is not None:
-                future.cancel()
+        self._executor = None
+        self._max_in_flight = 1
+        for entry in self._queue:
+            if entry is not None:
+                entry[1].cancel()
         self._context.__exit__(None, None, None)
 
     def has_more(self) -> bool:
@@ -136,17 +141,18 @@ class _Queue:
             except StopIteration:
                 break
             except Exception as error:  # noqa: BLE001  # raised when its turn comes
-                self._add(_failed(error))
-            else:
-                self._add(None if task is None else self._executor.submit(task))
+                task = partial(_fail, error)
+            self._queue.append(None if task is None else (task, self._submit(task)))
+            self._in_flight += task is not None
         return bool(self._queue)
 
     def take(self) -> Any:
         """Wait for the next block; others are computed while the consumer has it."""
-        future = self._queue.popleft()
-        assert future is not None
+        entry = self._queue.popleft()
+        assert entry is not None
+        task, future = entry
         self._in_flight -= 1
-        block = future.result()
+        block = task() if self._executor is None and future.cancelled() else future.result()
         self.has_more()
         return block
 
@@ -160,25 +166,29 @@ class _Queue:
         """Drop what the consumer did not want of the row; what has not begun is not computed."""
         self._row += 1
         while self._queue:
-            future = self._queue.popleft()
-            if future is None:
+            entry = self._queue.popleft()
+            if entry is None:
                 return
             self._in_flight -= 1
-            if not future.cancel():
-                future.exception()  # wait: it is in flight until it ends
+            if not entry[1].cancel():
+                entry[1].exception()  # wait: it is in flight until it ends
         for task in self._tasks:
             if task is None:
                 return
 
-    def _add(self, future: Future[Any] | None) -> None:
-        self._queue.append(future)
-        self._in_flight += future is not None
+    def _submit(self, task: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        if self._executor is None:
+            future.cancel()
+        elif isinstance(task, partial) and task.func is _fail:
+            future.set_exception(task.args[0])  # it need not be picklable
+        else:
+            future = self._executor.submit(task)
+        return future
 
 
-def _failed(error: Exception) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future
+def _fail(error: Exception) -> NoReturn:
+    raise error
 
 
 def _flattened(

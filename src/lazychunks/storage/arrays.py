@@ -94,7 +94,7 @@ class StagedArray:
         self.document = document
         self.array: StoredArray = described(store, path, document)
         """The array, open for writing."""
-        self._files = ChunkFiles.of(store, document)
+        self._files = ChunkFiles.of(store, document, atomic=resumable)
 
     @property
     def shape(self) -> Shape:

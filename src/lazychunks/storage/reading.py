@@ -53,8 +53,9 @@ def read_flat(
     """Return the factory of the blocks of an array along axis 0, and their number."""
     array, chunks = _opened(source, 1, max_chunk_bytes)
     trailing = _bytes_across(array, 1, max_chunk_bytes)
+    merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
-        rows = fit_extent(chunks[0], trailing, MERGE_BELOW, max_chunk_bytes)
+        rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
     return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
 
@@ -69,11 +70,12 @@ def read_nested(
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     array, chunks = _opened(source, 2, max_chunk_bytes)
     trailing = _bytes_across(array, 2, max_chunk_bytes)
+    merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
         rows = fit_extent(chunks[0], trailing, 0, max_chunk_bytes)
     below = Spans(array.shape[0], _positive(rows, "rows"))
     if columns is None:
-        columns = fit_extent(chunks[1], rows * trailing, MERGE_BELOW, max_chunk_bytes)
+        columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
     factory = Product(_Read(array, converter), below, across)
     return AheadRows(factory, None, READ_AHEAD), len(below)
@@ -136,11 +138,14 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         store, path = LocalStore(place.path, read_only=True), ""
     else:
         store, path = place.store, place.path
-        sync(StorePath.open(store, path))  # reading does not always open it
     prefix = f"{path}/" if path else ""
-    found = _document(store, f"{prefix}zarr.json", 3, place)
-    if found is None:
-        found = _document(store, f"{prefix}.zarray", 2, place)
+    try:
+        sync(StorePath.open(store, path))  # reading does not always open it
+        found = _document(store, f"{prefix}zarr.json", 3, place)
+        if found is None:
+            found = _document(store, f"{prefix}.zarray", 2, place)
+    except FileNotFoundError:  # not even the directory
+        found = None
     if found is None:
         raise FileNotFoundError(
             f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
