@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks import (
+    Fold,
     IdentityConverter,
     LazyChunkSequence,
     NestedLazyChunkSequence,
@@ -27,7 +28,7 @@ from lazychunks import (
     tee,
 )
 from lazychunks.ahead import Ahead, AheadRows, validated_bound
-from lazychunks.sources import Mapped, MapBacked, Product, block_counts
+from lazychunks.sources import MapBacked, Mapped, Product, block_counts
 
 TIMEOUT = 60
 """Seconds after which an event that does not come is a failure."""
@@ -49,6 +50,10 @@ def failing_at_3(number: int) -> int:
 
 def block_of(row: int, column: int) -> Any:
     return np.full((2, 3), 10 * row + column)
+
+
+def total_height(total: int, block: Any) -> int:
+    return total + len(block)
 
 
 def process_of(number: int) -> tuple[int, int]:
@@ -306,8 +311,7 @@ def test_an_error_of_the_items_is_raised_at_its_place(bound: int) -> None:
     rows = NestedLazyChunkSequence.from_product(operator.add, numbers(), [0, 1])
     found: list[int] = []
     with pytest.raises(LookupError):
-        for row in rows.parallel(Reluctant(), bound):
-            found += row
+        rows.parallel(Reluctant(), bound).compute(lambda each: [*map(found.extend, each)])
     assert found == [1, 2, 2, 3]
 
 
@@ -328,19 +332,14 @@ def test_after_an_error_in_a_row_the_next_row_is_the_next_row() -> None:
 
 
 def test_an_interrupt_is_passed_on() -> None:
-    def block(number: int) -> int:
-        raise KeyboardInterrupt
-
-    class Interrupted(Reluctant):
-        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-            future = super().submit(fn)
-            future.cancel()
-            future = Future()
+    class Interrupted(Executor):
+        def submit(self, _: Callable[..., Any], /, *__: Any, **___: Any) -> Future[Any]:
+            future: Future[Any] = Future()
             future.set_exception(KeyboardInterrupt())
             return future
 
     with pytest.raises(KeyboardInterrupt):
-        LazyChunkSequence.from_map(block, range(3)).parallel(Interrupted()).compute()
+        LazyChunkSequence.from_map(squared, range(3)).parallel(Interrupted()).compute()
 
 
 # A consumer that stops.
@@ -440,7 +439,8 @@ def test_a_row_ends_with_the_next_one_or_with_itself() -> None:
     assert list(rows) == []
 
     source = Product(operator.add, [0, 10], range(3))
-    made: Any = AheadRows(source, Reluctant(), 2)()
+    factory: AheadRows[int] = AheadRows(source, Reluctant(), 2)
+    made: Any = factory()
     next(made).close()
     assert [list(row) for row in made] == [[10, 11, 12]]
 
@@ -495,8 +495,9 @@ def test_map_is_applied_by_the_executor_as_well(threads: ThreadPoolExecutor) -> 
     here = threading.current_thread().name
     for sequence in sequences():
         parallel = sequence.parallel(threads, 2).map(with_thread)
-        assert isinstance(parallel.generator_factory, Ahead | AheadRows)
-        assert parallel.generator_factory.max_in_flight == 2
+        factory: Any = parallel.generator_factory
+        assert type(factory) in (Ahead, AheadRows)
+        assert factory.max_in_flight == 2
         found = parallel.compute()
         flat = found if isinstance(found[0], tuple) else [each for row in found for each in row]
         assert here not in {name for _, name in flat}
@@ -527,7 +528,7 @@ def test_a_run_can_be_repeated_and_two_can_go_side_by_side() -> None:
 
 def test_folds_and_storing_take_what_is_computed_ahead(threads: ThreadPoolExecutor) -> None:
     flat = LazyChunkSequence.from_map(np.arange, range(1, 6)).parallel(threads, 3)
-    heights = fold(lambda total, block: total + len(block), 0)
+    heights: Fold[Any, int] = fold(total_height, 0)
     assert flat.compute(tee(heights, heights)) == (15, 15)
     array = flat.to_zarr({}, IdentityConverter(), True, progress=False)
     np.testing.assert_array_equal(np.asarray(array[:]), np.concatenate(flat.compute()))

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -36,19 +36,26 @@ from lazychunks import (
     tee,
     zarr_sink,
 )
-from lazychunks.folds import Counts, Running
+from lazychunks.folds import Counts, Pass, Running
 from tests.places import LocalPlace, MemoryPlace, Place, opened
 from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks
 
 CONVERTER = IdentityConverter()
 
 
+def negated(block: Array) -> Array:
+    return -block
+
+
 def height(total: int, block: Array) -> int:
     return total + len(block)
 
 
-count: Fold[Array, int] = fold(lambda n, _: n + 1, 0)  # pyright: ignore[reportUnknownLambdaType]
+count: Fold[Array, int] = fold(lambda n, _: n + 1, 0)
 heights: Fold[Array, int] = fold(height, 0)
+maxima: Fold[Array, int] = fold(lambda m, block: max(m, int(block.max())), -1)
+none: list[int] = []
+listed: Fold[int, list[int]] = fold(lambda numbers, number: [*numbers, number], none)
 
 
 @pytest.fixture(params=["path", "memory"])
@@ -107,7 +114,8 @@ def test_options_are_those_of_to_zarr() -> None:
         attributes={"unit": "m"},
     )
     array = sink([np.arange(20).reshape(10, 2)])
-    assert (array.chunks, array.shards, array.dtype) == ((3, 2), (6, 2), np.float32)
+    assert (array.chunks, array.shards) == ((3, 2), (6, 2))
+    assert array.dtype == np.dtype("f4")
     assert dict(array.attrs) == {"unit": "m"}
     with pytest.raises(ValueError, match="chunks must be positive"):
         zarr_sink({}, CONVERTER, chunks=0)
@@ -202,7 +210,7 @@ def test_one_generation_of_the_rows_serves_all(place: Place) -> None:
         return np.full((2, 3), 10 * row + column)
 
     nested = NestedLazyChunkSequence.from_product(block, range(3), range(4))
-    largest = nest(fold(lambda m, b: max(m, int(b.max())), -1), fold(lambda m, r: [*m, r], [0][:0]))
+    largest = nest(maxima, listed)
     array, rows, (joined, again) = nested.compute(
         tee(
             zarr_sink(place.destination, CONVERTER),
@@ -228,7 +236,7 @@ def test_row_results_can_be_stored(place: Place) -> None:
 
 def test_a_sink_can_be_mapped_on_both_sides(place: Place) -> None:
     sink = zarr_sink(place.destination, CONVERTER)
-    shape = Generations().flat.compute(sink.contramap(np.negative).then(lambda array: array.shape))
+    shape = Generations().flat.compute(sink.contramap(negated).then(lambda array: array.shape))
     assert shape == (12, 3)
     np.testing.assert_array_equal(place.read(), -Generations().whole)
 
@@ -260,7 +268,7 @@ class Failing(Fold[Array, None]):
         self.point = point
         self.error = error
 
-    def start(self, counts: Counts, /) -> Running[Array, None]:
+    def start(self, counts: Counts, /) -> Running[Array, None]:  # noqa: ARG002
         self.check("start")
         return FailingPass(self)
 
@@ -269,21 +277,16 @@ class Failing(Fold[Array, None]):
             raise self.error(point)
 
 
-class FailingPass:
-    publishes = False
-
+class FailingPass(Pass):
     def __init__(self, fold: Failing) -> None:
         self.fold = fold
         self.seen = 0
 
-    def __enter__(self) -> "FailingPass":
+    def __enter__(self) -> Self:
         self.fold.check("enter")
         return self
 
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def step(self, block: Array, /) -> None:
+    def step(self, _: Array, /) -> None:
         self.fold.check(f"step {self.seen}")
         self.seen += 1
 
@@ -306,11 +309,12 @@ def test_when_another_fold_fails_the_destination_is_as_it_was(
     if old:
         place.put_old()
     before = place.content()
-    sink: Any = zarr_sink(place.destination, CONVERTER, overwrite=old)
-    other: Any = Failing(point, error)
+    sink = zarr_sink(place.destination, CONVERTER, overwrite=old)
+    other = Failing(point, error)
+    folds: Callable[[Any], Any] = tee(sink, other) if sink_first else tee(other, sink)
     blocks = Generations()
     with pytest.raises((WriteAbortedError, error)) as caught:
-        blocks.flat.compute(tee(sink, other) if sink_first else tee(other, sink))
+        blocks.flat.compute(folds)
     failure: BaseException | None = caught.value
     while isinstance(failure, WriteAbortedError):
         failure = failure.__cause__
@@ -359,7 +363,7 @@ def test_when_the_blocks_fail_nothing_is_left(place: Place) -> None:
 def test_sinks_finish_last(place: Place) -> None:
     """When other results are made, the array is not there yet."""
     seen: list[dict[str, str]] = []
-    look: Fold[Array, int] = heights.then(lambda n: seen.append(place.content()) or n)
+    look = heights.then(lambda _: seen.append(place.content()))
     sink = zarr_sink(place.destination, CONVERTER)
     Generations().flat.compute(tee(look, tee(sink, look), look))
     assert len(seen) == 3
@@ -375,7 +379,7 @@ def test_two_sinks(place: Place) -> None:
     one, two = blocks.flat.compute(
         tee(
             zarr_sink(place.destination, CONVERTER, chunks="blocks"),
-            zarr_sink(other, CONVERTER, dtype="f4", chunks=5).contramap(np.negative),
+            zarr_sink(other, CONVERTER, dtype="f4", chunks=5).contramap(negated),
         )
     )
     assert blocks.made == [1] * 6
@@ -387,7 +391,10 @@ def test_two_sinks_over_rows(place: Place) -> None:
     rows = NestedLazyChunkSequence.from_product(
         lambda i, j: np.full((2, 2), 10 * i + j), range(3), range(4)
     )
-    one, two = rows.compute(tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER)))
+    both: Callable[[Any], Any] = tee(
+        zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER)
+    )
+    one, two = rows.compute(both)
     np.testing.assert_array_equal(read(one), np.block(rows.compute()))
     np.testing.assert_array_equal(read(two), np.block(rows.compute()))
 
@@ -399,11 +406,12 @@ def test_when_one_of_two_sinks_fails_the_other_leaves_nothing(place: Place, firs
             raise ZeroDivisionError
         return block
 
-    good: Any = zarr_sink(place.destination, CONVERTER)
+    good = zarr_sink(place.destination, CONVERTER)
     other: dict[str, Buffer] = {}
-    bad: Any = zarr_sink(other, CONVERTER).contramap(strict)
+    bad = zarr_sink(other, CONVERTER).contramap(strict)
+    folds: Callable[[Any], Any] = tee(good, bad) if first else tee(bad, good)
     with pytest.raises(WriteAbortedError):
-        Generations().flat.compute(tee(good, bad) if first else tee(bad, good))
+        Generations().flat.compute(folds)
     assert place.content() == {}
     assert other == {}
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.sources import MapBacked
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ class _Queue:
         self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
-        self._queue: deque[tuple[Callable[[], Any], Future[Any]] | None] = deque()
+        self._queue: deque[_Entry | None] = deque()
         self._in_flight = 0
         self._row = 0
 
@@ -135,15 +136,18 @@ class _Queue:
 
     def has_more(self) -> bool:
         """Submit as much as there is room for; whether anything is left."""
+        entry: _Entry | None
         while self._in_flight < self._max_in_flight:
             try:
                 task = next(self._tasks)
             except StopIteration:
                 break
             except Exception as error:  # noqa: BLE001  # raised when its turn comes
-                task = partial(_fail, error)
-            self._queue.append(None if task is None else (task, self._submit(task)))
-            self._in_flight += task is not None
+                entry = _failed(error)
+            else:
+                entry = None if task is None else (task, self._submit(task))
+            self._queue.append(entry)
+            self._in_flight += entry is not None
         return bool(self._queue)
 
     def take(self) -> Any:
@@ -177,18 +181,17 @@ class _Queue:
                 return
 
     def _submit(self, task: Callable[[], Any]) -> Future[Any]:
+        if self._executor is not None:
+            return self._executor.submit(task)
         future: Future[Any] = Future()
-        if self._executor is None:
-            future.cancel()
-        elif isinstance(task, partial) and task.func is _fail:
-            future.set_exception(task.args[0])  # it need not be picklable
-        else:
-            future = self._executor.submit(task)
+        future.cancel()
         return future
 
 
-def _fail(error: Exception) -> NoReturn:
-    raise error
+def _failed(error: Exception) -> _Entry:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future.result, future
 
 
 def _flattened(

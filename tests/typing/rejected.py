@@ -175,13 +175,12 @@ def folding(
     assert_type(grid.compute(of_rows), Any)  # expect: error
 
 
-def sinks(tensors: Flat[Tensor], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:
+def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:
     zarr_sink("a.zarr")  # expect: error
     zarr_sink("a.zarr", TorchNumpyConverter)  # expect: error
     zarr_sink("a.zarr", IdentityConverter(), chunk=3)  # expect: error
     zarr_sink("a.zarr", IdentityConverter(), True)  # expect: error
-    sink = zarr_sink("a.zarr", IdentityConverter())
-    tensors.compute(sink)  # expect: error
+    numbers.compute(zarr_sink("a.zarr", IdentityConverter()))  # expect: error
     arrays.compute(tee(zarr_sink("a.zarr", IdentityConverter()), length))  # expect: error
 
 
