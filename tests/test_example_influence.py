@@ -18,8 +18,9 @@ pytest.importorskip("sklearn", reason="the example reads scikit-learn's digits")
 
 import torch
 import zarr
-from docs.examples import influence_digits as example
 from torch.nn.utils import parameters_to_vector
+
+from docs.examples import influence_digits as example
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,3 +217,34 @@ def test_a_picture_is_drawn(run: Run) -> None:
 @pytest.mark.slow
 def test_nothing_else_is_left_behind(run: Run) -> None:
     assert {path.name for path in run.out.iterdir()} == {"influence.png", "influence.zarr"}
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_halfway_goes_on_where_it_was(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute = example.Influence.__call__
+    computed: list[int] = []
+    deadly = 40
+
+    def mortal(self: example.Influence, test: example.Batch, train: example.Batch) -> Tensor:
+        if len(computed) == deadly:
+            raise KeyboardInterrupt
+        computed.append(1)
+        return compute(self, test, train)
+
+    monkeypatch.setattr(example.Influence, "__call__", mortal)
+    arguments = ["--out", str(tmp_path), "--seed", str(SEED)]
+    with pytest.raises(KeyboardInterrupt):
+        example.main(arguments)
+    assert not (tmp_path / "influence.zarr").exists()
+    before = len(computed)
+    deadly = -1
+    assert example.main(arguments) == 0
+    blocks = 6 * 12  # of 64 test images each, and of 128 training images each
+    assert len(computed) - before <= blocks - before + 5  # some were under way; one is verified
+    array = zarr.open_array(tmp_path / "influence.zarr", mode="r")  # pyright: ignore[reportUnknownMemberType]
+    np.testing.assert_allclose(np.asarray(array[:]), run.stored, rtol=1e-6)
+    computed.clear()
+    assert example.main(arguments) == 0
+    assert not computed  # a finished run is read back

@@ -117,15 +117,22 @@ BUILTINS: dict[type[Exception], type[Exception]] = {
     lazychunks.BlockDTypeError: TypeError,
     lazychunks.BlockShapeError: ValueError,
     lazychunks.BlockTypeError: TypeError,
+    lazychunks.DestinationBusyError: BlockingIOError,
+    lazychunks.DestinationBusyError: BlockingIOError,
     lazychunks.DestinationExistsError: FileExistsError,
     lazychunks.DestinationReadOnlyError: PermissionError,
     lazychunks.EmptyRowError: ValueError,
     lazychunks.EmptySequenceError: ValueError,
+    lazychunks.NotResumableError: TypeError,
+    lazychunks.ResumeMismatchError: ValueError,
     lazychunks.SourceExhaustedError: RuntimeError,
+    lazychunks.SourceTypeError: TypeError,
+    lazychunks.UntrustedArrayError: ValueError,
+    lazychunks.WriteAbortedError: RuntimeError,
 }
 """The builtin that stands for each error where a caller does not know this library."""
 
-BASES = {lazychunks.BlockError, lazychunks.LazyChunksError}
+BASES = {lazychunks.BlockError, lazychunks.DestinationError, lazychunks.LazyChunksError}
 """Not raised themselves."""
 
 

@@ -3,7 +3,8 @@
 Some labels of scikit-learn's digits are flipped on purpose and a small network is trained on them.
 The influence of every training image on every test image is computed block by block, streamed to
 ``influence.zarr`` and read back to rank the training images: the flipped ones come out on top, and
-``influence.png`` shows by how much. Run it with ``python docs/examples/influence_digits.py``.
+``influence.png`` shows by how much. Run it with ``python docs/examples/influence_digits.py``. Kill
+it at any time and start it again: blocks that are stored are not computed a second time.
 
 Method
 ------
@@ -349,8 +350,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find mislabeled digits by their influence.")
     parser.add_argument("--out", type=Path, default=Path(), help="directory for the results")
     parser.add_argument("--seed", type=int, default=0, help="of split, flips and first weights")
+    parser.add_argument("--fresh", action="store_true", help="compute again what is stored already")
     arguments = parser.parse_args(argv)
-    out, seed = Path(arguments.out), int(arguments.seed)
+    out, seed, fresh = Path(arguments.out), int(arguments.seed), bool(arguments.fresh)
     out.mkdir(parents=True, exist_ok=True)
 
     digits = load(seed)
@@ -368,6 +370,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         overwrite=True,
         return_stored=True,
         progress=True,
+        chunks="blocks",
+        run_id=f"digits, seed {seed}",
+        resume=not fresh,
+        rtol=1e-6,  # another number of threads adds up in another order
     )
     self_influence = LazyChunkSequence.from_map(influence.self_influence, trains).compute(
         TorchCatAggregator()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.sources import MapBacked
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,8 @@ class AheadRows(MapBacked, Generic[T_co]):
         """All rows, in order."""
         with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
             while queue.has_more():
-                row = queue.row()
-                yield row
-                for _ in row:  # what the consumer did not want of this row
-                    pass
+                yield queue.row()
+                queue.end_row()
 
     def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
         """Rows of calls that compute the blocks; nothing is computed ahead."""
@@ -81,20 +82,26 @@ def validated_bound(max_in_flight: int | None) -> int:
 
     Raises
     ------
+    TypeError
+        If it is no integer.
     ValueError
         If it is not positive.
     """
     if max_in_flight is None:
         return 2 * (os.cpu_count() or 1)
-    if max_in_flight < 1:
+    if isinstance(max_in_flight, bool):
+        raise TypeError(f"max_in_flight must be an integer or None, got {max_in_flight}")
+    bound = operator.index(max_in_flight)
+    if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
-    return max_in_flight
+    return bound
 
 
 class _Queue:
-    """Futures of the next blocks, in order; ``None`` ends a row.
+    """Calls for the next blocks, in order, with their futures; ``None`` ends a row.
 
-    Leaving it cancels what has not begun.
+    Leaving it cancels what has not begun. A row that is still held then goes on, one block at a
+    time and without the executor.
     """
 
     def __init__(
@@ -108,49 +115,83 @@ class _Queue:
             if executor is None
             else nullcontext(executor)
         )
+        self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
-        self._queue: deque[Future[Any] | None] = deque()
+        self._queue: deque[_Entry | None] = deque()
         self._in_flight = 0
+        self._row = 0
 
     def __enter__(self) -> Self:
         self._executor = self._context.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for future in self._queue:
-            if future is not None:
-                future.cancel()
+        self._executor = None
+        self._max_in_flight = 1
+        for entry in self._queue:
+            if entry is not None:
+                entry[1].cancel()
         self._context.__exit__(None, None, None)
 
     def has_more(self) -> bool:
         """Submit as much as there is room for; whether anything is left."""
+        entry: _Entry | None
         while self._in_flight < self._max_in_flight:
             try:
                 task = next(self._tasks)
             except StopIteration:
                 break
-            if task is None:
-                self._queue.append(None)
+            except Exception as error:  # noqa: BLE001  # raised when its turn comes
+                entry = _failed(error)
             else:
-                self._queue.append(self._executor.submit(task))
-                self._in_flight += 1
+                entry = None if task is None else (task, self._submit(task))
+            self._queue.append(entry)
+            self._in_flight += entry is not None
         return bool(self._queue)
 
     def take(self) -> Any:
-        """Wait for the next block."""
-        future = self._queue.popleft()
-        assert future is not None
+        """Wait for the next block; others are computed while the consumer has it."""
+        entry = self._queue.popleft()
+        assert entry is not None
+        task, future = entry
         self._in_flight -= 1
-        return future.result()
+        block = task() if self._executor is None and future.cancelled() else future.result()
+        self.has_more()
+        return block
 
     def row(self) -> Iterator[Any]:
-        """Blocks up to the end of the row."""
-        while self.has_more():
-            if self._queue[0] is None:
-                self._queue.popleft()
-                return
+        """Blocks up to the end of the row, or until that is asked for."""
+        number = self._row
+        while self._row == number and self.has_more() and self._queue[0] is not None:
             yield self.take()
+
+    def end_row(self) -> None:
+        """Drop what the consumer did not want of the row; what has not begun is not computed."""
+        self._row += 1
+        while self._queue:
+            entry = self._queue.popleft()
+            if entry is None:
+                return
+            self._in_flight -= 1
+            if not entry[1].cancel():
+                entry[1].exception()  # wait: it is in flight until it ends
+        for task in self._tasks:
+            if task is None:
+                return
+
+    def _submit(self, task: Callable[[], Any]) -> Future[Any]:
+        if self._executor is not None:
+            return self._executor.submit(task)
+        future: Future[Any] = Future()
+        future.cancel()
+        return future
+
+
+def _failed(error: Exception) -> _Entry:
+    future: Future[Any] = Future()
+    future.set_exception(error)
+    return future.result, future
 
 
 def _flattened(

@@ -276,9 +276,7 @@ def tee(*folds: Fold[Any, Any] | NestedFold[Any, Any]) -> Fold[Any, Any] | Neste
     >>> both([3, 1, 2])
     (3, 3)
     """
-    if not (
-        all(isinstance(f, Fold) for f in folds) or all(isinstance(f, NestedFold) for f in folds)
-    ):
+    if not (all(map(_takes_blocks, folds)) or all(map(_takes_rows, folds))):
         raise TypeError(
             "tee takes folds over blocks, or folds over rows of blocks, not both: "
             f"{', '.join(type(f).__name__ for f in folds)}; fold() makes a fold of a plain "
@@ -336,6 +334,20 @@ def _is_nested(blocks: object) -> bool:
 
 def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
     return isinstance(x, Fold)
+
+
+def _takes_blocks(fold: Fold[Any, Any] | NestedFold[Any, Any]) -> bool:
+    """Whether a fold goes through blocks; a tee does if all within it do."""
+    return isinstance(fold, Fold) and all(map(_takes_blocks, _within(fold)))
+
+
+def _takes_rows(fold: Fold[Any, Any] | NestedFold[Any, Any]) -> bool:
+    """Whether a fold goes through rows of blocks."""
+    return isinstance(fold, NestedFold) and all(map(_takes_rows, _within(fold)))
+
+
+def _within(fold: object) -> tuple[Fold[Any, Any] | NestedFold[Any, Any], ...]:
+    return fold.folds if isinstance(fold, _Tee) else ()
 
 
 def _run(fold: Fold[T, R], blocks: Iterable[T]) -> R:
@@ -404,9 +416,9 @@ class _Tee(Fold[Any, Any], NestedFold[Any, Any]):
         )
 
     def __call__(self, blocks: Iterable[Any], /) -> Any:
-        if all(isinstance(f, Fold) for f in self.folds) and not _is_nested(blocks):
-            return _run(self, blocks)
-        return _run_rows(self, blocks)
+        if _takes_rows(self) and (_is_nested(blocks) or not _takes_blocks(self)):
+            return _run_rows(self, blocks)
+        return _run(self, blocks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ZipStore
 
 from lazychunks import (
     IdentityConverter,
@@ -22,10 +23,24 @@ from lazychunks import (
     ZarrOptions,
 )
 
-__all__ = ["FLAT", "JOBS", "NESTED", "RAGGED", "Job", "keep_quiet", "old_array", "seen_at"]
+__all__ = [
+    "FLAT",
+    "JOBS",
+    "NESTED",
+    "RAGGED",
+    "ZARR",
+    "Job",
+    "keep_quiet",
+    "names_in",
+    "old_array",
+    "seen_at",
+]
 
 Array = NDArray[Any]
 Span = tuple[int, int]
+
+ZARR: Any = zarr
+"""zarr, whose signatures name a type of a package that is not there."""
 
 
 def keep_quiet(*_: int) -> None:
@@ -103,7 +118,7 @@ JOBS = (FLAT, RAGGED, NESTED)
 def old_array(destination: Any, seed: int = 0) -> Array:
     """Put an array at a destination that shares chunk keys with the new one."""
     old = np.random.default_rng(seed).integers(0, 2**62, (10, 9))
-    zarr.create_array(store=destination, data=old, chunks=(4, 4), overwrite=True)
+    ZARR.create_array(store=destination, data=old, chunks=(4, 4), overwrite=True)
     return old
 
 
@@ -111,10 +126,27 @@ def seen_at(destination: str | Store | dict[str, Buffer]) -> Array | None:
     """Return what any other program sees: nothing, or the whole array."""
     place: Any = MemoryStore(destination) if isinstance(destination, dict) else destination
     try:
-        array = zarr.open_array(store=place, mode="r")
+        mode: Literal["r", "r+"] = "r+" if isinstance(place, ZipStore) else "r"  # it knows no other
+        array = ZARR.open_array(store=place, mode=mode)
     except (FileNotFoundError, zarr.errors.ArrayNotFoundError):
         return None
     return np.asarray(array[...])
+
+
+def same(seen: Array | None, expected: Array | None) -> bool:
+    """Whether both are nothing, or the same array bit for bit."""
+    if seen is None or expected is None:
+        return seen is expected
+    return (seen.shape, seen.dtype, seen.tobytes()) == (
+        expected.shape,
+        expected.dtype,
+        expected.tobytes(),
+    )
+
+
+def names_in(directory: Path) -> list[str]:
+    """Names of all that is in a directory."""
+    return sorted(path.name for path in directory.iterdir())
 
 
 def _spans(sizes: tuple[int, ...]) -> Iterator[Span]:

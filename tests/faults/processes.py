@@ -6,12 +6,12 @@ The server starts no thread, so forking it is safe.
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
 
-__all__ = ["CONTEXT", "died_by_sigkill", "die", "running", "starting"]
+__all__ = ["CONTEXT", "die", "died_by_sigkill", "running", "starting"]
 
 
 def starting() -> ForkServerContext:
@@ -25,7 +25,7 @@ CONTEXT = starting()
 
 
 @contextmanager
-def running(target: Callable[..., object], *args: Any) -> Iterator[ForkServerProcess]:
+def running(target: Callable[..., object], *args: Any) -> Generator[ForkServerProcess]:
     """Run a function in a process of its own, which is gone afterwards."""
     process = CONTEXT.Process(target=target, args=args)
     process.start()

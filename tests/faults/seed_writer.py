@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
+
+from tests.faults.jobs import ZARR
 
 __all__ = ["seed_flat", "seed_nested"]
 
@@ -47,7 +48,7 @@ def seed_nested(rows: Any, destination: Any, *, overwrite: bool = False) -> None
 
 
 def _opened(destination: Any, shape: Iterable[int], block: Array, *, overwrite: bool) -> Any:
-    return zarr.open(
+    return ZARR.open(
         destination,
         mode="w" if overwrite else "w-",
         shape=tuple(shape),

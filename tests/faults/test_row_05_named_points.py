@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import zarr
 
 from lazychunks import LazyChunksError
 from lazychunks.storage import arrays, publishing, resuming
 from lazychunks.storage.publishing import DirectorySwap
-from tests.faults.jobs import NESTED, RAGGED, Job, old_array, seen_at
+from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
@@ -61,7 +59,7 @@ def kill_at(point: str, visit: int, after: bool, job: Job, path: str, can_exchan
 
 def kill_seed(job: Job, path: str, chunks: int) -> None:
     """Overwrite as the negative control does, and die when so many blocks have been assigned."""
-    assign = zarr.Array.__setitem__
+    assign: Callable[..., None] = ZARR.Array.__setitem__
     left = chunks
 
     def hooked(*args: Any) -> None:
@@ -71,7 +69,7 @@ def kill_seed(job: Job, path: str, chunks: int) -> None:
         if left == 0:
             die()
 
-    setattr(zarr.Array, "__setitem__", hooked)  # noqa: B010
+    setattr(ZARR.Array, "__setitem__", hooked)  # noqa: B010
     seed_flat(job.sequence(), path, overwrite=True)
 
 
@@ -121,10 +119,10 @@ def test_old_or_new_at_every_point_and_a_restart_completes_it(
             job.store(path)
         seen = seen_at(path)
     assert seen is not None
-    assert np.array_equal(seen, job.whole) or np.array_equal(seen, old)
+    assert same(seen, job.whole) or same(seen, old)
     job.store(path, overwrite=True, resume=True, run_id="run")
-    assert np.array_equal(seen_at(path), job.whole)
-    assert os.listdir(place) == ["array.zarr"]
+    assert same(seen_at(path), job.whole)
+    assert names_in(place) == ["array.zarr"]
     files = {file.name for file in Path(path).iterdir()}
     assert files == {"zarr.json", "c"}, "nothing is left within"
 
@@ -134,7 +132,7 @@ def test_every_point_is_a_case() -> None:
 
 
 def test_a_killed_write_of_metadata_leaves_nothing_that_blocks_later_runs(tmp_path: Path) -> None:
-    """zarr writes a file under a temporary name, which a kill leaves behind."""
+    """Zarr writes a file under a temporary name, which a kill leaves behind."""
     path = tmp_path / "array.zarr"
     with running(kill_at, "chunk", 2, True, NESTED, str(path), True) as process:
         assert died_by_sigkill(process)
@@ -144,7 +142,7 @@ def test_a_killed_write_of_metadata_leaves_nothing_that_blocks_later_runs(tmp_pa
     NESTED.store(path, resume=True, run_id="run")
     assert not list(path.rglob("*.partial"))
     RAGGED.store(path, overwrite=True)
-    assert np.array_equal(seen_at(str(path)), RAGGED.whole)
+    assert same(seen_at(str(path)), RAGGED.whole)
 
 
 def test_this_finds_a_writer_that_overwrites_in_place(tmp_path: Path) -> None:
@@ -155,5 +153,5 @@ def test_this_finds_a_writer_that_overwrites_in_place(tmp_path: Path) -> None:
         assert died_by_sigkill(process)
     seen = seen_at(path)
     assert seen is not None
-    assert not np.array_equal(seen, old)
-    assert not np.array_equal(seen, RAGGED.whole)
+    assert not same(seen, old)
+    assert not same(seen, RAGGED.whole)

@@ -1,6 +1,6 @@
 """Row 8: two writers at one destination: one wins, the other is told at once."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 from zarr.storage import MemoryStore
 
 from lazychunks import DestinationBusyError
-from tests.faults.jobs import FLAT, NESTED, Job, old_array, seen_at
+from tests.faults.jobs import FLAT, NESTED, Job, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
@@ -58,7 +58,7 @@ def store_told(answer: Any, job: Job, path: str) -> None:
 
 
 @contextmanager
-def a_writer_at(stage: int, job: Job, path: str) -> Iterator[Any]:
+def a_writer_at(stage: int, job: Job, path: str) -> Generator[Any]:
     """Let a writer in another process stand at a block, until the event given is set."""
     ready, go = CONTEXT.Event(), CONTEXT.Event()
     with running(store_and_wait, stage, ready, go, job, path) as process:
@@ -85,11 +85,11 @@ def test_the_second_process_is_told_at_once(
         assert path in str(error)
         assert computed == 0, "before any block is computed"
         seen = seen_at(path)
-        assert (seen is None) if old is None else np.array_equal(seen, old)
-    assert np.array_equal(seen_at(path), FLAT.whole)
+        assert (seen is None) if old is None else same(seen, old)
+    assert same(seen_at(path), FLAT.whole)
     assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
     second.store(path, overwrite=True)
-    assert np.array_equal(seen_at(path), second.whole)
+    assert same(seen_at(path), second.whole)
 
 
 def test_the_lock_of_a_dead_writer_does_not_block(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_lock_of_a_dead_writer_does_not_block(tmp_path: Path) -> None:
         assert died_by_sigkill(process)
     assert (tmp_path / ".array.zarr.lock").exists()
     FINER.store(path, overwrite=True)
-    assert np.array_equal(seen_at(path), FINER.whole)
+    assert same(seen_at(path), FINER.whole)
     assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
 
 
@@ -109,7 +109,7 @@ def test_a_writer_within_another_one_is_told(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DestinationBusyError):
         FLAT.store(destination, partial(_store_too, destination), run_id="run")
     FLAT.store(destination, overwrite=True)
-    assert np.array_equal(seen_at(destination), FLAT.whole)
+    assert same(seen_at(destination), FLAT.whole)
 
 
 def _store_too(destination: Any, *_: int) -> None:
@@ -119,8 +119,8 @@ def _store_too(destination: Any, *_: int) -> None:
 def test_different_destinations_are_free(tmp_path: Path) -> None:
     with a_writer_at(2, FLAT, str(tmp_path / "one.zarr")):
         FINER.store(tmp_path / "other.zarr")
-    assert np.array_equal(seen_at(str(tmp_path / "one.zarr")), FLAT.whole)
-    assert np.array_equal(seen_at(str(tmp_path / "other.zarr")), FINER.whole)
+    assert same(seen_at(str(tmp_path / "one.zarr")), FLAT.whole)
+    assert same(seen_at(str(tmp_path / "other.zarr")), FINER.whole)
 
 
 def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
@@ -135,7 +135,8 @@ def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
             seed_flat(FINER.sequence(), path, overwrite=True)
 
     seed_flat(FLAT.sequence(watch), path, overwrite=True)
-    seen = seen_at(path)
-    assert seen is not None
-    assert not np.array_equal(seen, FLAT.whole)
-    assert not np.array_equal(seen, FINER.whole)
+    try:
+        seen = seen_at(path)
+    except ValueError:
+        return  # chunks of one, metadata of the other
+    assert not any(same(np.asarray(seen), job.whole) for job in (FLAT, FINER))

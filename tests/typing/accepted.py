@@ -1,9 +1,11 @@
 """What both checkers must accept, and infer: checked by ``tests/test_typing.py``, never run."""
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, TypeVar, assert_type
 
 import numpy as np
 import zarr
@@ -13,10 +15,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lazychunks import (
+    Fold,
     FromNumpy,
     IdentityConverter,
     LazyChunkSequence,
     ListAggregator,
+    NestedFold,
     NestedLazyChunkSequence,
     NestedListAggregator,
     NestedSequenceAggregator,
@@ -25,10 +29,15 @@ from lazychunks import (
     ToNumpy,
     ZarrOptions,
     concatenate,
+    fold,
+    nest,
     nested_concatenate,
+    tee,
+    zarr_sink,
 )
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
+T = TypeVar("T")
 Array = NDArray[np.float64]
 Flat = LazyChunkSequence
 Nested = NestedLazyChunkSequence
@@ -40,6 +49,10 @@ def number_of_blocks(blocks: LazyChunkSequence[object]) -> int:
 
 def first_of(blocks: Iterable[Array]) -> Array:
     return next(iter(blocks))
+
+
+def last_of(blocks: LazyChunkSequence[T]) -> T:
+    return list(blocks)[-1]
 
 
 def number_of_rows(rows: NestedLazyChunkSequence[Tensor]) -> int:
@@ -296,3 +309,110 @@ def aggregators_by_protocol(
     listed = ListAggregator()
     listed = list
     cat = NestedTorchCatAggregator()
+
+
+def add(total: float, block: Array) -> float:
+    return total + float(block.sum())
+
+
+def append(rows: list[float], row: float) -> list[float]:
+    return [*rows, row]
+
+
+def making_folds(numbers: LazyChunkSequence[int], arrays: LazyChunkSequence[Array]) -> None:
+    assert_type(fold(add, 0.0), Fold[Array, float])
+    assert_type(fold(add, 0.0, str), Fold[Array, str])
+    assert_type(fold(add, 0.0).then(str), Fold[Array, str])
+    assert_type(fold(add, 0.0).then(lambda total: [total]), Fold[Array, list[float]])
+    assert_type(fold(add, 0.0).contramap(np.asarray), Fold[Any, float])
+    assert_type(concatenate().then(len), Fold[NDArray[Any], int])
+    assert_type(arrays.compute(fold(add, 0.0)), float)
+    assert_type(arrays.compute(fold(add, 0.0).then(str)), str)
+    assert_type(fold(add, 0.0)([np.zeros(3)]), float)
+    assert_type(numbers.compute(fold(operator.add, 0)), int)
+    aggregator: SequenceAggregator[Array, float] = fold(add, 0.0)
+    assert_type(arrays.compute(aggregator), float)
+
+
+def teeing(arrays: Flat[Array], total: Fold[Array, float], count: Fold[object, int]) -> None:
+    assert_type(tee(total, total), Fold[Array, tuple[float, float]])
+    assert_type(arrays.compute(tee(total, concatenate())), tuple[float, NDArray[Any]])
+    assert_type(arrays.compute(tee(total, count)), tuple[float, int])
+    assert_type(arrays.compute(tee(total, count, total.then(str))), tuple[float, int, str])
+    assert_type(
+        arrays.compute(tee(total, tee(count, total.then(str)))), tuple[float, tuple[int, str]]
+    )
+    assert_type(
+        arrays.compute(tee(total, count, total, count, total, count)),
+        tuple[float, int, float, int, float, int],
+    )
+    assert_type(tee(total, count).then(lambda both: both[1]), Fold[Array, int])
+
+
+def nesting(
+    arrays: Nested[Array],
+    tensors: Nested[Tensor],
+    total: Fold[Array, float],
+    rows: Fold[float, list[float]],
+) -> None:
+    assert_type(nest(total, rows), NestedFold[Array, list[float]])
+    assert_type(arrays.compute(nest(total, rows)), list[float])
+    assert_type(arrays.compute(nest(fold(add, 0.0), fold(append, [0.0]))), list[float])
+    assert_type(arrays.compute(nest(last_of, last_of)), Array)
+    assert_type(arrays.compute(nest(last_of, list)), list[Array])
+    assert_type(arrays.compute(nest(number_of_blocks, last_of)), int)
+    assert_type(tensors.compute(nest(TorchCatAggregator(), TorchCatAggregator())), Tensor)
+    assert_type(
+        arrays.compute(tee(nest(total, rows), nested_concatenate())),
+        tuple[list[float], NDArray[Any]],
+    )
+    assert_type(
+        arrays.compute(tee(tee(nest(total, rows), nest(total, rows.then(len))), nest(total, rows))),
+        tuple[tuple[list[float], int], list[float]],
+    )
+
+
+def reading(array: zarr.Array[Any], store: zarr.storage.MemoryStore, path: Path) -> None:
+    assert_type(Flat.from_zarr("a.zarr", IdentityConverter()), Flat[NDArray[Any]])
+    assert_type(Flat.from_zarr(array, TorchNumpyConverter(), rows=3), Flat[Tensor])
+    assert_type(Flat.from_zarr(store, ListConverter(), max_chunk_bytes=10), Flat[list[float]])
+    assert_type(Nested.from_zarr(path, TorchNumpyConverter(), rows=3, columns=4), Nested[Tensor])
+    assert_type(Flat.from_zarr({}, TorchNumpyConverter()).map(len).compute(), list[int])
+
+
+def computing_ahead(
+    flat: LazyChunkSequence[Tensor],
+    nested: NestedLazyChunkSequence[Tensor],
+    executor: Executor,
+    threads: ThreadPoolExecutor,
+    processes: ProcessPoolExecutor,
+) -> None:
+    assert_type(flat.parallel(executor), LazyChunkSequence[Tensor])
+    assert_type(flat.parallel(threads, 3).map(len), LazyChunkSequence[int])
+    assert_type(nested.parallel(processes, max_in_flight=None), NestedLazyChunkSequence[Tensor])
+    assert_type(nested.parallel(threads).compute(), list[list[Tensor]])
+
+
+def sinks(
+    arrays: LazyChunkSequence[Array],
+    tensors: LazyChunkSequence[Tensor],
+    grid: NestedLazyChunkSequence[Tensor],
+    total: Fold[Array, float],
+    of_rows: NestedFold[Tensor, str],
+) -> None:
+    sink = zarr_sink("a.zarr", IdentityConverter(), chunks="blocks", overwrite=True)
+    assert_type(arrays.compute(sink), zarr.Array[Any])
+    assert_type(arrays.compute(tee(sink, total)), tuple[zarr.Array[Any], float])
+    assert_type(
+        arrays.compute(tee(total, sink, sink)), tuple[float, zarr.Array[Any], zarr.Array[Any]]
+    )
+    torch_sink = zarr_sink("a.zarr", TorchNumpyConverter())
+    assert_type(
+        tensors.compute(tee(torch_sink, TorchCatAggregator())), tuple[zarr.Array[Any], Tensor]
+    )
+    assert_type(grid.compute(tee(torch_sink, of_rows)), tuple[zarr.Array[Any], str])
+    assert_type(
+        grid.compute(tee(torch_sink, NestedTorchCatAggregator(), of_rows)),
+        tuple[zarr.Array[Any], Tensor, str],
+    )
+    assert_type(sink([np.zeros(3)]), zarr.Array[Any])

@@ -8,6 +8,7 @@ A line marked at its end has an error under both, and no other line has one.
 # ruff: noqa: ARG002, B018, F841
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Any, assert_type
 
 import numpy as np
@@ -16,16 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazychunks import (
+    Fold,
     IdentityConverter,
     LazyChunkSequence,
     ListAggregator,
+    NestedFold,
     NestedLazyChunkSequence,
     NestedListAggregator,
     NumpyConverter,
     SequenceAggregator,
     ToNumpy,
     concatenate,
+    fold,
+    nest,
     nested_concatenate,
+    tee,
+    zarr_sink,
 )
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
@@ -100,7 +107,7 @@ def mapping(flat: LazyChunkSequence[int], nested: NestedLazyChunkSequence[int]) 
 def computing(arrays: Flat[Array], tensors: Flat[Tensor], numbers: Flat[int]) -> None:
     arrays.compute(TorchCatAggregator())  # expect: error
     tensors.compute(concatenate())  # expect: error
-    tensors.compute(NestedTorchCatAggregator())  # expect: error
+    numbers.compute(NestedTorchCatAggregator())  # expect: error
     tensors.compute(NestedListAggregator())  # expect: error
     tensors.compute(concatenate)  # expect: error
     tensors.compute(ListAggregator)  # expect: error
@@ -136,6 +143,57 @@ def storing_nested(arrays: Nested[Array], tensors: Nested[Tensor]) -> None:
     tensors.to_zarr("a.zarr", IdentityConverter())  # expect: error
     arrays.to_zarr("a.zarr", TorchNumpyConverter())  # expect: error
     arrays.to_zarr("a.zarr", IdentityConverter(), overwrites=True)  # expect: error
+
+
+def folding(
+    numbers: Flat[int],
+    tensors: Flat[Tensor],
+    grid: Nested[Tensor],
+    total: Fold[Array, float],
+    length: Fold[Tensor, int],
+    of_rows: NestedFold[Tensor, str],
+) -> None:
+    numbers.compute(total)  # expect: error
+    tensors.compute(total)  # expect: error
+    tensors.compute(total.then(str))  # expect: error
+    numbers.compute(of_rows)  # expect: error
+    grid.compute(length)  # expect: error
+    fold(str.upper, 0)  # expect: error
+    total([1, 2])  # expect: error
+    total.then(str.upper)  # expect: error
+    total.fold = total  # expect: error
+    tee(total, of_rows)  # expect: error
+    tee(of_rows, length)  # expect: error
+    tee(length, len)  # expect: error
+    tensors.compute(tee(length, total))  # expect: error
+    tensors.compute(tee(length, concatenate()))  # expect: error
+    numbers.compute(tee(of_rows, of_rows))  # expect: error
+    grid.compute(tee(length, length))  # expect: error
+    grid.compute(nest(total, length))  # expect: error
+    nest(length, total)  # expect: error
+    assert_type(tensors.compute(tee(length, length)), tuple[int, float])  # expect: error
+    assert_type(grid.compute(of_rows), Any)  # expect: error
+
+
+def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:
+    zarr_sink("a.zarr")  # expect: error
+    zarr_sink("a.zarr", TorchNumpyConverter)  # expect: error
+    zarr_sink("a.zarr", IdentityConverter(), chunk=3)  # expect: error
+    zarr_sink("a.zarr", IdentityConverter(), True)  # expect: error
+    numbers.compute(zarr_sink("a.zarr", IdentityConverter()))  # expect: error
+    arrays.compute(tee(zarr_sink("a.zarr", IdentityConverter()), length))  # expect: error
+
+
+def reading_and_computing_ahead(tensors: Flat[Tensor], executor: Executor) -> None:
+    Flat.from_zarr("a.zarr")  # expect: error
+    Flat.from_zarr(3, IdentityConverter())  # expect: error
+    Flat.from_zarr("a.zarr", IdentityConverter(), 3)  # expect: error
+    Flat.from_zarr("a.zarr", IdentityConverter(), columns=3)  # expect: error
+    Flat.from_zarr("a.zarr", TorchNumpyConverter(), rows="3")  # expect: error
+    assert_type(Flat.from_zarr("a.zarr", IdentityConverter()), Flat[Tensor])  # expect: error
+    tensors.parallel()  # expect: error
+    tensors.parallel(3)  # expect: error
+    tensors.parallel(executor, "many")  # expect: error
 
 
 def variance(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import default_buffer_prototype
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Document",
+    "Gate",
     "StagedArray",
     "described",
     "metadata_key",
@@ -91,9 +92,9 @@ class StagedArray:
         self._path = path
         self._resumable = resumable
         self.document = document
-        self.array = described(store, path, document)
+        self.array: StoredArray = described(store, path, document)
         """The array, open for writing."""
-        self._files = ChunkFiles.of(store, document)
+        self._files = ChunkFiles.of(store, document, atomic=resumable)
 
     @property
     def shape(self) -> Shape:
@@ -141,11 +142,51 @@ class StagedArray:
         if self._files is not None:
             self._files.write(filled)
         else:
-            self.array[filled.region] = filled.data
+            gate = Gate(self._store)
+            metadata: Any = self.array.metadata  # parsed already
+            where = StorePath(gate, self._path)
+            array: StoredArray = zarr.Array(zarr.AsyncArray(metadata, where, WRITE_EVERYTHING))
+            try:
+                array[filled.region] = filled.data
+            finally:
+                gate.shut()
 
     def _write(self) -> None:
         value = json.dumps(self.document, indent=2).encode()
         write_key(self._store, metadata_key(self._path), value)
+
+
+class Gate(WrapperStore[Store]):
+    """Lets keys be set until it is shut.
+
+    zarr sets the keys of several chunks at the same time. When one fails, it raises at once, and
+    the others would land some time later.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._under_way = 0
+        self._is_shut = False
+        self._changed = threading.Condition()
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Set a key."""
+        with self._changed:
+            if self._is_shut:
+                raise RuntimeError(f"{key} comes too late: another chunk has failed")
+            self._under_way += 1
+        try:
+            await self._store.set(key, value)
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let no more through, and wait until what has come through has ended."""
+        with self._changed:
+            self._is_shut = True
+            self._changed.wait_for(lambda: self._under_way == 0)
 
 
 def described(store: Store, path: str, document: Document) -> StoredArray:

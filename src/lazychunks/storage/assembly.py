@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar
@@ -178,6 +178,7 @@ class Filled:
 @dataclass(slots=True)
 class _Open:
     buffer: NDArray[Any]
+    size: int
     filled: int = 0
 
 
@@ -215,33 +216,49 @@ class Assembly:
         self._open: dict[Shape, _Open] = {}
         self._lengths: list[int | None] = [None] * len(unit)
 
-    def add(self, origin: Shape, block: NDArray[Any]) -> Iterator[Filled]:
+    def add(self, origin: Shape, block: NDArray[Any]) -> Iterable[Filled]:
         """Copy a block to its place, and hand out what it completes."""
-        axes = len(self._unit)
+        if block.size == 0:
+            return ()
+        axes = range(len(self._unit))
+        offsets = [origin[axis] % self._unit[axis] for axis in axes]
+        if all(offsets[axis] + block.shape[axis] <= self._unit[axis] for axis in axes):
+            cell = tuple(origin[axis] // self._unit[axis] for axis in axes)
+            within = tuple(slice(offsets[axis], offsets[axis] + block.shape[axis]) for axis in axes)
+            filled = self._fill(cell, within, block)  # one cell: no need to cut
+            return () if filled is None else (filled,)
+        return self._scatter(origin, block)
+
+    def _scatter(self, origin: Shape, block: NDArray[Any]) -> Iterator[Filled]:
         parts = [
             tuple(overlaps(start, length, size))
-            for start, length, size in zip(origin, block.shape[:axes], self._unit, strict=True)
+            for start, length, size in zip(origin, block.shape, self._unit, strict=False)
         ]
-        if math.prod(block.shape[axes:]) == 0:
-            return
         for meeting in product(*parts):
             cell = tuple(overlap.cell for overlap in meeting)
-            if cell in self._done:
-                continue
-            target = self._open.get(cell)
-            if target is None:
-                target = self._open[cell] = _Open(self._allocate())
             piece = block[tuple(overlap.in_span for overlap in meeting)]
-            target.buffer[tuple(overlap.in_cell for overlap in meeting)] = piece
-            target.filled += math.prod(piece.shape[:axes])
-            if target.filled == self._size(cell):
-                yield self._hand_out(cell)
+            filled = self._fill(cell, tuple(overlap.in_cell for overlap in meeting), piece)
+            if filled is not None:
+                yield filled
+
+    def _fill(self, cell: Shape, within: Region, piece: NDArray[Any]) -> Filled | None:
+        """Copy a piece to its place in a cell, and hand out the cell if that completes it."""
+        if cell in self._done:
+            return None
+        target = self._open.get(cell)
+        if target is None:
+            target = self._open[cell] = _Open(self._allocate(), self._size(cell))
+        target.buffer[within] = piece
+        target.filled += math.prod(piece.shape[: len(self._unit)])
+        return self._hand_out(cell) if target.filled == target.size else None
 
     def fix_length(self, axis: int, length: int) -> Iterator[Filled]:
         """Learn where a block axis ends, and hand out what is complete thereby."""
         self._lengths[axis] = length
-        for cell in [c for c, target in self._open.items() if target.filled == self._size(c)]:
-            yield self._hand_out(cell)
+        for cell, target in tuple(self._open.items()):
+            target.size = self._size(cell)
+            if target.filled == target.size:
+                yield self._hand_out(cell)
 
     @property
     def is_empty(self) -> bool:

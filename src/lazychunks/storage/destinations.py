@@ -88,7 +88,7 @@ class InStore:
             raise DestinationReadOnlyError(
                 f"{self} is read-only; open the store for writing", path=str(self)
             )
-        # Reading opens the store, where it is not open yet; listing does not always.
+        sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
         document = read_key(self.store, self.key("zarr.json"))
         parts = self.path.split("/")
         for parent in (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))):

@@ -35,7 +35,7 @@ Encode = Callable[[NDArray[Any]], Any]
 
 
 class ChunkFiles:
-    """Writes the chunks of one array to files, each whole or not at all.
+    """Writes the chunks of one array to files.
 
     Parameters
     ----------
@@ -45,15 +45,19 @@ class ChunkFiles:
         Shape of a chunk.
     encode
         Makes the bytes of a chunk of its values.
+    atomic
+        Whether a file appears whole or not at all, as it must where another run may go on with
+        what is there; it costs a rename.
     """
 
-    def __init__(self, root: Path, chunks: Shape, encode: Encode) -> None:
+    def __init__(self, root: Path, chunks: Shape, encode: Encode, *, atomic: bool) -> None:
+        self._atomic = atomic
         self._root = root
         self._chunks = chunks
         self._encode = encode
 
     @classmethod
-    def of(cls, store: Store, document: Document) -> ChunkFiles | None:
+    def of(cls, store: Store, document: Document, *, atomic: bool = True) -> ChunkFiles | None:
         """Return a writer for an array, if its layout is the usual one."""
         encode = _encoder(document)
         keys = document["chunk_key_encoding"]
@@ -63,7 +67,9 @@ class ChunkFiles:
             return None
         grid = document["chunk_grid"]
         chunks = tuple(grid["configuration"]["chunk_shape"])
-        return cls(store.root, chunks, encode) if grid["name"] == "regular" else None
+        if grid["name"] != "regular":
+            return None
+        return cls(store.root, chunks, encode, atomic=atomic)
 
     def write(self, filled: Filled) -> None:
         """Encode and write the chunks of a buffer."""
@@ -87,7 +93,7 @@ class ChunkFiles:
 
     def _write(self, index: list[int], value: Any) -> None:
         file = os.path.join(self._root, "c", *map(str, index))  # hot
-        partial = f"{file}.partial"
+        partial = f"{file}.partial" if self._atomic else file
         try:
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
@@ -97,7 +103,8 @@ class ChunkFiles:
             view = memoryview(value).cast("B")
             while view.nbytes:
                 view = view[stream.write(view) :]
-        os.replace(partial, file)
+        if self._atomic:
+            os.replace(partial, file)
 
 
 def _encoder(document: Document) -> Encode | None:

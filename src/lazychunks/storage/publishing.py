@@ -177,12 +177,7 @@ class DirectorySwap:
 
     def keys(self) -> Iterator[str]:
         """Files in the staging directory, where symbolic links are refused."""
-        for directory, directories, files in os.walk(self._staging):
-            prefix = os.path.relpath(directory, self._staging).replace(os.sep, "/")
-            for name in (*directories, *files):
-                _refuse_link(Path(directory, name))
-            for name in files:
-                yield name if prefix == "." else f"{prefix}/{name}"
+        return _files(self._staging, "")
 
     def clear_journal(self) -> None:
         """Remove the journal's directory."""
@@ -226,7 +221,8 @@ class DirectorySwap:
     def _repair(self) -> None:
         """Put an old array back that was moved aside, and remove what was being written."""
         for directory in (self._old, self._staging):
-            _refuse_link(directory)
+            if directory.is_symlink():
+                raise _link(directory)
         if self._old.exists():
             if self._target.exists():
                 shutil.rmtree(self._old)
@@ -444,11 +440,21 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _refuse_link(path: Path) -> None:
-    if path.is_symlink():
-        raise DestinationExistsError(
-            f"{path} is a symbolic link, which no writer has made; remove it", path=str(path)
-        )
+def _files(directory: str | Path, prefix: str) -> Iterator[str]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                raise _link(entry.path)
+            if entry.is_dir():
+                yield from _files(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
+
+
+def _link(path: str | Path) -> DestinationExistsError:
+    return DestinationExistsError(
+        f"{path} is a symbolic link, which no writer has made; remove it", path=str(path)
+    )
 
 
 def _sync_tree(directory: Path) -> None:

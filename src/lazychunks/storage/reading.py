@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 import zarr
-from zarr.storage import LocalStore
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, StorePath
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
@@ -23,6 +25,8 @@ from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 
 if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
     from lazychunks.converters import FromNumpy
     from lazychunks.storage.arrays import Document, StoredArray
 
@@ -48,9 +52,10 @@ def read_flat(
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
     array, chunks = _opened(source, 1, max_chunk_bytes)
-    trailing = math.prod(array.shape[1:]) * array.dtype.itemsize
+    trailing = _bytes_across(array, 1, max_chunk_bytes)
+    merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
-        rows = fit_extent(chunks[0], trailing, MERGE_BELOW, max_chunk_bytes)
+        rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
     return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
 
@@ -64,11 +69,13 @@ def read_nested(
 ) -> tuple[AheadRows[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     array, chunks = _opened(source, 2, max_chunk_bytes)
-    rows = chunks[0] if rows is None else _positive(rows, "rows")
+    trailing = _bytes_across(array, 2, max_chunk_bytes)
+    merged = min(MERGE_BELOW, max_chunk_bytes)
+    if rows is None:
+        rows = fit_extent(chunks[0], trailing, 0, max_chunk_bytes)
+    below = Spans(array.shape[0], _positive(rows, "rows"))
     if columns is None:
-        each = rows * math.prod(array.shape[2:]) * array.dtype.itemsize
-        columns = fit_extent(chunks[1], each, MERGE_BELOW, max_chunk_bytes)
-    below = Spans(array.shape[0], rows)
+        columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
     factory = Product(_Read(array, converter), below, across)
     return AheadRows(factory, None, READ_AHEAD), len(below)
@@ -78,14 +85,15 @@ def read_nested(
 class Spans(Sequence[slice]):
     """The slices that cut an axis into pieces of one size, of which the last may be smaller.
 
-    They are made when asked for: metadata may claim any length.
+    An axis of length zero is one piece: a block without elements still tells shape and dtype.
+    The slices are made when asked for: metadata may claim any length.
     """
 
     length: int
     size: int
 
     def __len__(self) -> int:
-        return len(range(0, self.length, self.size))
+        return len(self._starts)
 
     @overload
     def __getitem__(self, index: int) -> slice: ...
@@ -94,8 +102,12 @@ class Spans(Sequence[slice]):
     def __getitem__(self, index: int | slice) -> slice | Sequence[slice]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        start = range(0, self.length, self.size)[index]
+        start = self._starts[index]
         return slice(start, min(start + self.size, self.length))
+
+    @property
+    def _starts(self) -> range:
+        return range(0, max(self.length, 1), self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +133,48 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         chunks = _judged(document, where, axes, max_chunk_bytes)
         return array, chunks
     place = located(source)
-    store = LocalStore(place.path, read_only=True) if isinstance(place, LocalPath) else place.store
-    path = place.path if isinstance(place, InStore) else ""
+    store: Store
+    if isinstance(place, LocalPath):
+        store, path = LocalStore(place.path, read_only=True), ""
+    else:
+        store, path = place.store, place.path
     prefix = f"{path}/" if path else ""
-    found = parsed(read_key(store, f"{prefix}zarr.json"))
-    if found is not None:
-        chunks = _judged(found, str(place), axes, max_chunk_bytes)
-        return described(store, path, found), chunks
-    found = parsed(read_key(store, f"{prefix}.zarray"))
+    try:
+        sync(StorePath.open(store, path))  # reading does not always open it
+        found = _document(store, f"{prefix}zarr.json", 3, place)
+        if found is None:
+            found = _document(store, f"{prefix}.zarray", 2, place)
+    except FileNotFoundError:  # not even the directory
+        found = None
     if found is None:
         raise FileNotFoundError(
             f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
         )
     chunks = _judged(found, str(place), axes, max_chunk_bytes)
-    opened: StoredArray = zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # see arrays.py
-        store=store, path=path, mode="r", zarr_format=2
-    )
-    return opened, chunks
+    try:
+        return described(store, path, found), chunks
+    except Exception as error:
+        raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
+
+
+def _document(
+    store: Store, key: str, zarr_format: int, place: LocalPath | InStore
+) -> Document | None:
+    """Read an array's metadata, if there is any."""
+    value = read_key(store, key)
+    if value is None:
+        return None
+    try:
+        found = parsed(value)
+    except RecursionError:
+        found = None
+    if found is None or found.get("zarr_format") != zarr_format:
+        raise UntrustedArrayError(
+            f"the metadata of {place} is damaged: {key} holds no JSON object of Zarr {zarr_format}"
+        )
+    if found.get("node_type", "array") != "array":
+        raise UntrustedArrayError(f"{place} holds a zarr group; name an array within it")
+    return found
 
 
 def _judged(document: Document, where: str, axes: int, max_chunk_bytes: int) -> Shape:
@@ -165,7 +202,7 @@ def _judged(document: Document, where: str, axes: int, max_chunk_bytes: int) -> 
             f"{where} is stored with {', '.join(unknown)}, which may run code or is not known "
             "here; read it with zarr itself if you trust its origin"
         )
-    if dtype is None or not lawful or min(shape, default=0) < 0:
+    if dtype is None or not lawful or not all(0 <= length <= sys.maxsize for length in shape):
         raise UntrustedArrayError(
             f"{where} has dtype {document.get('data_type', document.get('dtype'))!r}, shape "
             f"{shape} and chunks {chunks}, expected numbers of a fixed size in positive chunks"
@@ -186,20 +223,27 @@ def _judged(document: Document, where: str, axes: int, max_chunk_bytes: int) -> 
 
 def _parts(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
     """Codecs (those within shards too), dtype and chunk shape that Zarr 3 metadata names."""
-    codecs: list[str] = []
-    chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
-    pending = list(document["codecs"])
+    grid = document["chunk_grid"]
+    names = [] if grid["name"] == "regular" else [f"chunk grid {grid['name']}"]
+    if document.get("storage_transformers"):
+        names.append("storage transformers")
+    chunks = grid["configuration"]["chunk_shape"]
+    codecs = document["codecs"]
+    pending = [*codecs]
     while pending:
         codec = pending.pop()
-        codecs.append(str(codec["name"]))
+        names.append(str(codec["name"]))
         if codec["name"] == "sharding_indexed":
-            settings = codec["configuration"]
-            chunks = tuple(settings["chunk_shape"])
-            pending += [*settings["codecs"], *settings.get("index_codecs", ())]
-    if document.get("storage_transformers"):
-        codecs.append("storage transformers")
-    name = document["data_type"]
-    return codecs, _dtype(name), tuple(map(operator.index, chunks))
+            pending += codec["configuration"]["codecs"]
+            of_index = {
+                str(each["name"]) for each in codec["configuration"].get("index_codecs", ())
+            }
+            names += [f"{name} for an index" for name in of_index - {"bytes", "crc32c"}]
+    # A shard can be read in parts, unless another codec beside asks for it as a whole.
+    while len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
+        chunks = codecs[0]["configuration"]["chunk_shape"]
+        codecs = codecs[0]["configuration"]["codecs"]
+    return names, _dtype(document["data_type"]), tuple(map(operator.index, chunks))
 
 
 def _parts_of_v2(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
@@ -220,6 +264,24 @@ def _dtype(name: object) -> np.dtype[Any] | None:
     except TypeError:
         return None
     return dtype if dtype is not None and dtype.kind in _KINDS else None
+
+
+def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:
+    """Bytes of the smallest block along some axes, which is whole along the others.
+
+    Raises
+    ------
+    UntrustedArrayError
+        If not even that is small enough: chunks may be missing, and are filled in memory.
+    """
+    size = math.prod(array.shape[axes:]) * array.dtype.itemsize
+    if size > max_chunk_bytes:
+        raise UntrustedArrayError(
+            f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
+            f"{array.shape} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; raise "
+            "that if you trust its origin and have the memory"
+        )
+    return size
 
 
 def _positive(number: int, name: str) -> int:

@@ -37,7 +37,8 @@ __all__ = [
 ]
 
 JOURNAL = "lazychunks.sizes"
-BATCH = 32
+BATCH = 8
+"""Number of irregular sizes noted before they are written down."""
 
 
 class DoneUnits(Container[Shape]):

@@ -68,15 +68,15 @@ class BackgroundWriter:
         while self._pending:
             self._collect()
 
-    def close(self) -> None:
-        """Wait for the writes under way, and drop those that have not begun.
+    def close(self, *, drop: bool = True) -> None:
+        """Wait for the writes under way, and drop those that have not begun, or wait for them too.
 
         Failures of theirs are not raised; an interrupt is, once they have ended.
         """
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
-                self._pool.shutdown(wait=True, cancel_futures=True)
+                self._pool.shutdown(wait=True, cancel_futures=drop)
                 break
             except KeyboardInterrupt as error:  # one more: what is under way ends all the same
                 interrupt = error
