@@ -116,13 +116,13 @@ def test_nest_takes_plain_callables(rows: list[list[int]]) -> None:
         return sum(blocks)
 
     def largest(blocks: LazyChunkSequence[int]) -> int:
-        return max(0, 0, *blocks)
+        return max(blocks, default=0)
 
     sequence = NestedLazyChunkSequence(lambda: rows)
-    expected = max([0, *map(sum, rows)])
+    expected = max(map(sum, rows), default=0)
     assert sequence.compute(nest(added, largest)) == expected
     assert sequence.compute(nest(SUM, largest)) == expected
-    assert sequence.compute(nest(added, fold(max, 0))) == expected
+    assert sequence.compute(nest(added, LIST)) == list(map(sum, rows))
 
 
 @given(numbers, numbers)

@@ -27,6 +27,7 @@ ROOMS = (
     "folds",
     "arrays",
     "joining",
+    "reducing",
     "reductions",
     "top",
     "aggregators",

@@ -4,6 +4,9 @@
   first axis, :class:`NestedLazyChunkSequence` along the first two.
 - An *aggregator* is any callable over a sequence: ``list``, ``max``, :func:`concatenate`, a
   function. ``sequence.compute(aggregator)`` returns what it returns.
+- A *fold* (:class:`Fold`) is an aggregator that shares its pass with others: :func:`tee` runs
+  several over one generation of the blocks, :func:`nest` makes one for rows. :func:`total`,
+  :func:`moments`, :func:`top_k` and their like reduce NumPy arrays and tensors.
 - A *converter* (:class:`NumpyConverter`) turns the blocks' tensor type into NumPy arrays and back.
 - ``sequence.to_zarr(destination, converter)`` stores the blocks as one Zarr array
   (:class:`ZarrOptions` lay it out), or nothing.
@@ -41,8 +44,8 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds import Fold, NestedFold, fold, nest, tee
+from lazychunks.reducing import Moments
 from lazychunks.reductions import (
-    Moments,
     count,
     first,
     last,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
-from lazychunks.folds import Counts, Fold, Pass
+from lazychunks.folds import Counts, Fold, Pass, Running
 
 __all__ = ["Best", "TopK", "top_k"]
 
@@ -89,9 +89,10 @@ class Best(Fold[S, TopK[S]], Generic[S]):
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected at least 1")
 
-    def start(self, counts: Counts, /) -> _Ranking[S]:  # noqa: ARG002
+    def start(self, counts: Counts, /) -> Running[S, TopK[S]]:  # noqa: ARG002
         """Start a pass."""
-        return _Ranking(self.k, self.axis, largest=self.largest)
+        running: _Ranking[S] = _Ranking(self.k, self.axis, largest=self.largest)
+        return running
 
 
 class _Ranking(Pass, Generic[S]):

@@ -21,7 +21,7 @@ from lazychunks.aggregators import Concatenate
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
 from lazychunks.joining import Joining
-from lazychunks.reductions import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
+from lazychunks.reducing import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
 from lazychunks.top import Best, TopK
 
 __all__ = [
