@@ -3,7 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks import (
+    BlockShapeError,
+    BlockTypeError,
     EmptySequenceError,
     LazyChunkSequence,
     LengthHintWarning,
@@ -194,18 +196,18 @@ def test_the_result_is_never_a_view_of_a_block() -> None:
     assert block.sum() == 15
 
 
-@pytest.mark.parametrize("hint", [12, None])
-def test_a_producer_that_reuses_its_output_needs_a_right_hint(hint: int | None) -> None:
-    """With a right hint each block is copied at once; without, ``np.concatenate`` gets them all."""
+@pytest.mark.parametrize("hint", [12, 3, None])
+def test_a_producer_may_reuse_the_memory_of_its_blocks(hint: int | None) -> None:
     output = np.empty((2, 3), int)
 
     def block(number: int) -> Array:
         output[:] = number
         return output
 
-    joined = LazyChunkSequence(lambda: map(block, range(12)), hint).compute(concatenate())
-    expected = np.repeat(range(12), 2) if hint else np.full(24, 11)
-    assert joined[:, 0].tolist() == expected.tolist()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined = LazyChunkSequence(lambda: map(block, range(12)), hint).compute(concatenate())
+    assert joined[:, 0].tolist() == np.repeat(range(12), 2).tolist()
 
 
 def test_a_right_hint_means_one_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +235,54 @@ def test_aggregators_are_values() -> None:
 def test_any_iterable_of_arrays_can_be_joined() -> None:
     assert concatenate()([np.arange(2), np.arange(3)]).tolist() == [0, 1, 0, 1, 2]
     assert concatenate()(iter([np.arange(2), np.arange(3)])).tolist() == [0, 1, 0, 1, 2]
+
+
+# Tuples are joined by component.
+
+
+class Pair(NamedTuple):
+    left: Array
+    right: Array
+
+
+@given(flat_blocks(), st.none() | st.integers(0, 8))
+def test_tuples_are_joined_by_component(flat: Flat, hint: int | None) -> None:
+    pairs = [Pair(block, block[:0]) for block in flat.blocks]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined: object = LazyChunkSequence[Any](lambda: pairs, hint).compute(concatenate())
+    assert isinstance(joined, Pair)
+    assert bits(joined.left) == bits(flat.whole)
+    assert bits(joined.right) == bits(flat.whole[:0])
+
+
+def test_plain_and_nested_tuples_stay_what_they_are() -> None:
+    block: Any = ((np.ones(1), Pair(np.zeros(2), np.zeros(3))), 7, "name")
+    joined: Any = concatenate()([block, block])
+    (ones, pair), number, name = joined
+    assert ones.tolist() == [1, 1]
+    assert [type(pair), len(pair.right), number, name] == [Pair, 6, 7, "name"]
+
+
+def test_tuples_that_are_not_alike_are_refused() -> None:
+    x = np.ones(1)
+    unlike: list[tuple[list[Any], type[Exception], str]] = [
+        ([Pair(x, x), (x, x)], BlockTypeError, "a tuple, expected a Pair of 2"),
+        ([(x, x), (x, x, x)], BlockTypeError, "expected a tuple of 2"),
+        ([(x, 2), (x, 3)], BlockShapeError, "component 1 of a tuple of 2 is 3, expected 2"),
+        ([[1.0]], BlockTypeError, "a list, which cannot be joined"),
+    ]
+    for blocks, error, message in unlike:
+        with pytest.raises(error, match=message):
+            concatenate()(blocks)
+
+
+@pytest.mark.parametrize("hint", [None, 2, 3])
+def test_tensors_are_joined_as_torch_does(hint: int | None) -> None:
+    torch = pytest.importorskip("torch")
+    blocks: list[Any] = [torch.arange(6).reshape(2, 3), torch.ones((2, 1), dtype=torch.int64)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined: Any = LazyChunkSequence(blocks.copy, hint).compute(concatenate(axis=1))
+    assert isinstance(joined, torch.Tensor)
+    assert joined.tolist() == torch.cat(blocks, dim=1).tolist()

@@ -41,6 +41,18 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds import Fold, NestedFold, fold, nest, tee
+from lazychunks.reductions import (
+    Moments,
+    count,
+    first,
+    last,
+    maximum,
+    mean,
+    minimum,
+    moments,
+    norm,
+    total,
+)
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,
@@ -49,6 +61,7 @@ from lazychunks.sequences import (
     NestedSequenceAggregator,
     SequenceAggregator,
 )
+from lazychunks.top import TopK, top_k
 
 if TYPE_CHECKING:
     from lazychunks.storage import ZarrOptions, zarr_sink
@@ -71,6 +84,7 @@ __all__ = [
     "LazyChunksError",
     "LengthHintWarning",
     "ListAggregator",
+    "Moments",
     "NestedFold",
     "NestedLazyChunkSequence",
     "NestedListAggregator",
@@ -82,14 +96,25 @@ __all__ = [
     "SourceExhaustedError",
     "SourceTypeError",
     "ToNumpy",
+    "TopK",
     "UntrustedArrayError",
     "WriteAbortedError",
     "ZarrOptions",
     "concatenate",
+    "count",
+    "first",
     "fold",
+    "last",
+    "maximum",
+    "mean",
+    "minimum",
+    "moments",
     "nest",
     "nested_concatenate",
+    "norm",
     "tee",
+    "top_k",
+    "total",
     "zarr_sink",
 ]
 

@@ -1,35 +1,41 @@
-"""The library's folds: joining blocks, reducing them, and the best of them."""
+"""The library's folds that join blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.folds import Counts, Fold, NestedFold, nest
-from lazychunks.joining import Joining, Kind
+from lazychunks.folds import Counts, Fold, Joins, NestedFold, nest
+from lazychunks.joining import Joining
 
 __all__ = ["Concatenate", "concatenate", "nested_concatenate"]
 
 
+S = TypeVar("S")
+
+
 @dataclass(frozen=True, slots=True)
-class Concatenate(Fold[NDArray[Any], NDArray[Any]]):
+class Concatenate(Fold[S, S], Joins, Generic[S]):
     """Joins blocks along an axis: the fold that :func:`concatenate` returns."""
 
     axis: int = 0
 
-    def start(self, counts: Counts, /) -> Joining[NDArray[Any]]:
+    def start(self, counts: Counts, /) -> Joining[S]:
         """Start a pass; a count makes it allocate once."""
-        return Joining(_numpy_kind, self.axis, counts[0])
+        return Joining(self.axis, counts[0])
 
 
-def concatenate(axis: int = 0) -> Concatenate:
-    """Join NumPy blocks.
+def concatenate(axis: int = 0) -> Concatenate[NDArray[Any]]:
+    """Join blocks: arrays, tensors, or tuples of them by component.
 
     Where the sequence has a length hint, one result is allocated and filled, so that memory peaks
     at the size of the result and one block; without a hint it peaks at twice the result.
+
+    Tuples are what some folds make of a row: ``nest(top_k(10, axis=1), concatenate())`` has one
+    :class:`TopK` of all rows for its result. A component that is no array, as the count among
+    :class:`Moments`, must be the same in all rows.
 
     Parameters
     ----------
@@ -39,12 +45,16 @@ def concatenate(axis: int = 0) -> Concatenate:
     Returns
     -------
     Concatenate
-        A fold whose result equals ``np.concatenate(list(blocks), axis)``, bitwise.
+        A fold whose result equals ``np.concatenate(list(blocks), axis)`` (``torch.cat`` for
+        tensors), bitwise.
 
     Raises
     ------
     EmptySequenceError
         When run over no block.
+    BlockTypeError, BlockShapeError
+        When run over blocks that are neither arrays nor tuples, or tuples that are not alike;
+        arrays that do not fit get the error of the library's own function.
 
     Examples
     --------
@@ -73,16 +83,5 @@ def nested_concatenate() -> NestedFold[NDArray[Any], NDArray[Any]]:
     array([[ 0,  0,  1,  1],
            [10, 10, 11, 11]])
     """
-    return nest(Concatenate(axis=1), Concatenate(axis=0))
-
-
-def _numpy_kind(block: NDArray[Any]) -> Kind[NDArray[Any]]:
-    return _NUMPY
-
-
-_NUMPY: Kind[NDArray[Any]] = Kind(
-    # Of several arrays, also of one dtype, np.concatenate makes native byte order.
-    empty=lambda like, shape: np.empty(shape, np.concatenate([like[:0]] * 2).dtype),
-    cat=lambda blocks, axis: np.concatenate(blocks, axis=axis),
-    copyable=lambda block: type(block) is np.ndarray,
-)
+    nested: NestedFold[NDArray[Any], NDArray[Any]] = nest(concatenate(axis=1), concatenate(axis=0))
+    return nested

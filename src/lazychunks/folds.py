@@ -23,7 +23,18 @@ from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.sources import block_counts
 
-__all__ = ["Counts", "Fold", "NestedFold", "Pass", "Running", "RunningRows", "fold", "nest", "tee"]
+__all__ = [
+    "Counts",
+    "Fold",
+    "Joins",
+    "NestedFold",
+    "Pass",
+    "Running",
+    "RunningRows",
+    "fold",
+    "nest",
+    "tee",
+]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -133,6 +144,12 @@ class Fold(Generic[T_contra, R_co]):
     def contramap(self, fn: Callable[[A], T_contra]) -> Fold[A, R_co]:
         """Return the fold that takes ``fn(block)`` for each block."""
         return _Contramapped(self, fn)
+
+
+class Joins:
+    """Mark of a fold whose result is of its blocks' type, whatever that is, for :func:`nest`."""
+
+    __slots__ = ()
 
 
 class NestedFold(Generic[T_contra, R_co]):
@@ -269,14 +286,20 @@ def tee(*folds: Fold[Any, Any] | NestedFold[Any, Any]) -> Fold[Any, Any] | Neste
 
 
 @overload
+def nest(inner: Fold[T, A], outer: Joins) -> NestedFold[T, A]: ...
+@overload
 def nest(inner: Fold[T, A], outer: Fold[A, R]) -> NestedFold[T, R]: ...
+@overload
+def nest(
+    inner: Fold[T, A], outer: Callable[[LazyChunkSequence[A]], R]
+) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
 @overload
 def nest(
     inner: Callable[[LazyChunkSequence[T]], A], outer: Callable[[LazyChunkSequence[A]], R]
 ) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
 def nest(
     inner: Fold[Any, Any] | Callable[[LazyChunkSequence[Any]], Any],
-    outer: Fold[Any, Any] | Callable[[LazyChunkSequence[Any]], Any],
+    outer: Any,
 ) -> NestedFold[Any, Any] | Callable[[NestedLazyChunkSequence[Any]], Any]:
     """Make an aggregator over rows of blocks from two flat ones.
 

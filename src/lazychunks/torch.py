@@ -1,4 +1,8 @@
-"""PyTorch blocks: the converter, and the aggregators that concatenate.
+"""PyTorch blocks: the converter, the aggregators that concatenate, and the folds typed for tensors.
+
+:func:`total`, :func:`top_k` and the other functions are those of :mod:`lazychunks`, which go by the
+blocks that they meet; these are typed for tensors, and their results are tensors on the device of
+the blocks.
 
 Needs the extra ``torch``; nothing else in the library imports it.
 """
@@ -13,11 +17,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lazychunks.aggregators import Concatenate
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
-from lazychunks.joining import Joining, Kind
+from lazychunks.joining import Joining
+from lazychunks.reductions import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
+from lazychunks.top import Best, TopK
 
-__all__ = ["NestedTorchCatAggregator", "TorchCatAggregator", "TorchNumpyConverter"]
+__all__ = [
+    "NestedTorchCatAggregator",
+    "TorchCatAggregator",
+    "TorchNumpyConverter",
+    "concatenate",
+    "count",
+    "first",
+    "last",
+    "maximum",
+    "mean",
+    "minimum",
+    "moments",
+    "norm",
+    "top_k",
+    "total",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +140,7 @@ class TorchCatAggregator(Fold[Tensor, Tensor]):
 
     def start(self, counts: Counts, /) -> Joining[Tensor]:
         """Start a pass; a count makes it allocate once."""
-        return Joining(_torch_kind, 0, counts[0])
+        return Joining(0, counts[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,33 +152,70 @@ class NestedTorchCatAggregator(NestedFold[Tensor, Tensor]):
 
     def start_rows(self, counts: Counts, /) -> RunningRows[Tensor, Tensor]:
         """Start a pass."""
-        return nest(_CatColumns(), TorchCatAggregator()).start_rows(counts)
+        columns: Concatenate[Tensor] = Concatenate(axis=1)
+        return nest(columns, TorchCatAggregator()).start_rows(counts)
 
 
-@dataclass(frozen=True, slots=True)
-class _CatColumns(Fold[Tensor, Tensor]):
-    def start(self, counts: Counts, /) -> Joining[Tensor]:
-        return Joining(_torch_kind, 1, counts[0])
+def concatenate(axis: int = 0) -> Concatenate[Tensor]:
+    """Join tensors; see :func:`lazychunks.concatenate`."""
+    return Concatenate(axis)
 
 
-def _torch_kind(block: Tensor) -> Kind[Tensor]:
-    return _TORCH
+def total(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+    """Sum tensors; see :func:`lazychunks.total`."""
+    return Total(axis)
 
 
-def _copyable(block: Tensor) -> bool:
-    return (
-        type(block) is Tensor
-        and block.layout is torch.strided
-        and not block.is_quantized
-        and not (block.requires_grad and torch.is_grad_enabled())
-    )
+def mean(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+    """Average tensors; see :func:`lazychunks.mean`."""
+    return Mean(axis)
 
 
-_TORCH: Kind[Tensor] = Kind(
-    empty=lambda like, shape: like.new_empty(shape),
-    cat=lambda blocks, axis: torch.cat(blocks, dim=axis),
-    copyable=_copyable,
-)
+def minimum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+    """Take the least entries of tensors; see :func:`lazychunks.minimum`."""
+    return Extremum(axis, largest=False)
+
+
+def maximum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+    """Take the greatest entries of tensors; see :func:`lazychunks.maximum`."""
+    return Extremum(axis, largest=True)
+
+
+def moments(axis: int | None = 0) -> Fold[Tensor, Moments[Tensor]]:
+    """Take mean and variance in one stable pass; see :func:`lazychunks.moments`."""
+    return MomentsOf(axis)
+
+
+def norm(axis: int | None = None) -> Fold[Tensor, Tensor]:
+    """Take the 2-norm of tensors; see :func:`lazychunks.norm`."""
+    return Norm(axis)
+
+
+def count(axis: int | None = 0) -> Fold[Tensor, int]:
+    """Count the rows of tensors; see :func:`lazychunks.count`."""
+    return Count(axis)
+
+
+def first() -> Fold[Tensor, Tensor]:
+    """Take a copy of the first tensor; see :func:`lazychunks.first`."""
+    return End(last=False)
+
+
+def last() -> Fold[Tensor, Tensor]:
+    """Take a copy of the last tensor; see :func:`lazychunks.last`."""
+    return End(last=True)
+
+
+def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[Tensor]]:
+    """Take the ``k`` best entries along an axis, and where they are; see :func:`lazychunks.top_k`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> top_k(2)([torch.tensor([1.0, 7.0]), torch.tensor([5.0])])
+    TopK(values=tensor([7., 5.]), indices=tensor([1, 2]))
+    """
+    return Best(k, axis, largest)
 
 
 def _shared(array: NDArray[Any]) -> Tensor:

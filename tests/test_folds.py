@@ -1,0 +1,294 @@
+"""Folds as values: the laws of ``tee``, ``nest``, ``then``, ``contramap``; who lets go when."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from operator import add, mul
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lazychunks import Fold, LazyChunkSequence, NestedFold, NestedLazyChunkSequence, fold, nest, tee
+from lazychunks.folds import Counts
+
+numbers = st.lists(st.integers(-100, 100), max_size=8)
+rows_of_numbers = st.lists(numbers, max_size=5)
+
+
+def longer(length: int, block: int) -> int:
+    return length + 1
+
+
+def listed(blocks: list[int], block: int) -> list[int]:
+    blocks.append(block)
+    return blocks
+
+
+SUM = fold(add, 0)
+LENGTH = fold(longer, 0)
+LIST = fold(listed, list[int]())
+LAST = fold(lambda _, block: block, -1)
+
+
+def size(block: int) -> int:
+    return abs(block)
+
+
+def named(block: int) -> str:
+    return str(block)
+
+
+def digit(state: int, block: int) -> int:
+    return 10 * state + block
+
+
+def texts(state: int, block: str) -> int:
+    return state + len(block)
+
+
+TEXTS = fold(texts, 0)
+
+
+class Counted:
+    """Blocks that tell how often they were generated."""
+
+    def __init__(self, blocks: list[int]) -> None:
+        self.blocks = blocks
+        self.generated = 0
+
+    def __call__(self) -> Iterator[int]:
+        for block in self.blocks:
+            self.generated += 1
+            yield block
+
+
+# Laws.
+
+
+@given(numbers)
+def test_a_fold_goes_from_the_left(blocks: list[int]) -> None:
+    digits = fold(digit, 1)
+    state = 1
+    for block in blocks:
+        state = 10 * state + block
+    assert digits(blocks) == state
+    assert LIST(blocks) == blocks
+    assert LazyChunkSequence(lambda: blocks).compute(LIST) == blocks
+
+
+@given(numbers)
+def test_tee_is_the_tuple_of_the_results_in_one_generation(blocks: list[int]) -> None:
+    source = Counted(blocks)
+    both = tee(SUM, LIST)
+    assert LazyChunkSequence(source).compute(both) == (SUM(blocks), LIST(blocks))
+    assert source.generated == len(blocks)
+    assert tee(both, LENGTH)(blocks) == ((sum(blocks), blocks), len(blocks))
+    many = tee(SUM, LENGTH, LIST, LAST, both, SUM)
+    assert many(iter(blocks))[4] == (sum(blocks), blocks)
+
+
+@given(numbers)
+def test_then_maps_the_result_and_contramap_the_blocks(blocks: list[int]) -> None:
+    assert SUM.then(str)(blocks) == str(SUM(blocks))
+    assert SUM.then(str).then(len)(blocks) == SUM.then(lambda total: len(str(total)))(blocks)
+    assert SUM.contramap(size)(blocks) == SUM([abs(block) for block in blocks])
+    assert TEXTS.contramap(named)(blocks) == len("".join(map(str, blocks)))
+    mapped = tee(SUM.contramap(size), LIST).then(lambda both: both[0])
+    assert mapped(blocks) == sum(map(abs, blocks))
+
+
+@given(rows_of_numbers)
+def test_nest_folds_rows_and_then_their_results(rows: list[list[int]]) -> None:
+    nested: NestedFold[int, int] = nest(SUM, fold(max, -1000))
+    expected = max(map(sum, rows), default=-1000)
+    assert nested(rows) == expected
+    assert NestedLazyChunkSequence(lambda: rows).compute(nested) == expected
+    both = tee(nested, nest(LIST, fold(lambda n, row: n + len(row), 0)))
+    assert both(iter(map(iter, rows))) == (expected, sum(map(len, rows)))
+    assert tee(both, nested)(rows) == (both(rows), expected)
+
+
+@given(rows_of_numbers)
+def test_nest_takes_plain_callables(rows: list[list[int]]) -> None:
+    def added(blocks: LazyChunkSequence[int]) -> int:
+        return sum(blocks)
+
+    def largest(blocks: LazyChunkSequence[int]) -> int:
+        return max(0, 0, *blocks)
+
+    sequence = NestedLazyChunkSequence(lambda: rows)
+    expected = max([0, *map(sum, rows)])
+    assert sequence.compute(nest(added, largest)) == expected
+    assert sequence.compute(nest(SUM, largest)) == expected
+    assert sequence.compute(nest(added, fold(max, 0))) == expected
+
+
+@given(numbers, numbers)
+def test_passes_are_independent(one: list[int], other: list[int]) -> None:
+    assert LIST(one) == one
+    assert LIST(other) == other
+    with LIST.start((None,)) as first, LIST.start((None,)) as second:
+        for block in one:
+            first.step(block)
+        for block in other:
+            second.step(block)
+        assert (first.finish(), second.finish()) == (one, other)
+
+
+def test_folds_are_values() -> None:
+    for value in (SUM, SUM.then(str), SUM.contramap(size), tee(SUM, LENGTH), nest(SUM, SUM)):
+        copy = pickle.loads(pickle.dumps(value))  # noqa: S301  # our own
+        assert copy == value
+    assert SUM == fold(add, 0) != fold(mul, 0)
+    assert tee(SUM, LENGTH) != tee(LENGTH, SUM)
+
+
+def test_tee_refuses_folds_over_different_things() -> None:
+    mixed: Any = tee
+    with pytest.raises(TypeError, match="not both"):
+        mixed(SUM, nest(SUM, SUM))
+    with pytest.raises(TypeError, match="builtin_function"):
+        mixed(SUM, sum)
+
+
+# Who lets go when.
+
+
+class Sink(Fold[int, str]):
+    """A fold that holds something outside, and says what happens to it."""
+
+    def __init__(self, events: list[str], name: str = "sink", *, publishes: bool = True) -> None:
+        self.events = events
+        self.name = name
+        self.publishes = publishes
+
+    def start(self, counts: Counts, /) -> "SinkPass":  # noqa: ARG002
+        return SinkPass(self)
+
+
+class SinkPass:
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.publishes = sink.publishes
+
+    def _say(self, what: str) -> None:
+        self.sink.events.append(f"{self.sink.name} {what}")
+
+    def __enter__(self) -> Self:
+        self._say("opened")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._say("closed" if kind is None else f"gave up: {kind.__name__}")
+
+    def step(self, block: int, /) -> None:
+        if block < 0:
+            raise ValueError(block)
+        self._say(f"took {block}")
+
+    def finish(self) -> str:
+        self._say("finished")
+        return self.sink.name
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object) -> Any:
+        raise error
+
+    return fail
+
+
+def test_a_pass_that_ends_well() -> None:
+    events: list[str] = []
+    assert tee(Sink(events), LENGTH)([1, 2]) == ("sink", 2)
+    said = ["opened", "took 1", "took 2", "finished", "closed"]
+    assert events == [f"sink {what}" for what in said]
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), KeyboardInterrupt()], ids=repr)
+def test_a_pass_that_fails_lets_every_fold_give_up(error: BaseException) -> None:
+    def blocks() -> Iterator[int]:
+        yield 1
+        raise error
+
+    events: list[str] = []
+    gave_up = f"sink gave up: {type(error).__name__}"
+    wrapped = tee(tee(Sink(events), LENGTH).then(str), SUM.contramap(size))
+    runs: list[Callable[[], object]] = [
+        lambda: LazyChunkSequence(blocks).compute(wrapped),
+        lambda: tee(Sink(events), fold(failing(error), 0))([1]),
+        lambda: tee(Sink(events), fold(add, 0, failing(error)))([1]),
+        lambda: nest(Sink(events), TEXTS)([blocks()]),
+        lambda: nest(SUM, Sink(events))([[1], blocks()]),
+    ]
+    for run in runs:
+        events.clear()
+        with pytest.raises(type(error)):
+            run()
+        assert events[0] == "sink opened"
+        assert events[-1] == gave_up
+        assert "sink finished" not in events
+
+
+def test_a_sink_that_cannot_open_closes_those_before_it() -> None:
+    class Unopened(Sink):
+        def start(self, counts: Counts, /) -> SinkPass:  # noqa: ARG002
+            class Refusing(SinkPass):
+                def __enter__(self) -> Self:
+                    raise FileExistsError
+
+            return Refusing(self)
+
+    events: list[str] = []
+    with pytest.raises(FileExistsError):
+        tee(Sink(events), Unopened(events, "unopened"))([1])
+    assert events == ["sink opened", "sink gave up: FileExistsError"]
+
+
+def test_what_publishes_finishes_last() -> None:
+    events: list[str] = []
+    inner = tee(Sink(events, "a"), Sink(events, "b", publishes=False))
+    both = tee(
+        inner.then(str), Sink(events, "c", publishes=False), Sink(events, "d").contramap(size)
+    )
+    assert both([1]) == ("('a', 'b')", "c", "d")
+    finished = [event for event in events if "finished" in event]
+    assert finished == ["c finished", "b finished", "a finished", "d finished"]
+
+
+def test_an_inner_sink_is_closed_with_each_row() -> None:
+    events: list[str] = []
+    assert nest(Sink(events), TEXTS)([[1], [], [2, 3]]) == 3 * len("sink")
+    assert events.count("sink opened") == events.count("sink closed") == 3
+    assert events.index("sink closed") < events.index("sink took 2")
+
+
+def test_counts_are_handed_on() -> None:
+    seen: list[Counts] = []
+
+    class Told(Sink):
+        def start(self, counts: Counts, /) -> SinkPass:
+            seen.append(counts)
+            return SinkPass(self)
+
+    told = Told([])
+    LazyChunkSequence(lambda: [1, 2], 2).compute(told.then(str))
+    told(iter([1, 2]))
+    told([1, 2, 3])
+    assert seen == [(2,), (2,), (3,)]
+    seen.clear()
+    NestedLazyChunkSequence(lambda: [[1, 2], [3, 4]], 2).compute(nest(told, TEXTS))
+    assert seen == [(None,), (2,)]
+    seen.clear()
+    product = NestedLazyChunkSequence.from_product(add, range(3), range(4))
+    product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
+    assert seen[0] == (3,)
+    assert seen[1:] == [(4,)] * 3
