@@ -43,5 +43,5 @@ nitpick_ignore_regex = [
     # Type aliases, shown by name (above).
     (r"py:class", "|".join(autodoc_type_aliases)),
     # What the functions that make folds return; those functions' entries say all there is.
-    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|ZarrSink)"),
+    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|Joins|ZarrSink)"),
 ]

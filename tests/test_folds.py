@@ -116,7 +116,8 @@ def test_nest_takes_plain_callables(rows: list[list[int]]) -> None:
         return sum(blocks)
 
     def largest(blocks: LazyChunkSequence[int]) -> int:
-        return max(0, 0, *blocks)
+        found: int = max([0, *blocks])
+        return found
 
     sequence = NestedLazyChunkSequence(lambda: rows)
     expected = max([0, *map(sum, rows)])
@@ -173,6 +174,9 @@ class SinkPass:
         self.sink = sink
         self.publishes = sink.publishes
 
+    def prepare(self) -> None:
+        self._say("prepared")
+
     def _say(self, what: str) -> None:
         self.sink.events.append(f"{self.sink.name} {what}")
 
@@ -209,7 +213,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
 def test_a_pass_that_ends_well() -> None:
     events: list[str] = []
     assert tee(Sink(events), LENGTH)([1, 2]) == ("sink", 2)
-    said = ["opened", "took 1", "took 2", "finished", "closed"]
+    said = ["opened", "took 1", "took 2", "prepared", "finished", "closed"]
     assert events == [f"sink {what}" for what in said]
 
 

@@ -345,10 +345,11 @@ def test_tasks_read_what_they_are_for() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_map_keeps_reading_ahead(kind: Any) -> None:
     sequence = kind.from_zarr(stored(np.zeros((4, 4)), chunks=(2, 2)), CONVERTER)
-    for each in (sequence, sequence.map(np.negative), sequence.map(np.negative).map(abs)):
-        assert isinstance(each.generator_factory, (AheadRows, Ahead)[kind is Flat])
-        assert each.generator_factory.max_in_flight == READ_AHEAD
-        assert tasks_of(each.generator_factory) is not None
+    mapped = (sequence, sequence.map(np.negative), sequence.map(np.negative).map(abs))
+    for source in [each.generator_factory for each in mapped]:
+        assert type(source) is (AheadRows, Ahead)[kind is Flat]
+        assert source.max_in_flight == READ_AHEAD
+        assert tasks_of(source) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -47,9 +47,9 @@ def negated(block: Array) -> Array:
     return -block
 
 
-def untyped(fold: object) -> Any:
+def untyped(value: object) -> Any:
     """Two sinks fold blocks and rows of blocks, which no overload of ``tee`` says."""
-    return fold
+    return value
 
 
 def height(total: int, block: Array) -> int:
@@ -397,7 +397,7 @@ def test_two_sinks_over_rows(place: Place) -> None:
         lambda i, j: np.full((2, 2), 10 * i + j), range(3), range(4)
     )
     folds = tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER))
-    one, two = rows.compute(untyped(folds))
+    one, two = untyped(rows.compute(untyped(folds)))
     np.testing.assert_array_equal(read(one), np.block(rows.compute()))
     np.testing.assert_array_equal(read(two), np.block(rows.compute()))
 
@@ -429,7 +429,6 @@ class Full(WrapperStore[MemoryStore]):
         await super().set(key, value)
 
 
-@pytest.mark.xfail(reason="a sink publishes before the others have written all")
 def test_when_one_of_two_sinks_fails_at_its_end_the_other_leaves_nothing(place: Place) -> None:
     sink = zarr_sink(place.destination, CONVERTER, chunks="blocks")
     full = zarr_sink(Full(MemoryStore()), CONVERTER, chunks="blocks", max_in_flight=8)
