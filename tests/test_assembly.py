@@ -1,7 +1,7 @@
 """Blocks into whole chunks: each element goes into one buffer, each buffer is handed out once."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ class Run:
     def fix_length(self, axis: int, length: int) -> None:
         self.take(self.assembly.fix_length(axis, length))
 
-    def take(self, filled: Iterator[Filled]) -> None:
+    def take(self, filled: Iterable[Filled]) -> None:
         for one in filled:
             assert region_shape(one.region) == one.data.shape
             assert one.buffer.shape == (*self.unit, *self.trailing)

@@ -14,12 +14,12 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
-from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, zarr_sink
 from lazychunks.shapes import Shape
-from lazychunks.storage.arrays import Document, parsed, read_key
+from lazychunks.storage.arrays import Document, described, parsed, read_key
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.encoding import ChunkFiles
 from tests.strategies import (
@@ -68,20 +68,21 @@ def files_of(root: Path) -> dict[str, bytes]:
     return found
 
 
-def as_zarr_writes(document: bytes, values: Array) -> dict[str, bytes]:
-    """Chunks of an array with the same metadata, written by zarr alone."""
+def as_zarr_writes(document: Document, values: Array) -> dict[str, bytes]:
+    """Chunks of an array with the same metadata, all of them written by zarr alone."""
     store: dict[str, Buffer] = {}
-    store["zarr.json"] = default_buffer_prototype().buffer.from_bytes(document)
-    array = zarr.open_array(MemoryStore(store), mode="r+").with_config({"write_empty_chunks": True})
+    array = described(MemoryStore(store), "", document)
     if values.size:
         array[...] = values
-    return {key: value.to_bytes() for key, value in store.items() if key != "zarr.json"}
+    return {key: value.to_bytes() for key, value in store.items()}
 
 
 def check(root: Path, values: Array) -> dict[str, bytes]:
     """Hold the files against zarr's."""
     found = files_of(root)
-    assert found == as_zarr_writes((root / "zarr.json").read_bytes(), values)
+    document = parsed((root / "zarr.json").read_bytes())
+    assert document is not None
+    assert found == as_zarr_writes(document, values)
     assert bits(np.asarray(zarr.open_array(root, mode="r")[...])) == bits(values)
     return found
 

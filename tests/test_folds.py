@@ -173,6 +173,9 @@ class SinkPass:
         self.sink = sink
         self.publishes = sink.publishes
 
+    def prepare(self) -> None:
+        self._say("prepared")
+
     def _say(self, what: str) -> None:
         self.sink.events.append(f"{self.sink.name} {what}")
 
@@ -209,7 +212,7 @@ def failing(error: BaseException) -> Callable[..., Any]:
 def test_a_pass_that_ends_well() -> None:
     events: list[str] = []
     assert tee(Sink(events), LENGTH)([1, 2]) == ("sink", 2)
-    said = ["opened", "took 1", "took 2", "finished", "closed"]
+    said = ["opened", "took 1", "took 2", "prepared", "finished", "closed"]
     assert events == [f"sink {what}" for what in said]
 
 

@@ -345,10 +345,11 @@ def test_tasks_read_what_they_are_for() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_map_keeps_reading_ahead(kind: Any) -> None:
     sequence = kind.from_zarr(stored(np.zeros((4, 4)), chunks=(2, 2)), CONVERTER)
-    for each in (sequence, sequence.map(np.negative), sequence.map(np.negative).map(abs)):
-        assert type(each.generator_factory) is (Ahead if kind is Flat else AheadRows)
-        assert each.generator_factory.max_in_flight == READ_AHEAD
-        assert tasks_of(each.generator_factory) is not None
+    mapped = (sequence, sequence.map(np.negative), sequence.map(np.negative).map(abs))
+    for source in [each.generator_factory for each in mapped]:
+        assert type(source) is (AheadRows, Ahead)[kind is Flat]
+        assert source.max_in_flight == READ_AHEAD
+        assert tasks_of(source) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -700,7 +701,7 @@ def test_the_canaries_sing(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Canary(canary)))  # noqa: S301  # as an older numcodecs does
     assert canary.exists()
     EvilCodec.touched.clear()
-    zarr.open_array(planted(HOSTILE["3: unknown codec"], canary, "3"), mode="r")
+    zarr.open_array(planted(HOSTILE["3: unknown codec"], canary, "3"), mode="r+")
     assert EvilCodec.touched
     for document, name in ((VERSION_2, "2"), (VERSION_3, "3")):
         store = planted(document, canary, name)
@@ -710,7 +711,7 @@ def test_the_canaries_sing(tmp_path: Path) -> None:
 
 
 def test_an_array_that_is_open_already_is_judged_as_well() -> None:
-    opened = zarr.open_array(planted(HOSTILE["3: unknown codec"], None, "3"), mode="r")
+    opened = zarr.open_array(planted(HOSTILE["3: unknown codec"], None, "3"), mode="r+")
     with pytest.raises(UntrustedArrayError, match=r"tests\.evil"):
         Flat.from_zarr(opened, CONVERTER)
     for zarr_format in (2, 3):

@@ -47,6 +47,11 @@ def negated(block: Array) -> Array:
     return -block
 
 
+def untyped(value: object) -> Any:
+    """Two sinks fold blocks and rows of blocks, which no overload of ``tee`` says."""
+    return value
+
+
 def height(total: int, block: Array) -> int:
     return total + len(block)
 
@@ -391,10 +396,8 @@ def test_two_sinks_over_rows(place: Place) -> None:
     rows = NestedLazyChunkSequence.from_product(
         lambda i, j: np.full((2, 2), 10 * i + j), range(3), range(4)
     )
-    both: Callable[[Any], Any] = tee(
-        zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER)
-    )
-    one, two = rows.compute(both)
+    folds = tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER))
+    one, two = untyped(rows.compute(untyped(folds)))
     np.testing.assert_array_equal(read(one), np.block(rows.compute()))
     np.testing.assert_array_equal(read(two), np.block(rows.compute()))
 
@@ -426,7 +429,6 @@ class Full(WrapperStore[MemoryStore]):
         await super().set(key, value)
 
 
-@pytest.mark.xfail(reason="a sink publishes before the others have written all")
 def test_when_one_of_two_sinks_fails_at_its_end_the_other_leaves_nothing(place: Place) -> None:
     sink = zarr_sink(place.destination, CONVERTER, chunks="blocks")
     full = zarr_sink(Full(MemoryStore()), CONVERTER, chunks="blocks", max_in_flight=8)

@@ -84,6 +84,10 @@ class Running(Protocol[T_contra, R_co]):
         """Whether :meth:`finish` shows something to others: such passes finish last."""
         ...
 
+    def prepare(self) -> None:
+        """Do what may fail before :meth:`finish`; harmless if called twice."""
+        ...
+
 
 class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
     """One pass of a fold over rows of blocks."""
@@ -99,6 +103,9 @@ class Pass:
     __slots__ = ()
 
     publishes: bool = False
+
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
 
     def __enter__(self) -> Self:
         return self
@@ -456,6 +463,9 @@ class _Wrapped(Generic[T_contra, R_co]):
     def publishes(self) -> bool:
         return self._running.publishes
 
+    def prepare(self) -> None:
+        self._running.prepare()
+
     def __enter__(self) -> Self:
         self._running.__enter__()
         return self
@@ -552,11 +562,16 @@ class _TeeRunning:
 
     def finish(self) -> tuple[Any, ...]:
         results: dict[int, Any] = {}
+        self.prepare()
         for last in (False, True):
             for number, running in enumerate(self._passes):
                 if running.publishes is last:
                     results[number] = running.finish()
         return tuple(results[number] for number in range(len(self._passes)))
+
+    def prepare(self) -> None:
+        for running in self._passes:
+            running.prepare()
 
 
 class _TeeRunningRows(_TeeRunning):

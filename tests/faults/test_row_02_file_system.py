@@ -23,6 +23,8 @@ from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 
 

@@ -30,6 +30,8 @@ from lazychunks import (
 )
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 
+pytestmark = pytest.mark.slow
+
 Array = np.ndarray[Any, Any]
 
 OTHER = Job("other", (3, 3, 1), seed=5)

@@ -15,6 +15,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
+from lazychunks.storage import encoding
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.stores import BudgetStore
@@ -127,8 +128,14 @@ def test_an_error_of_the_device_is_the_cause(
             raise OSError(number, os.strerror(number))
         replace(source, target)
 
+    def unopened(file: str, *args: Any, **options: Any) -> Any:
+        if file.endswith("c/2/0"):
+            raise OSError(number, os.strerror(number))
+        return open(file, *args, **options)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
+        patch.setattr(encoding, "open", unopened, raising=False)
         with pytest.raises(WriteAbortedError, match="of 5 blocks") as caught:
             FLAT.store(path, overwrite=True, compressors=compressors)
     assert isinstance(caught.value.__cause__, OSError)

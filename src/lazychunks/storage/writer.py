@@ -173,8 +173,8 @@ class ArrayWriter(Generic[T]):
         if self._layout.row == 1 and self._run is not None:
             self._run.fix_length(1, self._layout.width)
 
-    def finish(self) -> StoredArray:
-        """Write what is left, and publish."""
+    def prepare(self) -> None:
+        """Write what is left, so that only publishing remains."""
         if self._run is None:
             raise EmptySequenceError(
                 "the sequence holds no block, hence neither shape nor dtype; check the factory, or "
@@ -183,6 +183,11 @@ class ArrayWriter(Generic[T]):
         for axis, length in enumerate(self._layout.lengths):
             self._run.fix_length(axis, length)
         self._run.finish()
+
+    def finish(self) -> StoredArray:
+        """Write what is left, and publish."""
+        self.prepare()
+        assert self._run is not None
         return self._publish(self._run.staged)
 
     def _numpy(self, block: T) -> NDArray[Any]:
