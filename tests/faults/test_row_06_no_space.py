@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -128,10 +128,10 @@ def test_an_error_of_the_device_is_the_cause(
             raise OSError(number, os.strerror(number))
         replace(source, target)
 
-    def unopened(file: str, *args: Any, **options: Any) -> Any:
+    def unopened(file: str, mode: str, buffering: int) -> IO[Any]:
         if file.endswith("c/2/0"):
             raise OSError(number, os.strerror(number))
-        return open(file, *args, **options)
+        return Path(file).open(mode, buffering)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
