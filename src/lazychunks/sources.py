@@ -11,6 +11,7 @@ import inspect
 import operator
 import sys
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import partial
@@ -57,13 +58,13 @@ class Wrapper:
     __slots__ = ()
 
     @property
+    @abstractmethod
     def inner(self) -> Callable[[], Iterable[Any]]:
         """The factory inside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def around(self, factory: Callable[[], Iterable[Any]], /) -> Callable[[], Iterator[Any]]:
         """Return the same wrapper around another factory."""
-        raise NotImplementedError
 
 
 class MapBacked:
@@ -74,24 +75,24 @@ class MapBacked:
 
     __slots__ = ()
 
+    @abstractmethod
     def tasks(self) -> Iterator[Any]:
         """For each block, in order, a call that computes it (nested: rows of such calls).
 
         What is not called is not computed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def mapped(self, fn: Callable[[Any], Any]) -> MapBacked:
         """Return the map-backed factory of ``fn(block)``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
