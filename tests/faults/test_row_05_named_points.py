@@ -2,13 +2,21 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from lazychunks import LazyChunksError
+from lazychunks import (
+    IdentityConverter,
+    LazyChunkSequence,
+    LazyChunksError,
+    ResumeMismatchError,
+)
 from lazychunks.storage import arrays, publishing, resuming
 from lazychunks.storage.publishing import DirectorySwap
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
@@ -155,3 +163,37 @@ def test_this_finds_a_writer_that_overwrites_in_place(tmp_path: Path) -> None:
     assert seen is not None
     assert not same(seen, old)
     assert not same(seen, RAGGED.whole)
+
+
+KILLED_UNRESUMABLE = """
+import os, sys
+import numpy as np
+from lazychunks import IdentityConverter, LazyChunkSequence
+
+
+def blocks():
+    for height in (2, 3, 2, 2, 2, 2, 2, 2):
+        yield np.ones((height, 4))
+    os._exit(9)
+
+
+LazyChunkSequence(blocks).to_zarr(
+    sys.argv[1], IdentityConverter(), chunks=(2, 4), run_id="same"
+)
+"""
+
+
+def test_a_killed_run_that_kept_no_journal_is_not_taken_up(tmp_path: Path) -> None:
+    """It has neither the sizes of its blocks nor chunk files that are certainly whole."""
+    path = tmp_path / "array.zarr"
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED_UNRESUMABLE, str(path)], check=False, timeout=60
+    )
+    assert died.returncode == 9
+    heights = [2, 3, 2, 2, 2, 2, 2, 2]
+    sequence = LazyChunkSequence.from_map(lambda height: np.ones((height, 4)), heights)
+    options: Any = {"chunks": (2, 4), "run_id": "same"}
+    with pytest.raises(ResumeMismatchError, match="run_id"):
+        sequence.to_zarr(path, IdentityConverter(), resume=True, **options)
+    stored = sequence.to_zarr(path, IdentityConverter(), True, overwrite=True, **options)
+    assert stored.shape == (17, 4)

@@ -296,7 +296,9 @@ class ArrayWriter(Generic[T]):
 
     def _record(self, first: Shape | None) -> Document:
         record: Document = {"version": metadata.version("lazychunks")}
-        if self._options.run_id is not None:
+        # What is unfinished has a name only if it was written so that another start can go on: with
+        # a journal of sizes, and chunk files that appear whole.
+        if self._options.run_id is not None and (self._keeps or first is None):
             record["run_id"] = self._options.run_id
         if first is not None:
             record["first"] = list(first)
