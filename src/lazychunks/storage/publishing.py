@@ -73,12 +73,14 @@ class Publication(Protocol):
         ...
 
     def lock(self) -> None:
-        """Become the only writer, and repair what a dead one left halfway.
+        """Become the only writer of a place that may be written, and repair what a dead one left.
 
         Raises
         ------
         DestinationBusyError
             If another writer is at work.
+        DestinationExistsError, DestinationReadOnlyError
+            If the destination may not, or cannot, be written.
         """
         ...
 
@@ -136,7 +138,11 @@ class DirectorySwap:
         self.store: Store = LocalStore(self._staging)
 
     def lock(self) -> None:
-        """Take the lock file, and put an old array back that a dead writer moved aside."""
+        """Take the lock file, and put an old array back that a dead writer moved aside.
+
+        The place is looked at first: a lock file is a change that a refusal must not make.
+        """
+        self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
         self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -264,12 +270,17 @@ class MetadataLast:
         self.can_resume: bool = place.store.supports_deletes
 
     def lock(self) -> None:
-        """Enter this place into the register of this process."""
+        """Enter this place into the register of this process.
+
+        The place is looked at afterwards: what a writer at work has put there is not complete yet,
+        and would be taken for something else.
+        """
         with self._register:
             if str(self._place) in self._at_work:
                 raise _busy(self._place)
             self._at_work.add(str(self._place))
         try:
+            self._place.inspect()
             self._repair()
         except BaseException:
             self.unlock()

@@ -76,8 +76,8 @@ class ArrayWriter(Generic[T]):
 
     Raises
     ------
-    DestinationExistsError, DestinationReadOnlyError
-        If the destination may not, or cannot, be written.
+    DestinationExistsError, DestinationReadOnlyError, DestinationBusyError
+        On entering, if the destination may not, or cannot, be written.
     """
 
     def __init__(
@@ -109,7 +109,6 @@ class ArrayWriter(Generic[T]):
         self.publishes = True
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
-        self._place.inspect()
 
     @property
     def goes_on(self) -> bool:
