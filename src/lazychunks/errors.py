@@ -22,6 +22,7 @@ __all__ = [
     "LazyChunksError",
     "LengthHintWarning",
     "NotResumableError",
+    "NotSpreadableError",
     "ResumeMismatchError",
     "SourceExhaustedError",
     "SourceTypeError",
@@ -134,6 +135,14 @@ class DestinationBusyError(DestinationError, BlockingIOError):
 
 class NotResumableError(LazyChunksError, TypeError):
     """The sequence cannot skip blocks, so a run over it cannot be resumed."""
+
+
+class NotSpreadableError(LazyChunksError, TypeError):
+    """Blocks cannot be computed and stored by the workers of an executor.
+
+    The sequence cannot skip blocks, its function cannot be sent to other processes, or these would
+    not see the destination.
+    """
 
 
 class ResumeMismatchError(LazyChunksError, ValueError):

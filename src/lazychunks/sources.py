@@ -79,7 +79,8 @@ class MapBacked:
     def tasks(self) -> Iterator[Any]:
         """For each block, in order, a call that computes it (nested: rows of such calls).
 
-        What is not called is not computed.
+        What is not called is not computed. Each is a ``partial``, of one function for all blocks,
+        so that the function can be sent elsewhere once and its arguments block by block.
         """
 
     @abstractmethod
@@ -120,7 +121,7 @@ class Mapped(MapBacked, Generic[T_co]):
         """All blocks, in order."""
         return map(self.fn, run_through(self.items))
 
-    def tasks(self) -> Iterator[Callable[[], T_co]]:
+    def tasks(self) -> Iterator[partial[T_co]]:
         """Calls that compute the blocks."""
         return map(partial, repeat(self.fn), run_through(self.items))
 
@@ -148,7 +149,7 @@ class Product(MapBacked, Generic[T_co]):
         """All rows, in order."""
         return map(self._row, run_through(self.rows))
 
-    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
+    def tasks(self) -> Iterator[Iterator[partial[T_co]]]:
         """Rows of calls that compute the blocks."""
         return map(self._row_of_tasks, run_through(self.rows))
 
@@ -163,7 +164,7 @@ class Product(MapBacked, Generic[T_co]):
     def _row(self, item: Any) -> Iterator[T_co]:
         return map(self.fn, repeat(item), run_through(self.columns))
 
-    def _row_of_tasks(self, item: Any) -> Iterator[Callable[[], T_co]]:
+    def _row_of_tasks(self, item: Any) -> Iterator[partial[T_co]]:
         return map(partial, repeat(self.fn), repeat(item), run_through(self.columns))
 
 

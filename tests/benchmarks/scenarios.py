@@ -140,7 +140,7 @@ def growth(setting: Setting) -> Scenario:
         rows.append([writer.title, *(f"{peak:.0f} MiB" for peak in peaks)])
         if writer.name == "lazychunks":
             options = writers.module("lazychunks.storage.options").WriteOptions()
-            bound = (options.max_in_flight + 1) * 4 + 2 * 4 + 20
+            bound = ((options.max_in_flight or 2) + 1) * 4 + 2 * 4 + 20
             figures = [
                 Figure(
                     "memory while writing: (in flight + 1) chunks + 2 blocks + 20 MiB",
