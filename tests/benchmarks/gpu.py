@@ -226,7 +226,7 @@ def tests() -> str:
     done = subprocess.run(
         [*command, "tests/test_torch.py", "-k", "gpu"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), *sys.path))},
         capture_output=True,
         text=True,
         check=False,
