@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+import zarr.registry
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.registry import register_codec
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
@@ -559,6 +561,20 @@ class EvilCodec(BytesBytesCodec):
 
 register_codec("tests.evil", EvilCodec)
 
+
+class EvilNames(V2ChunkKeyEncoding):
+    """Runs code as well, in the versions of zarr that let packages name chunks."""
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "EvilNames":
+        EvilCodec.touched.append("from metadata")
+        return cls(**data.get("configuration", {}))
+
+
+if (register_names := getattr(zarr.registry, "register_chunk_key_encoding", None)) is not None:
+    register_names("tests.evil", EvilNames)
+
+
 Document = dict[str, Any]
 PLAIN: Any = {"name": "bytes", "configuration": {"endian": "little"}}
 EVIL: Any = {"name": "tests.evil", "configuration": {}}
@@ -645,6 +661,9 @@ HOSTILE: dict[str, Document | bytes] = {
     "3: shard that is transposed as a whole": BOMB
     | {"codecs": [TransposeCodec(order=(1, 0)).to_dict(), *BOMB["codecs"]]},
     "3: chunk of nothing": three(*GRID, to=[0, 2]),
+    "3: shard of nothing": edited(SHARDED, *GRID, to=[0, 4]),
+    "3: shard of fewer axes": edited(SHARDED, *GRID, to=[4]),
+    "3: unknown names of chunks": three("chunk_key_encoding", to={"name": "tests.evil"}),
     "3: chunk of fewer axes": three(*GRID, to=[2]),
     "3: negative length": three("shape", to=[-4, 4]),
     "3: length beyond any": three("shape", to=[10**30, 4]),

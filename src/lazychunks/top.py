@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -57,8 +58,8 @@ def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[NDArray[Any], 
 
     Raises
     ------
-    ValueError
-        If ``k`` is less than one.
+    TypeError, ValueError
+        If ``k`` is no integer, or less than one.
     EmptySequenceError
         When run over no block.
     BlockShapeError, BlockDTypeError, BlockTypeError
@@ -86,6 +87,10 @@ class Best(Fold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "k", operator.index(self.k))
+        except TypeError:
+            raise TypeError(f"k must be an integer, got {self.k!r}") from None
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected at least 1")
 

@@ -227,7 +227,11 @@ def _parts(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
     names = [] if grid["name"] == "regular" else [f"chunk grid {grid['name']}"]
     if document.get("storage_transformers"):
         names.append("storage transformers")
+    keys = document["chunk_key_encoding"]["name"]
+    names += [] if keys in ("default", "v2") else [f"chunk keys {keys}"]
     chunks = grid["configuration"]["chunk_shape"]
+    if any(operator.index(extent) < 1 for extent in chunks):
+        raise ValueError(f"chunk shape {chunks}")
     codecs = document["codecs"]
     pending = [*codecs]
     while pending:
