@@ -10,7 +10,7 @@ import pickle
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,12 +32,17 @@ from zarr.registry import register_codec
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
 from lazychunks import (
+    DestinationBusyError,
+    DestinationExistsError,
     IdentityConverter,
     LazyChunkSequence,
     LazyChunksError,
     NestedLazyChunkSequence,
     UntrustedArrayError,
     WriteAbortedError,
+    tee,
+    total,
+    zarr_sink,
 )
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.sources import MapBacked, tasks_of
@@ -793,3 +798,84 @@ def test_what_the_writer_may_use_can_be_read() -> None:
     for name in ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"):
         store = stored(values, chunks=(2, 3), compressors={"id": name}, zarr_format=2)
         assert bits(np.concatenate(Flat.from_zarr(store, CONVERTER).compute())) == bits(values)
+
+
+# Written where it is read from.
+
+
+VALUES = np.arange(24.0).reshape(8, 3)
+
+
+def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
+    """Put an array somewhere; return source and destination, which are the same place."""
+    memory = MemoryStore()
+    place: Any = {
+        "path": directory / "a",
+        "LocalStore": LocalStore(directory / "a"),
+        "dict": {},
+        "MemoryStore": memory,
+        "StorePath": StorePath(memory, "in/a"),
+        "array": memory,
+    }[kind]
+    Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, chunks=(2, 3))
+    return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
+
+
+WAYS: dict[str, Callable[[Any, Any], object]] = {
+    "flat": lambda source, place: (
+        Flat.from_zarr(source, CONVERTER, rows=2)
+        .map(np.negative)
+        .to_zarr(place, CONVERTER, overwrite=True)
+    ),
+    "nested": lambda source, place: (
+        Nested.from_zarr(source, CONVERTER, rows=2, columns=1)
+        .map(np.negative)
+        .to_zarr(place, CONVERTER, overwrite=True, run_id="r", resume=True)
+    ),
+    "tee": lambda source, place: (
+        Flat.from_zarr(source, CONVERTER, rows=2)
+        .map(np.negative)
+        .compute(tee(total(), zarr_sink(place, CONVERTER, overwrite=True)))
+    ),
+    "generator": lambda source, place: Flat(
+        lambda: (-block for block in Flat.from_zarr(source, CONVERTER, rows=2))
+    ).to_zarr(place, CONVERTER, overwrite=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["path", "LocalStore"])
+def test_a_local_array_can_be_replaced_by_what_is_made_of_it(
+    kind: str, way: str, tmp_path: Path
+) -> None:
+    source, place = replaceable(kind, tmp_path)
+    WAYS[way](source, place)
+    assert bits(joined(Nested.from_zarr(place, CONVERTER))) == bits(-VALUES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["dict", "MemoryStore", "StorePath", "array"])
+def test_elsewhere_an_array_is_not_replaced_while_it_is_read(
+    kind: str, way: str, tmp_path: Path
+) -> None:
+    """Regression: what had not been read yet was read as zeros."""
+    source, place = replaceable(kind, tmp_path)
+    with pytest.raises(DestinationExistsError, match="is being read"):
+        WAYS[way](source, place)
+    assert bits(joined(Nested.from_zarr(place, CONVERTER))) == bits(VALUES)
+    other: dict[str, Buffer] = {}
+    WAYS[way](source, other)
+    assert bits(joined(Nested.from_zarr(other, CONVERTER))) == bits(-VALUES)
+    Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, overwrite=True)  # nothing is held
+
+
+def test_what_is_being_replaced_is_not_read() -> None:
+    _, place = replaceable("MemoryStore", Path())
+
+    def blocks() -> Iterator[Array]:
+        sequence = Flat.from_zarr(place, CONVERTER, rows=2)
+        yield np.zeros((2, 3))
+        yield from sequence
+
+    with pytest.raises(DestinationBusyError, match="is being replaced"):
+        Flat(blocks).to_zarr(place, CONVERTER, overwrite=True)

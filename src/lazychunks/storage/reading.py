@@ -23,6 +23,7 @@ from lazychunks.storage.arrays import described, parsed, read_key
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
+from lazychunks.storage.publishing import MetadataLast
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -118,6 +119,7 @@ class _Read(Generic[T_co]):
     converter: FromNumpy[T_co]
 
     def __call__(self, *spans: slice) -> T_co:
+        MetadataLast.note_read(self.array)
         values: Any = self.array[spans]
         return self.converter.from_numpy(np.asarray(values))
 
