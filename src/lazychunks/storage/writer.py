@@ -72,7 +72,7 @@ class ArrayWriter(Generic[T]):
     counts
         Number of blocks along each block axis, where it is known.
     can_skip
-        Whether the sequence can skip blocks.
+        Whether the sequence can skip blocks, so that a failed run with a name is kept.
 
     Raises
     ------
@@ -106,6 +106,7 @@ class ArrayWriter(Generic[T]):
             )
         self._dtype: np.dtype[Any] | None = None
         self._run: _Run | None = None
+        self._published = False
         self.publishes = True
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
@@ -134,7 +135,9 @@ class ArrayWriter(Generic[T]):
         try:
             if self._run is not None:
                 self._run.background.close(drop=not self._keeps)
-                if error is not None:
+                if error is not None and self._published:
+                    error.add_note(f"{self._place} is stored: this failed afterwards")
+                elif error is not None:
                     self._abort(error)
         finally:
             self._publication.unlock()
@@ -308,6 +311,7 @@ class ArrayWriter(Generic[T]):
         staged.record(None if self._options.run_id is None else self._record(None))
         self._publication.clear_journal()
         self._publication.commit(durable=self._options.durable)
+        self._published = True
         return self._publication.opened(staged.document)
 
     def _abort(self, error: BaseException) -> None:
@@ -325,7 +329,7 @@ class ArrayWriter(Generic[T]):
         )
         if self._keeps:
             message += (
-                "what was written is kept aside: the same call with resume=True and "
+                "what was written is kept aside: to_zarr with resume=True and "
                 f"run_id={self._options.run_id!r} goes on from here"
             )
         else:
