@@ -809,14 +809,15 @@ VALUES = np.arange(24.0).reshape(8, 3)
 def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
     """Put an array somewhere; return source and destination, which are the same place."""
     memory = MemoryStore()
-    place: Any = {
+    places: dict[str, Any] = {
         "path": directory / "a",
         "LocalStore": LocalStore(directory / "a"),
         "dict": {},
         "MemoryStore": memory,
         "StorePath": StorePath(memory, "in/a"),
         "array": memory,
-    }[kind]
+    }
+    place = places[kind]
     Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, chunks=(2, 3))
     return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
 

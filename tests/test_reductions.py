@@ -231,7 +231,13 @@ def test_the_variance_far_from_zero_is_not_canceled() -> None:
 @pytest.mark.parametrize("cuts", [[], [1], [1, 2], [1, 2, 3]])
 @pytest.mark.parametrize(
     "entries",
-    [[np.inf, 1, 2, 3], [1, 2, 3, np.inf], [np.inf] * 4, [np.inf, -np.inf, 1, 1], [np.nan, 1, 2, 3]],
+    [
+        [np.inf, 1, 2, 3],
+        [1, 2, 3, np.inf],
+        [np.inf] * 4,
+        [np.inf, -np.inf, 1, 1],
+        [np.nan, 1, 2, 3],
+    ],
 )
 def test_moments_of_infinity_and_nan(entries: list[float], cuts: list[int]) -> None:
     """Regression: the mean of an infinity that came early was NaN."""
@@ -247,8 +253,8 @@ def test_moments_of_infinity_and_nan(entries: list[float], cuts: list[int]) -> N
 def test_moments_of_many_blocks_are_those_of_exact_arithmetic(offset: float) -> None:
     values = offset + np.random.default_rng(1).standard_normal(30_000)
     numbers = [Fraction(value) for value in values.tolist()]
-    average = sum(numbers) / len(numbers)
-    spread = sum((number - average) ** 2 for number in numbers) / len(numbers)
+    average = sum(numbers, Fraction()) / len(numbers)
+    spread = sum(((number - average) ** 2 for number in numbers), Fraction()) / len(numbers)
     for size in (1, 7, 1000):
         found = moments()(np.split(values, range(size, len(values), size)))
         assert abs(Fraction(float(found.mean)) - average) <= 1e-13 * abs(average) + 1e-15

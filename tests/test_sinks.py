@@ -48,11 +48,6 @@ def negated(block: Array) -> Array:
     return -block
 
 
-def untyped(value: object) -> Any:
-    """Two sinks fold blocks and rows of blocks, which no overload of ``tee`` says."""
-    return value
-
-
 def height(total: int, block: Array) -> int:
     return total + len(block)
 
@@ -397,8 +392,7 @@ def test_two_sinks_over_rows(place: Place) -> None:
     rows = NestedLazyChunkSequence.from_product(
         lambda i, j: np.full((2, 2), 10 * i + j), range(3), range(4)
     )
-    folds = tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER))
-    one, two = untyped(rows.compute(untyped(folds)))
+    one, two = rows.compute(tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER)))
     np.testing.assert_array_equal(read(one), np.block(rows.compute()))
     np.testing.assert_array_equal(read(two), np.block(rows.compute()))
 
@@ -460,9 +454,9 @@ def test_two_sinks_cannot_share_a_destination(place: Place, old: bool) -> None:
     before = place.content()
     blocks = Generations()
     for one, other in spellings(place):
-        folds = (zarr_sink(where, CONVERTER, overwrite=True) for where in (one, other))
+        sink, again = (zarr_sink(where, CONVERTER, overwrite=True) for where in (one, other))
         with pytest.raises(DestinationBusyError):
-            blocks.flat.compute(tee(*folds))
+            blocks.flat.compute(tee(sink, again))
         assert blocks.made == [0] * 6
         assert place.content() == before
 

@@ -74,7 +74,7 @@ def plain(block: object) -> tuple[Any, Any]:
     except TypeError:
         raise BlockTypeError(
             f"a block is no array but a {type(block).__name__}; convert it first, e.g. with "
-            ".contramap(np.asarray); of a fold over blocks, nest() makes a fold over rows of blocks",
+            ".contramap(np.asarray). Of folds over blocks, nest() makes a fold over rows of blocks",
             expected="an array",
             got=type(block),
         ) from None

@@ -172,7 +172,9 @@ class MomentsOf(Reduction[S, Moments[S]], Generic[S]):
         squares = xp.sum(_squared(xp, distance), axis=axis)
         return number, xp.reshape(summed, squares.shape), squares
 
-    def merge(self, xp: Any, state: Any, other: Any) -> tuple[int, Any, Any]:
+    def merge(
+        self, xp: Any, state: tuple[int, Any, Any], other: tuple[int, Any, Any]
+    ) -> tuple[int, Any, Any]:
         """Merge as Chan, Golub and LeVeque do."""
         before, summed, squares = state
         number, other_sum, other_squares = other

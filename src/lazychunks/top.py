@@ -7,9 +7,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from numpy.typing import NDArray
-
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
+from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 
@@ -30,7 +29,7 @@ class TopK(NamedTuple, Generic[S]):
     """Where each is along the axis of the joined blocks; 64-bit integers."""
 
 
-def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[NDArray[Any], TopK[NDArray[Any]]]:
+def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[AnyArray, TopK[AnyArray]]:
     """Take the ``k`` best entries along an axis, best first, and their indices.
 
     Blocks are joined along ``axis``: 0 for a flat sequence, 1 for a row of a nested one, as in

@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from lazychunks import sources
 from lazychunks.errors import NotResumableError
-from lazychunks.folds import Counts, Fold, NestedFold
+from lazychunks.folds import Counts, EitherFold
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage.assembly import FlatLayout, GridLayout
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
@@ -66,7 +66,7 @@ def zarr_sink(
 
 
 @dataclass(frozen=True, slots=True)
-class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"]):
+class ZarrSink(EitherFold[T_contra, "StoredArray"]):
     """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
 
     destination: Destination
