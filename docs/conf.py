@@ -42,6 +42,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(lazychunks\.\w+\.)?[A-Z]\d?(_co|_contra)?"),
     # Type aliases, shown by name (above).
     (r"py:class", "|".join(autodoc_type_aliases)),
-    # What the functions that make folds return; those functions' entries say all there is.
-    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|Joins|ZarrSink)"),
+    # What the functions that make folds return, and what `executor=` takes: the entries of these
+    # say all there is.
+    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|Joins|ZarrSink)|Provider"),
 ]

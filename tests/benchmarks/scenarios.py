@@ -13,6 +13,7 @@ import numpy as np
 from tests.benchmarks import seed, writers
 from tests.benchmarks.measure import fresh_path, note, peak_memory
 from tests.benchmarks.results import Figure, Scenario
+from tests.benchmarks.spreading import spreading
 from tests.benchmarks.workloads import WORKLOADS, Block, Job, in_memory
 
 if TYPE_CHECKING:
@@ -257,4 +258,5 @@ SCENARIOS: dict[str, Callable[[Setting], Scenario]] = {
     "growth": growth,
     "compute": compute,
     "cat": cat,
+    "spreading": spreading,
 }

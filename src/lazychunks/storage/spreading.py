@@ -50,6 +50,9 @@ __all__ = ["Crew", "EvenLayout", "spread"]
 
 T = TypeVar("T")
 
+SENT_WITH_EACH_TASK = 2**20
+"""Bytes up to which dask gets what all tasks share with each of them, and not beforehand."""
+
 TASKS_EACH = 2
 """Number of tasks under way for each worker, where the user does not say: one waits for it."""
 
@@ -142,7 +145,11 @@ class Crew:
         """
         if self.shares_memory:
             return Shared(value)
-        return Shipped(self.pickled(value, what))
+        shipped: Shipped[T] = Shipped(self.pickled(value, what))
+        if self._client is not None and len(shipped.data) > SENT_WITH_EACH_TASK:
+            scattered: Sent[T] = getattr(self._client, "scatter")(shipped, broadcast=True)  # noqa: B009  # dask puts the value in its place
+            return scattered
+        return shipped
 
     def pickled(self, value: object, what: str) -> bytes:
         """Pickle a value; what is defined in a script or inline is possible where dask is."""
