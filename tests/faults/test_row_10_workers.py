@@ -4,9 +4,11 @@ Threads, processes and dask store what the serial writer stores, bitwise.
 """
 
 import os
+import secrets
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,11 +44,17 @@ def cluster() -> Generator[Any]:
         yield client
 
 
+def reused() -> Any:
+    loky = pytest.importorskip("loky")
+    return loky.get_reusable_executor(2, kill_workers=True)
+
+
 EXECUTORS = [
     pytest.param(partial(ThreadPoolExecutor, 3), id="threads"),
     pytest.param(Shuffling, id="shuffling"),
     pytest.param(processes, id="processes"),
     pytest.param(spawned, id="spawned", marks=pytest.mark.slow),
+    pytest.param(reused, id="loky", marks=pytest.mark.slow),
     pytest.param(cluster, id="dask", marks=pytest.mark.slow),
 ]
 
@@ -128,6 +136,37 @@ def test_dask_gives_up_a_task_that_kills_its_workers(tmp_path: Path) -> None:
         assert same(seen_at(str(tmp_path / "array")), old)
         FLAT.store(tmp_path / "array", executor=client, **options)
     assert same(seen_at(str(tmp_path / "array")), FLAT.whole)
+
+
+@dataclass(frozen=True)
+class Large:
+    """A block function with so much data that dask warns if it comes with each task."""
+
+    weights: np.ndarray
+    path: Path
+
+    def __call__(self, number: int) -> np.ndarray:
+        return self.weights[:4] + number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_large, (self.weights, self.path))
+
+
+def _large(weights: np.ndarray, path: Path) -> Large:
+    (path / f"{os.getpid()}-{secrets.token_hex(4)}").touch()
+    return Large(weights, path)
+
+
+@pytest.mark.slow
+def test_dask_gets_what_is_large_once(tmp_path: Path) -> None:
+    (tmp_path / "unpickled").mkdir()
+    weights = np.arange(2.0**22)
+    sequence = LazyChunkSequence.from_map(Large(weights, tmp_path / "unpickled"), range(20))
+    with cluster() as client:
+        sequence.to_zarr(tmp_path / "array", IdentityConverter(), chunks="blocks", executor=client)
+    expected = (np.arange(4) + np.arange(20.0)[:, None]).ravel()
+    assert same(seen_at(str(tmp_path / "array")), expected)
+    assert 1 <= len(names_in(tmp_path / "unpickled")) <= 2, "once in each process"
 
 
 @pytest.mark.slow

@@ -70,6 +70,10 @@ class Provider(Protocol):
         """Return an executor over its workers."""
         ...
 
+    def scatter(self, data: Any, *, broadcast: bool) -> Any:
+        """Send a value to its workers, and return what stands for it in a task's arguments."""
+        ...
+
 
 class ZarrOptions(TypedDict, total=False):
     """Keyword options of ``to_zarr``; all are validated before the first block is computed."""

@@ -53,6 +53,8 @@ T = TypeVar("T")
 SENT_WITH_EACH_TASK = 2**20
 """Bytes up to which dask gets what all tasks share with each of them, and not beforehand."""
 
+_CLOUDPICKLING = frozenset({"distributed", "loky"})
+
 TASKS_EACH = 2
 """Number of tasks under way for each worker, where the user does not say: one waits for it."""
 
@@ -147,23 +149,25 @@ class Crew:
             return Shared(value)
         shipped: Shipped[T] = Shipped(self.pickled(value, what))
         if self._client is not None and len(shipped.data) > SENT_WITH_EACH_TASK:
-            scattered: Sent[T] = getattr(self._client, "scatter")(shipped, broadcast=True)  # noqa: B009  # dask puts the value in its place
+            scattered: Sent[T] = self._client.scatter(shipped, broadcast=True)
             return scattered
         return shipped
 
     def pickled(self, value: object, what: str) -> bytes:
-        """Pickle a value; what is defined in a script or inline is possible where dask is."""
+        """Pickle a value, as the executor does: dask and loky send what is defined inline, too."""
+        package = type(self._executor).__module__.partition(".")[0]
+        pickler: Any = (
+            importlib.import_module("cloudpickle") if package in _CLOUDPICKLING else pickle
+        )
         try:
-            if self._client is not None:
-                data: bytes = importlib.import_module("cloudpickle").dumps(value)
-                return data
-            return pickle.dumps(value)
+            data: bytes = pickler.dumps(value)
         except Exception as error:
             raise NotSpreadableError(
                 f"{what} cannot be sent to other processes ({type(error).__name__}: {error}); "
                 "define functions and classes at the top level of a module, or use a "
                 "ThreadPoolExecutor"
             ) from error
+        return data
 
     def ask(self, fn: Callable[..., T], /, *args: object) -> T:
         """Give a task and wait for its result."""
