@@ -15,6 +15,7 @@ import pytest
 
 import lazychunks
 from tests import object_store
+from tests.test_public_api import FACADES, imported, listed
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(lazychunks.__file__).parent
@@ -126,12 +127,9 @@ def documented(module: str) -> set[str]:
     return set(re.findall(directive, text, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("module", ["lazychunks", "lazychunks.torch"])
+@pytest.mark.parametrize("module", FACADES)
 def test_the_reference_has_every_public_name(module: str) -> None:
-    if module != "lazychunks":
-        pytest.importorskip(module.rpartition(".")[2])
-    public: list[str] = import_module(module).__all__
-    assert documented(module) == set(public)
+    assert documented(module) == set(listed(imported(module)))
 
 
 @pytest.mark.slow

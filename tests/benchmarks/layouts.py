@@ -119,7 +119,7 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _fetched(requests: list[Request]) -> str:
-    return f"{len(requests)}, {_amount(sum(request.sent for request in requests))}"
+    return f"{len(requests)} for {_amount(sum(request.sent for request in requests))}"
 
 
 def _amount(size: int) -> str:
