@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -42,6 +43,8 @@ def run_page(page: Path) -> int:
     # The message of an error may be wrapped, and cut short where the page shows "...".
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     parser = parsers.PythonCodeBlockParser(doctest_optionflags=flags)
+    for name in re.findall(r"^```\{literalinclude\} (\S+)", page.read_text(), flags=re.MULTILINE):
+        shutil.copy(page.parent / name, ".")  # what a page shows, its code can run
     fences = [n for n, line in enumerate(page.read_text().splitlines(), 1) if line == "```python"]
     reached: set[int] = set()
     for example in sybil.Sybil([parser], path=str(page.parent)).parse(page).examples():
