@@ -14,7 +14,10 @@ exclude_patterns = ["_build", "examples"]
 nitpicky = True
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines what is imported
 html_title = f"lazychunks {release}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 
