@@ -40,7 +40,10 @@ autodoc_type_aliases = {
 # References that resolve nowhere in these pages, by reason. Everything else must resolve.
 nitpick_ignore_regex = [
     # Other projects: linking to them needs their inventories, and a build needs no network.
-    (r"py:.*", r"(collections\.abc|numpy|torch|types|typing|zarr)\..*|Executor|JSON|Tensor"),
+    (
+        r"py:.*",
+        r"(collections\.abc|dask|numpy|torch|types|typing|zarr)\..*|Array|Client|Executor|JSON|Tensor",
+    ),
     # Type variables are no objects that a page could describe.
     (r"py:class", r"(lazychunks\.\w+\.)?[A-Z]\d?(_co|_contra)?"),
     # Type aliases, shown by name (above).
