@@ -113,6 +113,15 @@ def test_blocks_are_cast_where_that_is_asked_for(tmp_path: Path) -> None:
     assert same(np.asarray(stored[:]), np.array([1.5, 1.5, 2, 2, 3, 3], "f4"))
 
 
+def test_a_function_keeps_the_keywords_that_it_was_bound_to(tmp_path: Path) -> None:
+    sequence = LazyChunkSequence.from_map(partial(np.full, 2, dtype="f4"), [1.5, 2, 3])
+    with Shuffling() as executor:
+        stored = sequence.to_zarr(
+            tmp_path / "array", CONVERTER, return_stored=True, executor=executor
+        )
+    assert same(np.asarray(stored[:]), np.array([1.5, 1.5, 2, 2, 3, 3], "f4"))
+
+
 def test_a_memory_store_does_not_keep_the_block_itself() -> None:
     """A producer may reuse its output for the next block, also where nothing is compressed."""
     output = np.zeros(4)
