@@ -20,6 +20,7 @@ from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
 from lazychunks.storage import bfloat16
 from lazychunks.storage.arrays import described, parsed, read_key
+from lazychunks.storage.decoding import ChunkReader
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
@@ -52,13 +53,13 @@ def read_flat(
     source: Source, converter: FromNumpy[T], rows: int | None, max_chunk_bytes: int
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
-    array, chunks = _opened(source, 1, max_chunk_bytes)
+    array, chunks, files = _opened(source, 1, max_chunk_bytes)
     trailing = _bytes_across(array, 1, max_chunk_bytes)
     merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
+    return Ahead(Mapped(_Read(array, converter, files), spans), None, READ_AHEAD), len(spans)
 
 
 def read_nested(
@@ -69,7 +70,7 @@ def read_nested(
     max_chunk_bytes: int,
 ) -> tuple[AheadRows[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
-    array, chunks = _opened(source, 2, max_chunk_bytes)
+    array, chunks, files = _opened(source, 2, max_chunk_bytes)
     trailing = _bytes_across(array, 2, max_chunk_bytes)
     merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
@@ -78,7 +79,7 @@ def read_nested(
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
-    factory = Product(_Read(array, converter), below, across)
+    factory = Product(_Read(array, converter, files), below, across)
     return AheadRows(factory, None, READ_AHEAD), len(below)
 
 
@@ -117,15 +118,20 @@ class _Read(Generic[T_co]):
 
     array: StoredArray
     converter: FromNumpy[T_co]
+    files: ChunkReader | None
 
     def __call__(self, *spans: slice) -> T_co:
         MetadataLast.note_read(self.array)
-        values: Any = self.array[spans]
+        values: Any = None if self.files is None else self.files.read(spans)
+        if values is None:
+            values = self.array[spans]
         return self.converter.from_numpy(np.asarray(values))
 
 
-def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArray, Shape]:
-    """Judge an array by its metadata, and open it; its chunk shape comes along."""
+def _opened(
+    source: Source, axes: int, max_chunk_bytes: int
+) -> tuple[StoredArray, Shape, ChunkReader | None]:
+    """Judge an array by its metadata, and open it; chunk shape and short way come along."""
     _positive(max_chunk_bytes, "max_chunk_bytes")
     if isinstance(source, zarr.Array):
         array: StoredArray = source
@@ -133,7 +139,7 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         metadata: Any = array.metadata  # of Zarr 2 or 3
         document: Document = metadata.to_dict()
         chunks = _judged(document, where, axes, max_chunk_bytes)
-        return array, chunks
+        return array, chunks, ChunkReader.of(array, document)
     place = located(source)
     store: Store
     if isinstance(place, LocalPath):
@@ -154,7 +160,8 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         )
     chunks = _judged(found, str(place), axes, max_chunk_bytes)
     try:
-        return described(store, path, found), chunks
+        array = described(store, path, found)
+        return array, chunks, ChunkReader.of(array, found)
     except Exception as error:
         raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
 
