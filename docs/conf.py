@@ -14,7 +14,10 @@ exclude_patterns = ["_build", "examples"]
 nitpicky = True
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # the theme's own underlines what is imported
 html_title = f"lazychunks {release}"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 
@@ -44,6 +47,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(lazychunks(\.\w+)+\.)?[A-Z]\d?(_co|_contra)?"),
     # Type aliases, shown by name (above).
     (r"py:class", "|".join(autodoc_type_aliases)),
-    # What the functions that make folds return; those functions' entries say all there is.
-    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|Joins|ZarrSink)"),
+    # What the functions that make folds return, and what `executor=` takes: the entries of these
+    # say all there is.
+    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|Joins|ZarrSink)|Provider"),
 ]

@@ -7,6 +7,7 @@ import math
 import pickle
 import warnings
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,6 +35,7 @@ from lazychunks import (
     moments,
     nest,
     norm,
+    top_k,
     total,
 )
 from lazychunks.testing import arrays, check_fold
@@ -220,6 +222,39 @@ def test_the_variance_far_from_zero_is_not_canceled() -> None:
     assert abs(naive / values.var() - 1) > 1e-2
 
 
+@pytest.mark.parametrize("cuts", [[], [1], [1, 2], [1, 2, 3]])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [np.inf, 1, 2, 3],
+        [1, 2, 3, np.inf],
+        [np.inf] * 4,
+        [np.inf, -np.inf, 1, 1],
+        [np.nan, 1, 2, 3],
+    ],
+)
+def test_moments_of_infinity_and_nan(entries: list[float], cuts: list[int]) -> None:
+    """Regression: the mean of an infinity that came early was NaN."""
+    whole = np.array([entries, [1.0, 2, 3, 4]]).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's of infinity less infinity
+        found = moments(0)(np.split(whole, cuts))
+        np.testing.assert_allclose(found.mean, whole.mean(axis=0))
+        np.testing.assert_allclose(found.variance, whole.var(axis=0))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -1e12])
+def test_moments_of_many_blocks_are_those_of_exact_arithmetic(offset: float) -> None:
+    values = offset + np.random.default_rng(1).standard_normal(30_000)
+    numbers = [Fraction(value) for value in values.tolist()]
+    average = sum(numbers, Fraction()) / len(numbers)
+    spread = sum(((number - average) ** 2 for number in numbers), Fraction()) / len(numbers)
+    for size in (1, 7, 1000):
+        found = moments()(np.split(values, range(size, len(values), size)))
+        assert abs(Fraction(float(found.mean)) - average) <= 1e-13 * abs(average) + 1e-15
+        assert abs(Fraction(float(found.variance)) / spread - 1) <= max(1e-12, 1e-15 * abs(offset))
+
+
 @pytest.mark.parametrize("size", [1e-300, 1.0, 1e300])
 def test_a_norm_neither_overflows_nor_vanishes(size: float) -> None:
     blocks = [np.array([[3.0, 0]]) * size, np.array([[0, 4.0]]) * size, np.zeros((2, 2))]
@@ -270,6 +305,20 @@ def test_blocks_that_cannot_be_reduced(of: Of) -> None:
         of(1)([np.ones(3)])
     with pytest.raises(BlockShapeError, match="no axis 0"):
         of(0)([np.array(1.0)])
+
+
+def test_rows_of_blocks_need_a_nest() -> None:
+    rows: Any = NestedLazyChunkSequence(lambda: [[np.ones(3)]])
+    for fold in (total(), moments(), count(), top_k(1), concatenate()):
+        with pytest.raises(BlockTypeError, match=r"nest\(\) makes a fold over rows of blocks"):
+            rows.compute(fold)
+
+
+def test_numbers_of_8_bits_are_refused() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    for fold in (total(), moments(), top_k(1)):
+        with pytest.raises(BlockDTypeError, match="float8_e4m3fn cannot be reduced"):
+            fold([np.ones(2, ml_dtypes.float8_e4m3fn)])
 
 
 def test_complex_numbers_have_no_order() -> None:

@@ -304,6 +304,9 @@ def check_fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> No
         assert fitted * bytes_each <= upper or fitted == 1
         parts = -(-extent // fitted)
         assert fitted == -(-extent // parts), "no smaller parts would do as few"
+        fewest = -(-extent // max(upper // bytes_each, 1))
+        if any(extent % number == 0 for number in range(fewest, min(2 * fewest, fewest + 64) + 1)):
+            assert extent % fitted == 0, "parts of one size, where that takes few more of them"
     elif 2 * size <= lower:
         assert fitted % extent == 0
         assert fitted * bytes_each <= lower < (fitted + extent) * bytes_each

@@ -8,7 +8,7 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -53,7 +53,9 @@ def ranked(whole: Array, k: int, axis: int, *, largest: bool) -> tuple[Array, Ar
 def same(best: TopK[Array], expected: tuple[Array, Array]) -> None:
     values, indices = expected
     np.testing.assert_array_equal(best.indices, indices)
-    np.testing.assert_array_equal(best.values, values)
+    # In bfloat16, NumPy does not know each NaN for one.
+    wide = np.dtype("f8") if values.dtype.name == "bfloat16" else values.dtype
+    np.testing.assert_array_equal(best.values.astype(wide), values.astype(wide))
     assert best.values.dtype == values.dtype.newbyteorder("=")
     assert best.indices.dtype == np.int64
 
@@ -193,12 +195,20 @@ def test_blocks_without_entries(shape: Shape, axis: int) -> None:
     assert best.values.shape == best.indices.shape == tuple(expected)
 
 
-def test_bfloat16_of_ml_dtypes() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    blocks = [np.array([1, 3]).astype(ml_dtypes.bfloat16), np.array([2]).astype(ml_dtypes.bfloat16)]
-    best = top_k(2)(blocks)
-    assert best.values.dtype == ml_dtypes.bfloat16
-    assert best.values.tolist() == [3, 2]
+@given(st.data())
+def test_bfloat16(data: st.DataObject) -> None:
+    """Arrays of ml_dtypes, and tensors."""
+    pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    pytest.importorskip("torch", reason="torch is not installed")
+    from lazychunks.torch import TorchNumpyConverter
+    from lazychunks.torch import top_k as top_k_of_tensors
+
+    blocks, k, axis, largest = data.draw(drawn(("bfloat16",)))
+    expected = ranked(np.concatenate(blocks, axis), k, axis, largest=largest)
+    same(top_k(k, axis, largest=largest)(blocks), expected)
+    to = TorchNumpyConverter()
+    best = top_k_of_tensors(k, axis, largest=largest)(map(to.from_numpy, blocks))
+    same(TopK(to.to_numpy(best.values), to.to_numpy(best.indices)), expected)
 
 
 # Errors.
@@ -208,6 +218,14 @@ def test_bfloat16_of_ml_dtypes() -> None:
 def test_k_is_at_least_one(k: int) -> None:
     with pytest.raises(ValueError, match=f"k is {k}"):
         top_k(k)
+
+
+@pytest.mark.parametrize("k", [2.0, "2", None])
+def test_k_is_an_integer(k: Any) -> None:
+    """Regression: it was found out with the first block."""
+    with pytest.raises(TypeError, match="k must be an integer"):
+        top_k(k)
+    assert top_k(2) == top_k(np.int64(2))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # as numpy gives it
 
 
 def test_without_blocks_there_is_no_dtype() -> None:

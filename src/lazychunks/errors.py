@@ -22,6 +22,7 @@ __all__ = [
     "LazyChunksError",
     "LengthHintWarning",
     "NotResumableError",
+    "NotSpreadableError",
     "ResumeMismatchError",
     "SourceExhaustedError",
     "SourceTypeError",
@@ -136,6 +137,14 @@ class NotResumableError(LazyChunksError, TypeError):
     """The sequence cannot skip blocks, so a run over it cannot be resumed."""
 
 
+class NotSpreadableError(LazyChunksError, TypeError):
+    """Blocks cannot be computed and stored by the workers of an executor.
+
+    The sequence cannot skip blocks, its function cannot be sent to other processes, or these would
+    not see the destination.
+    """
+
+
 class ResumeMismatchError(LazyChunksError, ValueError):
     """The unfinished write at the destination is not of this run.
 
@@ -177,7 +186,7 @@ class WriteAbortedError(LazyChunksError, RuntimeError):
     done, total
         Number of blocks taken, and of all blocks where it is known.
     resumable
-        Whether the same call with ``resume=True`` goes on from here.
+        Whether ``to_zarr`` with ``resume=True`` goes on from here.
     """
 
     def __init__(

@@ -22,11 +22,13 @@ __all__ = [
     "align_up",
     "cell_count",
     "cell_region",
+    "check_even_block",
     "check_flat_block",
     "check_grid_block",
     "cut",
     "fit_extent",
     "grid_regions",
+    "group_count",
     "grow",
     "is_aligned",
     "overlaps",
@@ -212,7 +214,8 @@ def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
     -------
     int
         A multiple of ``extent`` whose bytes do not exceed ``lower``; or ``extent`` itself; or a
-        part of it, never below one, if its bytes exceed ``upper``.
+        part of it, never below one, if its bytes exceed ``upper``: one that divides it, if there is
+        one near.
 
     Examples
     --------
@@ -225,8 +228,10 @@ def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
     bytes_each = max(bytes_each, 1)
     size = extent * bytes_each
     if size > upper:
-        most = max(upper // bytes_each, 1)
-        return -(-extent // -(-extent // most))
+        parts = -(-extent // max(upper // bytes_each, 1))
+        near = range(parts, min(2 * parts, parts + 64) + 1)
+        even = next((number for number in near if extent % number == 0), parts)
+        return -(-extent // even)
     return extent * max(lower // size, 1)
 
 
@@ -317,6 +322,66 @@ blocks before it; pad or reshape it, or store it as an array of its own
         want not in ("*", have) for want, have in zip(expected, shape, strict=True)
     ):
         raise _misfit(block, shape, expected)
+
+
+def check_even_block(
+    shape: Shape, first: Shape, sizes: Sequence[int | None], *, block: BlockIndex
+) -> None:
+    """Refuse a block of other sizes than its place allows, where all places are fixed beforehand.
+
+    Parameters
+    ----------
+    shape, first
+        Shapes of the block and of the first one.
+    sizes
+        The size that is expected along each block axis; ``None`` for the last block along it, which
+        may be smaller than the first one.
+    block
+        Place of the block, for the message.
+
+    Raises
+    ------
+    BlockShapeError
+        If it differs in number of axes, in trailing shape, or from the expected sizes.
+
+    Examples
+    --------
+    >>> check_even_block((2, 3), (4, 3), [None], block=9)
+    >>> check_even_block((2, 3), (4, 3), [4], block=1)
+    Traceback (most recent call last):
+    lazychunks.errors.BlockShapeError: block 1 has shape (2, 3), expected (4, 3); with an executor \
+only the last block along an axis may be smaller than the first: leave out executor=, or pad it
+    """
+    expected = (
+        *(size if size is not None else most for size, most in zip(sizes, first, strict=False)),
+        *first[len(sizes) :],
+    )
+    fits = len(shape) == len(first) and all(
+        have <= want if number < len(sizes) and sizes[number] is None else have == want
+        for number, (have, want) in enumerate(zip(shape, expected, strict=True))
+    )
+    if not fits:
+        raise BlockShapeError(
+            f"block {block} has shape {shape}, expected {expected}; with an executor only the last "
+            "block along an axis may be smaller than the first: leave out executor=, or pad it",
+            block=block,
+            expected=expected,
+            got=shape,
+        )
+
+
+def group_count(extent: int, unit: int) -> int | None:
+    """Count the blocks that together fall on whole units of an axis; None if no number does.
+
+    - A block that is a whole number of units is a group of its own.
+    - Smaller blocks form groups that fill one unit exactly.
+
+    >>> group_count(8, 4), group_count(2, 8), group_count(6, 4)
+    (1, 4, None)
+    """
+    if extent and extent % unit == 0:
+        return 1
+    return unit // extent if extent and unit % extent == 0 else None
 
 
 def _misfit(block: BlockIndex, shape: Shape, expected: tuple[int | str, ...]) -> BlockShapeError:

@@ -13,6 +13,7 @@ import numpy as np
 from tests.benchmarks import seed, writers
 from tests.benchmarks.measure import fresh_path, note, peak_memory
 from tests.benchmarks.results import Figure, Scenario
+from tests.benchmarks.spreading import spreading
 from tests.benchmarks.workloads import WORKLOADS, Block, Job, in_memory
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def growth(setting: Setting) -> Scenario:
         rows.append([writer.title, *(f"{peak:.0f} MiB" for peak in peaks)])
         if writer.name == "lazychunks":
             options = writers.module("lazychunks.storage.options").WriteOptions()
-            bound = (options.max_in_flight + 1) * 4 + 2 * 4 + 20
+            bound = ((options.max_in_flight or 2) + 1) * 4 + 2 * 4 + 20
             figures = [
                 Figure(
                     "memory while writing: (in flight + 1) chunks + 2 blocks + 20 MiB",
@@ -257,4 +258,5 @@ SCENARIOS: dict[str, Callable[[Setting], Scenario]] = {
     "growth": growth,
     "compute": compute,
     "cat": cat,
+    "spreading": spreading,
 }

@@ -29,11 +29,15 @@ from lazychunks import (
     ToNumpy,
     concatenate,
     fold,
+    moments,
     nest,
     nested_concatenate,
     tee,
+    top_k,
+    total,
     zarr_sink,
 )
+from lazychunks import torch as of_tensors
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 Array = NDArray[np.float64]
@@ -173,6 +177,20 @@ def folding(
     nest(length, total)  # expect: error
     assert_type(tensors.compute(tee(length, length)), tuple[int, float])  # expect: error
     assert_type(grid.compute(of_rows), Any)  # expect: error
+
+
+def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], grid: Nested[Array]) -> None:
+    tensors.compute(total())  # expect: error
+    arrays.compute(of_tensors.top_k(3))  # expect: error
+    grid.compute(total())  # expect: error
+    grid.compute(nest(of_tensors.total(1), concatenate()))  # expect: error
+    nest(top_k(3, axis=1), total())  # expect: error
+    arrays.compute(tee(total(), of_tensors.total()))  # expect: error
+    tee(total(), nest(total(1), concatenate()))  # expect: error
+    top_k("3")  # expect: error
+    moments(axis=(0, 1))  # expect: error
+    assert_type(grid.compute(nest(total(1), concatenate())), Any)  # expect: error
+    assert_type(arrays.compute(top_k(3)).values, Any)  # expect: error
 
 
 def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:

@@ -1,8 +1,9 @@
 """Storing blocks as a Zarr array and reading them back; the only importer of zarr.
 
 Data's way: sequence -> converter -> ``assembly`` (whole chunks) -> ``writing`` (background) ->
-``publishing`` (complete or absent). ``plan`` is pure; ``writer`` holds the
-state of a write, and ``sinks`` makes it a fold. Data's way back is ``reading``.
+``publishing`` (complete or absent). ``plan`` is pure; ``attempt`` holds the state of a write, that
+of ``writer`` or of many ``workers`` under ``spreading``, and ``sinks`` makes it a fold. Data's way
+back is ``reading``.
 """
 
 from __future__ import annotations

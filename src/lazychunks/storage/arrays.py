@@ -113,6 +113,12 @@ class StagedArray:
         elif self._resumable:
             self._write()
 
+    def note(self, **facts: object) -> None:
+        """Keep something in the record of the run, if another start may go on with it."""
+        record_of(self.document).update(facts)
+        if self._resumable:
+            self._write()
+
     def end_axis(self, shape: Shape, lengths: list[int | None]) -> None:
         """Trim it where an axis has ended, and keep the lengths in the record of the run."""
         record_of(self.document)["lengths"] = list(lengths)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from lazychunks.shapes import (
     region_shape,
 )
 
-__all__ = ["Assembly", "Filled", "FlatLayout", "GridLayout"]
+__all__ = ["Assembly", "Filled", "FlatLayout", "GridLayout", "empty_row", "ragged_row"]
 
 
 @dataclass(slots=True)
@@ -32,7 +32,10 @@ class FlatLayout:
     count: int = 0
     height: int = 0
 
-    axes: ClassVar[int] = 1
+    @property
+    def axes(self) -> int:
+        """Number of block axes."""
+        return 1
 
     @property
     def origin(self) -> Shape:
@@ -66,6 +69,11 @@ class FlatLayout:
         return self.count
 
     @property
+    def counts(self) -> Shape:
+        """Number of blocks along the block axis so far."""
+        return (self.count,)
+
+    @property
     def lengths(self) -> Shape:
         """Length along the block axis so far."""
         return (self.height,)
@@ -84,7 +92,10 @@ class GridLayout:
     width: int = 0
     widths: list[int] = field(default_factory=list[int])
 
-    axes: ClassVar[int] = 2
+    @property
+    def axes(self) -> int:
+        """Number of block axes."""
+        return 2
 
     @property
     def origin(self) -> Shape:
@@ -107,7 +118,8 @@ class GridLayout:
         """Return the origin of the next block of the row."""
         known = self.row > 0
         if known and self.column == len(self.widths):
-            raise self._ragged_row(f"more than {len(self.widths)} blocks")
+            found = f"more than {len(self.widths)} blocks"
+            raise ragged_row(self.row, self.column, found, len(self.widths))
         check_grid_block(
             shape,
             shape if self.first is None else self.first,
@@ -128,13 +140,9 @@ class GridLayout:
     def end_row(self) -> None:
         """Close the row."""
         if self.column == 0:
-            raise EmptyRowError(
-                f"row {self.row} holds no block, so its height is not known; leave the row out, or "
-                "yield blocks of height zero",
-                row=self.row,
-            )
+            raise empty_row(self.row)
         if self.column < len(self.widths):
-            raise self._ragged_row(f"{self.column} blocks")
+            raise ragged_row(self.row, self.column, f"{self.column} blocks", len(self.widths))
         assert self.row_height is not None
         self.height += self.row_height
         self.width = self.offset
@@ -146,18 +154,34 @@ class GridLayout:
         return (self.row, self.column)
 
     @property
+    def counts(self) -> Shape:
+        """Number of rows and columns of blocks so far."""
+        return (self.row, len(self.widths))
+
+    @property
     def lengths(self) -> Shape:
         """Lengths along the block axes so far, the current row included."""
         return (self.height + (self.row_height or 0), max(self.offset, self.width))
 
-    def _ragged_row(self, found: str) -> BlockShapeError:
-        return BlockShapeError(
-            f"row {self.row} has {found}, expected {len(self.widths)} like the rows before it; "
-            "yield the same number of blocks in each row",
-            block=self.next_block,
-            expected=len(self.widths),
-            got=found,
-        )
+
+def empty_row(row: int) -> EmptyRowError:
+    """Refuse a row without blocks."""
+    return EmptyRowError(
+        f"row {row} holds no block, so its height is not known; leave the row out, or yield blocks "
+        "of height zero",
+        row=row,
+    )
+
+
+def ragged_row(row: int, column: int, found: str, expected: int) -> BlockShapeError:
+    """Refuse a row of another number of blocks than those before it."""
+    return BlockShapeError(
+        f"row {row} has {found}, expected {expected} like the rows before it; yield the same "
+        "number of blocks in each row",
+        block=(row, column),
+        expected=expected,
+        got=found,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import read_key
@@ -37,6 +37,11 @@ class LocalPath:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    @property
+    def is_seen_by_processes(self) -> bool:
+        """Whether other processes see what is written here."""
+        return True
 
     def inspect(self) -> Found:
         """Tell whether an array is there.
@@ -108,6 +113,13 @@ class InStore:
         _check_members(self, kind, names)
         return "array"
 
+    @property
+    def is_seen_by_processes(self) -> bool:
+        """Whether other processes see what is written here; a zip file has one writer only."""
+        store = _innermost(self.store)
+        in_memory = isinstance(store, FsspecStore) and "memory" in store.fs.protocol
+        return not (in_memory or isinstance(store, MemoryStore | ZipStore))
+
     def key(self, name: str) -> str:
         """Key of something at this place."""
         return f"{self.path}/{name}" if self.path else name
@@ -170,6 +182,12 @@ def _in_store(store: Store, path: str) -> LocalPath | InStore:
     if type(store) is LocalStore and not store.read_only:
         return LocalPath(store.root / path)
     return InStore(store, path)
+
+
+def _innermost(store: object) -> object:
+    """Store within a zarr ``WrapperStore`` within others, where there are any."""
+    inner: object = getattr(store, "_store", None)
+    return store if inner is None else _innermost(inner)
 
 
 def _content(file: Path) -> bytes | None:

@@ -6,8 +6,18 @@ import json
 import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Literal, SupportsIndex, TypeAlias, TypedDict, TypeGuard
+from typing import (
+    Any,
+    Literal,
+    Protocol,
+    SupportsIndex,
+    TypeAlias,
+    TypedDict,
+    TypeGuard,
+    runtime_checkable,
+)
 
 import numpy as np
 import zarr
@@ -31,6 +41,7 @@ __all__ = [
     "Compressors",
     "Destination",
     "Filters",
+    "Provider",
     "WriteOptions",
     "ZarrOptions",
 ]
@@ -49,6 +60,19 @@ Compressors: TypeAlias = (
 Filters: TypeAlias = (
     Literal["auto"] | ArrayArrayCodec | Iterable[ArrayArrayCodec | dict[str, JSON]] | None
 )
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """What hands out an executor: a ``dask.distributed.Client``."""
+
+    def get_executor(self, **options: Any) -> Executor:
+        """Return an executor over its workers."""
+        ...
+
+    def scatter(self, data: Any, *, broadcast: bool) -> Any:
+        """Send a value to its workers, and return what stands for it in a task's arguments."""
+        ...
 
 
 class ZarrOptions(TypedDict, total=False):
@@ -80,7 +104,7 @@ class ZarrOptions(TypedDict, total=False):
 
     run_id: str | None
     """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
-    map-backed sequence that has a name keeps what it wrote aside."""
+    map-backed sequence, or in a tee, that has a name keeps what it wrote aside."""
 
     resume: bool
     """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished
@@ -94,9 +118,15 @@ class ZarrOptions(TypedDict, total=False):
     """Whether to sync files and directories to the device before the array appears, so that the
     promise holds for a power loss as well (local paths only). Default False."""
 
-    max_in_flight: int
+    max_in_flight: int | None
     """Number of chunks (shards, where there are shards) being written in the background while
-    the next are assembled; at least 1, default 2."""
+    the next are assembled; by default 2. With an executor: number of tasks that it has been given
+    and that have not ended; by default 2 for each worker."""
+
+    executor: Executor | Provider | None
+    """Whose workers compute *and* write the blocks of a map-backed sequence, on whole chunks (whole
+    shards, where there are shards): any ``concurrent.futures.Executor``, or a
+    ``dask.distributed.Client``. Default ``None``: blocks are computed here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +150,8 @@ class WriteOptions:
     resume: bool = False
     rtol: float | None = None
     durable: bool = False
-    max_in_flight: int = 2
+    max_in_flight: int | None = None
+    executor: Executor | Provider | None = None
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
@@ -140,8 +171,9 @@ class WriteOptions:
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
                 "for no other run"
             )
-        if _integer(self.max_in_flight, "max_in_flight") < 1:
+        if self.max_in_flight is not None and _integer(self.max_in_flight, "max_in_flight") < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
+        _check_executor(self.executor)
         if self.compressors != "auto":
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
             zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
@@ -206,6 +238,14 @@ def _check_filters(filters: object) -> None:
 def _dtype(value: DTypeLike) -> np.dtype[Any]:
     dtype = bfloat16.register() if value == bfloat16.NAME else np.dtype(value)
     return storable(dtype, block=None)
+
+
+def _check_executor(executor: object) -> None:
+    if not (executor is None or isinstance(executor, Executor | Provider)):
+        raise TypeError(
+            "executor must be a concurrent.futures.Executor or a dask.distributed.Client, got "
+            f"{type(executor).__name__}"
+        )
 
 
 def _names(value: Sequence[str | None] | None) -> tuple[str | None, ...] | None:

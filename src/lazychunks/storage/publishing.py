@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import filelock
 from zarr.abc.store import ByteRequest, Store
@@ -259,8 +259,28 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    _at_work: ClassVar[set[str]] = set()
+    _at_work: ClassVar[dict[str, Literal["locked", "read", "replaced"]]] = {}
     _register = threading.Lock()
+
+    @classmethod
+    def note_read(cls, array: StoredArray) -> None:
+        """Keep in mind that an array is read, in case somebody is about to replace it.
+
+        Raises
+        ------
+        DestinationBusyError
+            If a writer of this process has begun to: chunks that are gone read as fill values.
+        """
+        place = str(InStore(array.store, array.path))
+        with cls._register:
+            if cls._at_work.get(place) == "replaced":
+                raise DestinationBusyError(
+                    f"{place} is being replaced, so it cannot be read; read it before, or write to "
+                    "another destination",
+                    path=place,
+                )
+            if place in cls._at_work:
+                cls._at_work[place] = "read"
 
     def __init__(self, place: InStore) -> None:
         self._place = place
@@ -278,7 +298,7 @@ class MetadataLast:
         with self._register:
             if str(self._place) in self._at_work:
                 raise _busy(self._place)
-            self._at_work.add(str(self._place))
+            self._at_work[str(self._place)] = "locked"
         try:
             self._place.inspect()
             self._repair()
@@ -289,7 +309,7 @@ class MetadataLast:
     def unlock(self) -> None:
         """Leave the register."""
         with self._register:
-            self._at_work.discard(str(self._place))
+            self._at_work.pop(str(self._place), None)
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
@@ -301,6 +321,14 @@ class MetadataLast:
         Metadata that says nothing is kept back meanwhile, which tells what remains if this dies
         from content that is not ours.
         """
+        with self._register:
+            if self._at_work[str(self._place)] == "read":
+                raise DestinationExistsError(
+                    f"{self._place} is being read, perhaps for these very blocks, and its store "
+                    "cannot keep it until they are written; write to another destination",
+                    path=str(self._place),
+                )
+            self._at_work[str(self._place)] = "replaced"
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from typing_extensions import Unpack
 
 from lazychunks import sources
-from lazychunks.errors import NotResumableError
-from lazychunks.folds import Counts, Fold, NestedFold
+from lazychunks.errors import NotResumableError, NotSpreadableError
+from lazychunks.folds import Counts, EitherFold
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage.assembly import FlatLayout, GridLayout
+from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
+from lazychunks.storage.spreading import EvenLayout, spread
 from lazychunks.storage.writer import ArrayWriter
 
 if TYPE_CHECKING:
@@ -36,8 +38,12 @@ def zarr_sink(
     """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
 
     Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
-    other results are there, and not at all if the pass fails. Only the sink alone can resume: in
-    a tee, the other folds need every block.
+    other results are there, and not at all if the pass fails. What :meth:`~lazychunks.Fold.then`
+    does with it comes afterwards.
+
+    Only the sink alone can resume: in a tee, the other folds need every block. If a pass fails
+    whose sink has a ``run_id``, what was written is kept aside all the same, for ``to_zarr`` with
+    ``resume=True`` to go on with; then fold what is stored.
 
     Parameters
     ----------
@@ -62,7 +68,7 @@ def zarr_sink(
 
 
 @dataclass(frozen=True, slots=True)
-class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"]):
+class ZarrSink(EitherFold[T_contra, "StoredArray"]):
     """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
 
     destination: Destination
@@ -89,6 +95,9 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
         factory, hint = sequence.generator_factory, sequence.len_generator
         tasks = sources.tasks_of(factory)
         counts = sources.block_counts(factory, hint)[:1]
+        if self.options.executor is not None:
+            calls: LazyChunkSequence[Any] = LazyChunkSequence(_tasks(tasks), hint)
+            return self._spread(((call,) for call in calls), counts)
         with self._writer(FlatLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
             if writer.finished is not None:
                 return writer.finished
@@ -104,6 +113,9 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
         factory, hint = sequence.generator_factory, sequence.len_outer_generator
         tasks = sources.tasks_of(factory)
         counts = sources.block_counts(factory, hint)
+        if self.options.executor is not None:
+            calls: NestedLazyChunkSequence[Any] = NestedLazyChunkSequence(_tasks(tasks), hint)
+            return self._spread((tuple(row) for row in calls), counts)
         with self._writer(GridLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
             if writer.finished is not None:
                 return writer.finished
@@ -118,6 +130,19 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
                 writer.end_row()
             return writer.finish()
 
+    def _spread(self, rows: Iterator[tuple[Any, ...]], counts: Counts) -> StoredArray:
+        """Have the blocks computed and stored by an executor's workers."""
+        layout = EvenLayout(len(counts))
+        attempt = Attempt(
+            layout, self.destination, self.overwrite, self.options, counts, can_skip=True
+        )
+        with attempt:
+            if attempt.finished is not None:
+                return attempt.finished
+            spread(attempt, layout, rows, self.converter)
+            attempt.trim()
+            return attempt.publish()
+
     def _writer(
         self,
         layout: FlatLayout | GridLayout,
@@ -126,6 +151,11 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
         alone: bool = False,
         can_skip: bool = False,
     ) -> ArrayWriter[T_contra]:
+        if self.options.executor is not None:
+            raise NotSpreadableError(
+                "a tee needs every block here for its other folds, and an executor's workers keep "
+                "them; store with to_zarr first, then fold what was stored"
+            )
         if self.options.resume and not can_skip:
             raise NotResumableError(
                 "only a sequence that can skip blocks can be resumed; build it with "
@@ -141,8 +171,17 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
             self.overwrite,
             self.options,
             counts,
-            can_skip=can_skip,
+            can_skip=can_skip or not alone,
         )
+
+
+def _tasks(tasks: Callable[[], Iterator[Any]] | None) -> Callable[[], Iterator[Any]]:
+    if tasks is None:
+        raise NotSpreadableError(
+            "only the blocks of a sequence that can skip can be computed by an executor's workers; "
+            "build it with LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+        )
+    return tasks
 
 
 def _is_nested(x: object) -> TypeGuard[NestedLazyChunkSequence[Any]]:
