@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import filelock
 from zarr.abc.store import ByteRequest, Store
@@ -145,13 +146,13 @@ class DirectorySwap:
         self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise _busy(self._place) from None
-        try:
             self._repair()
+        except filelock.Timeout:
+            self.unlock()
+            raise _busy(self._place) from None
         except BaseException:
             self.unlock()
             raise
@@ -161,9 +162,9 @@ class DirectorySwap:
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
-        try:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        finally:
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
         for directory in self._made:
             try:
@@ -259,7 +260,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    _at_work: ClassVar[set[str]] = set()
+    _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
     def __init__(self, place: InStore) -> None:
@@ -275,11 +276,11 @@ class MetadataLast:
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
-        with self._register:
-            if str(self._place) in self._at_work:
-                raise _busy(self._place)
-            self._at_work.add(str(self._place))
         try:
+            with self._register:
+                if str(self._place) in self._at_work:
+                    raise _busy(self._place)
+                self._at_work[str(self._place)] = self
             self._place.inspect()
             self._repair()
         except BaseException:
@@ -288,8 +289,8 @@ class MetadataLast:
 
     def unlock(self) -> None:
         """Leave the register."""
-        with self._register:
-            self._at_work.discard(str(self._place))
+        if self._at_work.get(str(self._place)) is self:
+            del self._at_work[str(self._place)]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
@@ -311,7 +312,7 @@ class MetadataLast:
             return
         write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
         for name in ("zarr.json", ".zarray"):
-            settled(self._place.store.delete(self._place.key(name)))
+            settled(self._place.store.delete, self._place.key(name))
         self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
@@ -328,7 +329,7 @@ class MetadataLast:
         """Remove the journal's keys."""
         store = self._place.store
         if store.supports_deletes:
-            settled(store.delete_dir(self._place.key(JOURNAL)))
+            settled(store.delete_dir, self._place.key(JOURNAL))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
@@ -340,27 +341,27 @@ class MetadataLast:
 
     def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
         """Write the metadata to its own key."""
-        settled(self._kept_back.release())
+        settled(self._kept_back.release)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
         if self._place.store.supports_deletes:
             if self.published() is None:
                 self._remove_chunks()
-            settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+            settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
         if self._place.store.supports_deletes:
             kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
             if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
-                settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+                settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
-                settled(self._place.store.delete(self._place.key(key)))
+                settled(self._place.store.delete, self._place.key(key))
 
 
 class KeptBack(WrapperStore[Store]):
