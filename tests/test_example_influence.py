@@ -7,7 +7,7 @@ import copy
 import io
 import pickle
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ import zarr
 from torch.nn.utils import parameters_to_vector
 
 from docs.examples import influence_digits as example
+from lazychunks import NestedLazyChunkSequence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SEED: Final = 0
+BLOCKS: Final = 6 * 12  # of 64 test images each, and of 128 training images each
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Run:
 
     out: Path
     printed: str
+    ranked: example.Ranking
+    on_itself: Tensor
+    blocks: int
+    """How many were computed."""
     stored: NDArray[np.float64]
     digits: example.Digits
     model: nn.Sequential
@@ -44,15 +50,46 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A first start, from beginning to end: one pass, in which nothing is read back."""
     out = tmp_path_factory.mktemp("influence")
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NestedLazyChunkSequence, "from_zarr", pytest.fail)
+        computed, found = watched(patch)
         assert example.main(["--out", str(out), "--seed", str(SEED)]) == 0
+    stored, digits = stored_in(out), example.load(SEED)
+    model = example.fit(digits.train, SEED)
+    (ranked, on_itself), blocks = found[0], len(computed)
+    return Run(out, printed.getvalue(), ranked, on_itself, blocks, stored, digits, model)
+
+
+def watched(
+    patch: pytest.MonkeyPatch, *, deadly: int = -1
+) -> tuple[list[int], list[tuple[example.Ranking, Tensor]]]:
+    """Count the blocks that are computed, of which one is deadly, and keep what is found."""
+    compute, store_and_rank = example.Influence.__call__, example.store_and_rank
+    computed: list[int] = []
+    found: list[tuple[example.Ranking, Tensor]] = []
+
+    def block(self: example.Influence, test: example.Batch, train: example.Batch) -> example.Scores:
+        if len(computed) == deadly:
+            raise KeyboardInterrupt
+        computed.append(1)
+        return compute(self, test, train)
+
+    def kept(*arguments: Any, **options: Any) -> tuple[example.Ranking, Tensor]:
+        found.append(store_and_rank(*arguments, **options))
+        return found[-1]
+
+    patch.setattr(example.Influence, "__call__", block)
+    patch.setattr(example, "store_and_rank", kept)
+    return computed, found
+
+
+def stored_in(out: Path) -> NDArray[np.float64]:
     # pyright cannot see one type in the signature, that of an optional dependency.
     array = zarr.open_array(out / "influence.zarr", mode="r")  # pyright: ignore[reportUnknownMemberType]
-    stored = np.asarray(array[:], dtype=np.float64)
-    digits = example.load(SEED)
-    return Run(out, printed.getvalue(), stored, digits, example.fit(digits.train, SEED))
+    return np.asarray(array[:], dtype=np.float64)
 
 
 def numpy_gradients(model: nn.Sequential, images: Tensor, labels: Tensor) -> NDArray[np.float64]:
@@ -206,7 +243,8 @@ def sample_losses(model: nn.Sequential, batch: example.Batch) -> Tensor:
 def test_the_block_function_survives_pickling(run: Run) -> None:
     model, batch = run.model, run.digits.train.split(8)[0]
     block = example.Influence(example.SampleGradients(model), torch.eye(2410, dtype=torch.float64))
-    assert torch.equal(pickle.loads(pickle.dumps(block))(batch, batch), block(batch, batch))  # noqa: S301  # our own bytes
+    copied = pickle.loads(pickle.dumps(block))(batch, batch)  # noqa: S301  # our own bytes
+    assert all(map(torch.equal, copied, block(batch, batch)))
 
 
 @pytest.mark.slow
@@ -220,31 +258,49 @@ def test_nothing_else_is_left_behind(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_halfway_goes_on_where_it_was(
+def test_one_pass_stores_and_ranks(run: Run) -> None:
+    assert run.blocks == BLOCKS
+    order = run.stored.argsort(axis=1, kind="stable")
+    np.testing.assert_array_equal(run.ranked.harmful.indices.numpy(), order[:, :4])
+    np.testing.assert_array_equal(run.ranked.helpful.indices.numpy(), order[:, :-5:-1])
+    for ends in (run.ranked.harmful, run.ranked.helpful):
+        expected = np.take_along_axis(run.stored, ends.indices.numpy(), axis=1)
+        np.testing.assert_array_equal(ends.values.numpy(), expected)
+    np.testing.assert_allclose(run.ranked.on_all.numpy(), run.stored.sum(axis=0), rtol=1e-9)
+    own = np.diag(dense_influence(run.model, run.digits.train, run.digits.train))
+    np.testing.assert_allclose(run.on_itself.numpy(), own, rtol=1e-6, atol=1e-8 * own.max())
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_halfway_goes_on_where_it_was_unless_it_is_to_be_fresh(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = example.Influence.__call__
-    computed: list[int] = []
-    deadly = 40
-
-    def mortal(self: example.Influence, test: example.Batch, train: example.Batch) -> Tensor:
-        if len(computed) == deadly:
-            raise KeyboardInterrupt
-        computed.append(1)
-        return compute(self, test, train)
-
-    monkeypatch.setattr(example.Influence, "__call__", mortal)
     arguments = ["--out", str(tmp_path), "--seed", str(SEED)]
-    with pytest.raises(KeyboardInterrupt):
-        example.main(arguments)
+
+    def fitted(*_: object) -> nn.Sequential:
+        return run.model  # training would give the same again
+
+    monkeypatch.setattr(example, "fit", fitted)
+    with monkeypatch.context() as patch:
+        before, _ = watched(patch, deadly=40)
+        with pytest.raises(KeyboardInterrupt):
+            example.main(arguments)
     assert not (tmp_path / "influence.zarr").exists()
-    before = len(computed)
-    deadly = -1
+    computed, found = watched(monkeypatch)
     assert example.main(arguments) == 0
-    blocks = 6 * 12  # of 64 test images each, and of 128 training images each
-    assert len(computed) - before <= blocks - before + 5  # some were under way; one is verified
-    array = zarr.open_array(tmp_path / "influence.zarr", mode="r")  # pyright: ignore[reportUnknownMemberType]
-    np.testing.assert_allclose(np.asarray(array[:]), run.stored, rtol=1e-6)
+    assert len(before) == 40
+    assert len(computed) <= BLOCKS - 40 + 5  # some were under way; one is verified
+    np.testing.assert_allclose(stored_in(tmp_path), run.stored, rtol=1e-6)
     computed.clear()
     assert example.main(arguments) == 0
     assert not computed  # a finished run is read back
+    monkeypatch.setattr(NestedLazyChunkSequence, "from_zarr", pytest.fail)
+    assert example.main([*arguments, "--fresh"]) == 0
+    assert len(computed) == BLOCKS
+    assert len(found) == 3
+    for ranked, on_itself in found:
+        for ends, expected in zip(ranked[:2], run.ranked[:2], strict=True):
+            assert torch.equal(ends.indices, expected.indices)
+        torch.testing.assert_close(ranked.on_all, run.ranked.on_all)
+        torch.testing.assert_close(on_itself, run.on_itself)
+    assert (tmp_path / "influence.png").read_bytes() == (run.out / "influence.png").read_bytes()

@@ -10,7 +10,7 @@ import pickle
 import sys
 import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+import zarr.registry
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,16 +27,22 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.registry import register_codec
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
 
 from lazychunks import (
+    DestinationBusyError,
+    DestinationExistsError,
     IdentityConverter,
     LazyChunkSequence,
     LazyChunksError,
     NestedLazyChunkSequence,
     UntrustedArrayError,
     WriteAbortedError,
+    tee,
+    total,
+    zarr_sink,
 )
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.sources import MapBacked, tasks_of
@@ -559,6 +566,20 @@ class EvilCodec(BytesBytesCodec):
 
 register_codec("tests.evil", EvilCodec)
 
+
+class EvilNames(V2ChunkKeyEncoding):
+    """Runs code as well, in the versions of zarr that let packages name chunks."""
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "EvilNames":
+        EvilCodec.touched.append("from metadata")
+        return cls(**data.get("configuration", {}))
+
+
+if (register_names := getattr(zarr.registry, "register_chunk_key_encoding", None)) is not None:
+    register_names("tests.evil", EvilNames)
+
+
 Document = dict[str, Any]
 PLAIN: Any = {"name": "bytes", "configuration": {"endian": "little"}}
 EVIL: Any = {"name": "tests.evil", "configuration": {}}
@@ -645,6 +666,9 @@ HOSTILE: dict[str, Document | bytes] = {
     "3: shard that is transposed as a whole": BOMB
     | {"codecs": [TransposeCodec(order=(1, 0)).to_dict(), *BOMB["codecs"]]},
     "3: chunk of nothing": three(*GRID, to=[0, 2]),
+    "3: shard of nothing": edited(SHARDED, *GRID, to=[0, 4]),
+    "3: shard of fewer axes": edited(SHARDED, *GRID, to=[4]),
+    "3: unknown names of chunks": three("chunk_key_encoding", to={"name": "tests.evil"}),
     "3: chunk of fewer axes": three(*GRID, to=[2]),
     "3: negative length": three("shape", to=[-4, 4]),
     "3: length beyond any": three("shape", to=[10**30, 4]),
@@ -774,3 +798,85 @@ def test_what_the_writer_may_use_can_be_read() -> None:
     for name in ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"):
         store = stored(values, chunks=(2, 3), compressors={"id": name}, zarr_format=2)
         assert bits(np.concatenate(Flat.from_zarr(store, CONVERTER).compute())) == bits(values)
+
+
+# Written where it is read from.
+
+
+VALUES = np.arange(24.0).reshape(8, 3)
+
+
+def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
+    """Put an array somewhere; return source and destination, which are the same place."""
+    memory = MemoryStore()
+    places: dict[str, Any] = {
+        "path": directory / "a",
+        "LocalStore": LocalStore(directory / "a"),
+        "dict": {},
+        "MemoryStore": memory,
+        "StorePath": StorePath(memory, "in/a"),
+        "array": memory,
+    }
+    place = places[kind]
+    Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, chunks=(2, 3))
+    return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
+
+
+WAYS: dict[str, Callable[[Any, Any], object]] = {
+    "flat": lambda source, place: (
+        Flat.from_zarr(source, CONVERTER, rows=2)
+        .map(np.negative)
+        .to_zarr(place, CONVERTER, overwrite=True)
+    ),
+    "nested": lambda source, place: (
+        Nested.from_zarr(source, CONVERTER, rows=2, columns=1)
+        .map(np.negative)
+        .to_zarr(place, CONVERTER, overwrite=True, run_id="r", resume=True)
+    ),
+    "tee": lambda source, place: (
+        Flat.from_zarr(source, CONVERTER, rows=2)
+        .map(np.negative)
+        .compute(tee(total(), zarr_sink(place, CONVERTER, overwrite=True)))
+    ),
+    "generator": lambda source, place: Flat(
+        lambda: (-block for block in Flat.from_zarr(source, CONVERTER, rows=2))
+    ).to_zarr(place, CONVERTER, overwrite=True),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["path", "LocalStore"])
+def test_a_local_array_can_be_replaced_by_what_is_made_of_it(
+    kind: str, way: str, tmp_path: Path
+) -> None:
+    source, place = replaceable(kind, tmp_path)
+    WAYS[way](source, place)
+    assert bits(joined(Nested.from_zarr(place, CONVERTER))) == bits(-VALUES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["dict", "MemoryStore", "StorePath", "array"])
+def test_elsewhere_an_array_is_not_replaced_while_it_is_read(
+    kind: str, way: str, tmp_path: Path
+) -> None:
+    """Regression: what had not been read yet was read as zeros."""
+    source, place = replaceable(kind, tmp_path)
+    with pytest.raises(DestinationExistsError, match="is being read"):
+        WAYS[way](source, place)
+    assert bits(joined(Nested.from_zarr(place, CONVERTER))) == bits(VALUES)
+    other: dict[str, Buffer] = {}
+    WAYS[way](source, other)
+    assert bits(joined(Nested.from_zarr(other, CONVERTER))) == bits(-VALUES)
+    Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, overwrite=True)  # nothing is held
+
+
+def test_what_is_being_replaced_is_not_read() -> None:
+    _, place = replaceable("MemoryStore", Path())
+
+    def blocks() -> Iterator[Array]:
+        sequence = Flat.from_zarr(place, CONVERTER, rows=2)
+        yield np.zeros((2, 3))
+        yield from sequence
+
+    with pytest.raises(DestinationBusyError, match="is being replaced"):
+        Flat(blocks).to_zarr(place, CONVERTER, overwrite=True)

@@ -2,6 +2,7 @@
 
 import errno
 import operator
+import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import zarr
 from hypothesis import given
 from zarr.codecs import GzipCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from lazychunks import (
     BlockShapeError,
@@ -45,11 +46,6 @@ CONVERTER = IdentityConverter()
 
 def negated(block: Array) -> Array:
     return -block
-
-
-def untyped(value: object) -> Any:
-    """Two sinks fold blocks and rows of blocks, which no overload of ``tee`` says."""
-    return value
 
 
 def height(total: int, block: Array) -> int:
@@ -396,8 +392,7 @@ def test_two_sinks_over_rows(place: Place) -> None:
     rows = NestedLazyChunkSequence.from_product(
         lambda i, j: np.full((2, 2), 10 * i + j), range(3), range(4)
     )
-    folds = tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER))
-    one, two = untyped(rows.compute(untyped(folds)))
+    one, two = rows.compute(tee(zarr_sink(place.destination, CONVERTER), zarr_sink({}, CONVERTER)))
     np.testing.assert_array_equal(read(one), np.block(rows.compute()))
     np.testing.assert_array_equal(read(two), np.block(rows.compute()))
 
@@ -438,11 +433,32 @@ def test_when_one_of_two_sinks_fails_at_its_end_the_other_leaves_nothing(place: 
         assert place.content() == {}
 
 
-def test_two_sinks_cannot_share_a_destination(tmp_path: Path) -> None:
-    sink = zarr_sink(tmp_path / "a.zarr", CONVERTER)
-    with pytest.raises(DestinationBusyError):
-        Generations().flat.compute(tee(sink, sink))
-    assert list(tmp_path.iterdir()) == []
+def spellings(place: Place) -> Iterator[tuple[Any, Any]]:
+    if isinstance(place, MemoryPlace):
+        store = MemoryStore(place.destination)
+        yield place.destination, place.destination
+        yield place.destination, StorePath(store)
+        yield store, store
+    else:
+        path = Path(place.destination)
+        yield path, str(path)
+        yield path, path.as_uri()
+        yield path, LocalStore(path)
+        yield path, os.path.relpath(path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_two_sinks_cannot_share_a_destination(place: Place, old: bool) -> None:
+    if old:
+        place.put_old()
+    before = place.content()
+    blocks = Generations()
+    for one, other in spellings(place):
+        sink, again = (zarr_sink(where, CONVERTER, overwrite=True) for where in (one, other))
+        with pytest.raises(DestinationBusyError):
+            blocks.flat.compute(tee(sink, again))
+        assert blocks.made == [0] * 6
+        assert place.content() == before
 
 
 def test_what_exists_is_refused_before_a_block_is_made(place: Place) -> None:
@@ -453,6 +469,37 @@ def test_what_exists_is_refused_before_a_block_is_made(place: Place) -> None:
         blocks.flat.compute(tee(count, zarr_sink(place.destination, CONVERTER)))
     assert blocks.made == [0] * 6
     assert place.content() == before
+
+
+def test_what_fails_after_the_array_has_appeared_does_not_say_that_it_is_gone(place: Place) -> None:
+    """Regression: what ``then`` does with a stored array comes after it was stored."""
+
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    other: dict[str, Buffer] = {}
+    sink = zarr_sink(place.destination, CONVERTER, overwrite=True)
+    both = tee(sink, zarr_sink(other, CONVERTER, overwrite=True))
+    for folded in (sink.then(fail), tee(sink, count).then(fail), both.then(fail)):
+        with pytest.raises(ZeroDivisionError) as caught:
+            Generations().flat.compute(folded)
+        assert any("is stored" in note for note in caught.value.__notes__)
+        assert not any("removed" in note for note in caught.value.__notes__)
+        np.testing.assert_array_equal(place.read(), Generations().whole)
+
+
+def test_when_the_second_of_two_sinks_cannot_appear_the_first_is_there(place: Place) -> None:
+    class Unpublishable(WrapperStore[MemoryStore]):
+        async def set(self, key: str, value: Buffer) -> None:
+            if key == "zarr.json":
+                raise OSError(errno.EIO, "no")
+            await super().set(key, value)
+
+    last = zarr_sink(Unpublishable(MemoryStore()), CONVERTER)
+    with pytest.raises(WriteAbortedError, match=r"memory.* what was written has been removed") as c:
+        Generations().flat.compute(tee(zarr_sink(place.destination, CONVERTER), last))
+    assert any("is stored" in note for note in c.value.__notes__)
+    np.testing.assert_array_equal(place.read(), Generations().whole)
 
 
 def test_background_writes_end_with_the_pass(tmp_path: Path) -> None:
@@ -511,11 +558,34 @@ def test_what_cannot_skip_blocks_cannot_resume() -> None:
         sink(NestedLazyChunkSequence(lambda: [[np.zeros((2, 2))]]))
 
 
-def test_a_named_run_in_a_tee_leaves_nothing_to_resume(place: Place) -> None:
-    sequence = LazyChunkSequence.from_map(Generations(), range(6))
-    with pytest.raises(WriteAbortedError) as caught:
-        sequence.compute(
-            tee(zarr_sink(place.destination, CONVERTER, run_id="r"), Failing("finish"))
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_named_run_in_a_tee_can_be_gone_on_with_alone(
+    place: Place, error: type[BaseException], nested: bool
+) -> None:
+    """What it wrote is kept aside, and the destination is as it was, as with ``to_zarr``."""
+    blocks = Generations(12)
+    options: Any = {"run_id": "r", "chunks": "blocks", "max_in_flight": 1}
+    sink = zarr_sink(place.destination, CONVERTER, **options)
+    sequence: Any = LazyChunkSequence.from_map(blocks, range(12))
+    folded: Any = tee(sink, Failing("step 9", error))
+    if nested:
+        sequence = NestedLazyChunkSequence.from_product(
+            lambda i, j: blocks(4 * i + j), range(3), range(4)
         )
-    assert not caught.value.resumable
-    assert place.content() == {}
+        folded = tee(nest(concatenate(1), Failing("step 2", error)), sink)
+    with pytest.raises((WriteAbortedError, error)) as caught:
+        sequence.compute(folded)
+    said = [str(caught.value), *getattr(caught.value, "__notes__", ())]
+    assert any("to_zarr with resume=True and run_id='r' goes on" in text for text in said)
+    with pytest.raises(FileNotFoundError):
+        place.read()
+    with pytest.raises(DestinationExistsError, match="unfinished write"):
+        sequence.compute(tee(sink, sink.contramap(negated)))
+    made = sum(blocks.made)
+    stored = sequence.to_zarr(place.destination, CONVERTER, True, resume=True, **options)
+    assert sum(blocks.made) <= 12 + 4  # some were under way, one is compared
+    assert made > 8
+    whole = np.concatenate(blocks.flat.compute()).reshape(3, 4, 2, 3).swapaxes(1, 2)
+    expected = whole.reshape(6, 12) if nested else blocks.whole
+    assert bits(read(stored)) == bits(expected)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,14 @@ def test_a_task_can_be_called_again_and_elsewhere() -> None:
     assert task() == task() == 3
     (row,) = Product(operator.mul, [2], [5]).tasks()
     assert pickle.loads(pickle.dumps(next(row)))() == 10  # noqa: S301
+
+
+def test_a_task_keeps_its_function_apart_whatever_that_is_bound_to() -> None:
+    fn = partial(int, base=16)
+    (task,) = Mapped(fn, ["ff"]).tasks()
+    assert (task.func, task.args, task()) == (fn, ("ff",), 255)
+    ((task,),) = Product(partial(pow, 2), [3], [5]).tasks()
+    assert (task.func(*task.args), task.args) == (3, (3, 5))
 
 
 @given(numbers)

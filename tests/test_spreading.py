@@ -64,6 +64,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def test_another_store_than_a_directory(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
     with processes() as executor:
         for job in EVEN:
             store = FsspecStore.from_url(
@@ -109,6 +110,15 @@ def test_blocks_are_cast_where_that_is_asked_for(tmp_path: Path) -> None:
     with Shuffling() as executor:
         stored = sequence.to_zarr(
             tmp_path / "array", CONVERTER, return_stored=True, dtype="f4", executor=executor
+        )
+    assert same(np.asarray(stored[:]), np.array([1.5, 1.5, 2, 2, 3, 3], "f4"))
+
+
+def test_a_function_keeps_the_keywords_that_it_was_bound_to(tmp_path: Path) -> None:
+    sequence = LazyChunkSequence.from_map(partial(np.full, 2, dtype="f4"), [1.5, 2, 3])
+    with Shuffling() as executor:
+        stored = sequence.to_zarr(
+            tmp_path / "array", CONVERTER, return_stored=True, executor=executor
         )
     assert same(np.asarray(stored[:]), np.array([1.5, 1.5, 2, 2, 3, 3], "f4"))
 
@@ -218,13 +228,18 @@ class Wrapped(WrapperStore[MemoryStore]):
     """A store around another one."""
 
 
+def _in_memory_by_fsspec() -> FsspecStore:
+    pytest.importorskip("fsspec")
+    return FsspecStore.from_url("memory://spreading")
+
+
 @pytest.mark.parametrize(
     "make",
     [
         dict,
         MemoryStore,
         lambda: Wrapped(MemoryStore()),
-        lambda: FsspecStore.from_url("memory://spreading"),
+        _in_memory_by_fsspec,
     ],
 )
 def test_memory_that_processes_do_not_share_is_refused(make: Callable[[], Any]) -> None:

@@ -1,10 +1,15 @@
 """Find mislabeled training images by their influence on a trained network.
 
 Some labels of scikit-learn's digits are flipped on purpose and a small network is trained on them.
-The influence of every training image on every test image is computed block by block, streamed to
-``influence.zarr`` and read back to rank the training images: the flipped ones come out on top, and
-``influence.png`` shows by how much. Run it with ``python docs/examples/influence_digits.py``. Kill
-it at any time and start it again: blocks that are stored are not computed a second time.
+The influence of every training image on every test image is computed block by block, once. One pass
+over the blocks streams them to ``influence.zarr``, ranks the training images that help and harm
+each test image most, and sums up what each does to all of them; at no time is the matrix in memory.
+The flipped images come out on top, and ``influence.png`` shows by how much.
+
+Run it with ``python docs/examples/influence_digits.py``. Kill it at any time and start it again:
+blocks that are stored are not computed a second time. A pass of several folds cannot go on in the
+middle, because each of them needs every block. So where an earlier start left something, storing
+goes on with it, and what is stored is ranked in a second pass, which reads.
 
 Method
 ------
@@ -48,7 +53,7 @@ import argparse
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -60,16 +65,29 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
-from lazychunks import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.torch import TorchCatAggregator, TorchNumpyConverter
+from lazychunks import (
+    DestinationExistsError,
+    LazyChunkSequence,
+    NestedLazyChunkSequence,
+    TopK,
+    nest,
+    tee,
+    zarr_sink,
+)
+from lazychunks.torch import TorchNumpyConverter, concatenate, first, top_k, total
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from lazychunks import NestedFold
+
+B = TypeVar("B")
+Ends: TypeAlias = tuple[TopK[torch.Tensor], TopK[torch.Tensor]]
 
 CLASSES: Final = 10
 TEST_IMAGES: Final = 360
@@ -77,6 +95,7 @@ FLIPPED_SHARE: Final = 0.05
 WEIGHT_DECAY: Final = 1e-2
 TEST_BATCH: Final = 64
 TRAIN_BATCH: Final = 128
+NEIGHBORS: Final = 4
 INSPECTED_SHARES: Final = (0.05, 0.10, 0.20)
 # Colors of Okabe and Ito, which stay distinct for the color-blind.
 FLIPPED_COLOR: Final = "#d55e00"
@@ -195,12 +214,21 @@ class SampleGradients:
             (self(Batch(batch.images, torch.full_like(batch.labels, c))), probabilities[:, c, None])
             for c in range(CLASSES)
         )
-        return total(rows.T @ (weights * rows) for rows, weights in per_class)
+        return added(rows.T @ (weights * rows) for rows, weights in per_class)
 
 
-def total(blocks: Iterable[Tensor]) -> Tensor:
+def added(blocks: Iterable[Tensor]) -> Tensor:
     """Add up blocks of equal shape; a plain function, hence an aggregator."""
     return functools.reduce(torch.add, blocks)
+
+
+class Scores(NamedTuple):
+    """A block: what a batch of training images does to a batch of test images, and to itself."""
+
+    influence: Tensor
+    """A row for each test image, a column for each training image."""
+    on_itself: Tensor
+    """Influence of each training image on itself, shape (b,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,18 +244,98 @@ class Influence:
         """Sum up H over the training batches and invert it once."""
         gradients = SampleGradients(model)
         batches = train.split(TRAIN_BATCH)
-        fisher = LazyChunkSequence.from_map(gradients.fisher, batches).compute(total)
+        fisher = LazyChunkSequence.from_map(gradients.fisher, batches).compute(added)
         damping = WEIGHT_DECAY * torch.eye(len(fisher), dtype=fisher.dtype)
         return cls(gradients, (fisher / len(train.labels) + damping).inverse())
 
-    def __call__(self, test: Batch, train: Batch) -> Tensor:
-        """Return the influences: a row for each test image, a column for each training image."""
-        return self.gradients(test) @ self.inverse @ self.gradients(train).T
+    def __call__(self, test: Batch, train: Batch) -> Scores:
+        """Return the influences; those on itself cost next to nothing beside."""
+        gradients = self.gradients(train)
+        steps = gradients @ self.inverse
+        return Scores(self.gradients(test) @ steps.T, (gradients * steps).sum(dim=1))
 
-    def self_influence(self, batch: Batch) -> Tensor:
-        """Return the influence of each image on itself, shape (b,)."""
-        gradients = self.gradients(batch)
-        return (gradients @ self.inverse * gradients).sum(dim=1)
+    def on_itself(self, train: Batch) -> Tensor:
+        """Return the influence of each image on itself only, shape (b,)."""
+        gradients = self.gradients(train)
+        return (gradients * (gradients @ self.inverse)).sum(dim=1)
+
+
+# --- the pass ------------------------------------------------------------------------------------
+
+
+class ScoresToNumpy:
+    """What is stored of a block."""
+
+    def to_numpy(self, x: Scores, /) -> NDArray[np.float64]:
+        """Return the influences."""
+        return TorchNumpyConverter().to_numpy(x.influence)
+
+
+class Ranking(NamedTuple):
+    """What is left of the matrix."""
+
+    helpful: TopK[Tensor]
+    """The training images that help each test image most, best first, shape (t, 4)."""
+    harmful: TopK[Tensor]
+    """Those that harm it most, worst first."""
+    on_all: Tensor
+    """Influence of each training image on all test images together, shape (n,)."""
+
+
+def ranking(part: Callable[[B], Tensor]) -> NestedFold[B, tuple[Ends, Tensor]]:
+    """Make the fold that ranks the columns of each row, and adds up the rows."""
+    both_ends = tee(top_k(NEIGHBORS, axis=1), top_k(NEIGHBORS, axis=1, largest=False))
+    return tee(
+        nest(both_ends.contramap(part), concatenate()),
+        nest(concatenate(axis=1).contramap(part), total()),
+    )
+
+
+def influence_of(block: Scores) -> Tensor:
+    """Return the part of a block that is stored."""
+    return block.influence
+
+
+def on_itself(block: Scores) -> Tensor:
+    """Return the part of a block that is the same in each row of blocks."""
+    return block.on_itself
+
+
+def the_block(block: Tensor) -> Tensor:
+    """Return a block that was read back."""
+    return block
+
+
+def store_and_rank(
+    influence: Influence, digits: Digits, path: Path, *, run_id: str, fresh: bool
+) -> tuple[Ranking, Tensor]:
+    """Store the matrix; return what each training image does to the test images, and to itself.
+
+    If an earlier start has stored all of it, or a part, that is not computed again.
+    """
+    tests, trains = digits.test.split(TEST_BATCH), digits.train.split(TRAIN_BATCH)
+    matrix = NestedLazyChunkSequence.from_product(influence, tests, trains)
+    sink = zarr_sink(path, ScoresToNumpy(), overwrite=fresh, chunks="blocks", run_id=run_id)
+    once = nest(concatenate().contramap(on_itself), first())
+    try:
+        _, (ends, on_all), own = matrix.compute(
+            tee(sink, ranking(influence_of), once), progress=True
+        )
+    except DestinationExistsError:
+        matrix.to_zarr(
+            path,
+            ScoresToNumpy(),
+            overwrite=True,
+            progress=True,
+            chunks="blocks",
+            run_id=run_id,
+            resume=True,
+            rtol=1e-6,  # another number of threads adds up in another order
+        )
+        stored = NestedLazyChunkSequence.from_zarr(path, TorchNumpyConverter())
+        ends, on_all = stored.compute(ranking(the_block))
+        own = LazyChunkSequence.from_map(influence.on_itself, trains).compute(concatenate())
+    return Ranking(*ends, on_all), own
 
 
 # --- ranking -------------------------------------------------------------------------------------
@@ -290,9 +398,7 @@ def draw_heading(figure: SubFigure, title: str, subtitle: str) -> None:
     figure.text(0.025, 0.905, subtitle, fontsize=10.5, color=NEUTRAL_COLOR)
 
 
-def draw_neighbors(
-    figure: SubFigure, digits: Digits, logits: Tensor, influence: NDArray[np.float64]
-) -> None:
+def draw_neighbors(figure: SubFigure, digits: Digits, logits: Tensor, ranked: Ranking) -> None:
     """Draw hard test digits, each beside the training digits of most influence on it."""
     draw_heading(
         figure,
@@ -309,8 +415,8 @@ def draw_neighbors(
     for row, test in zip(grid, tests, strict=True):
         caption = f"is {digits.test.labels[test]}, read as {logits[test].argmax()}"
         draw_digit(row[0], digits.test.images[test], caption, "black", 1.2)
-        order = influence[test].argsort()
-        for axes, index in zip([*row[2:6], *row[7:]], [*order[:-5:-1], *order[:4]], strict=True):
+        ends = torch.cat([ranked.helpful.indices[test], ranked.harmful.indices[test]])
+        for axes, index in zip([*row[2:6], *row[7:]], ends, strict=True):
             draw_training_digit(axes, digits, int(index))
         row[1].set_axis_off()
         row[6].set_axis_off()
@@ -362,34 +468,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         logits = model(digits.test.images)
     print(f"test accuracy {(logits.argmax(dim=1) == digits.test.labels).double().mean():.1%}")
 
-    influence = Influence.of(model, digits.train)
-    tests, trains = digits.test.split(TEST_BATCH), digits.train.split(TRAIN_BATCH)
-    stored = NestedLazyChunkSequence.from_product(influence, tests, trains).to_zarr(
+    ranked, on_itself = store_and_rank(
+        Influence.of(model, digits.train),
+        digits,
         out / "influence.zarr",
-        TorchNumpyConverter(),
-        overwrite=True,
-        return_stored=True,
-        progress=True,
-        chunks="blocks",
         run_id=f"digits, seed {seed}",
-        resume=not fresh,
-        rtol=1e-6,  # another number of threads adds up in another order
+        fresh=fresh,
     )
-    self_influence = LazyChunkSequence.from_map(influence.self_influence, trains).compute(
-        TorchCatAggregator()
-    )
-    values = np.asarray(stored[:], dtype=np.float64)
-    print(f"{values.shape[0]} x {values.shape[1]} influences in {out / 'influence.zarr'}")
+    print(f"{len(logits)} x {len(on_itself)} influences in {out / 'influence.zarr'}")
 
     curves = {
-        "self-influence": detection_curve(digits.flipped, self_influence.numpy()),
-        "harm to the test digits": detection_curve(digits.flipped, -values.sum(axis=0)),
+        "self-influence": detection_curve(digits.flipped, on_itself.numpy()),
+        "harm to the test digits": detection_curve(digits.flipped, -ranked.on_all.numpy()),
     }
     flips = int(digits.flipped.sum())
     print(report(curves, flips))
     figure = Figure(figsize=(15, 7.4))
     halves = figure.add_gridspec(1, 2, width_ratios=[1.8, 1])
-    draw_neighbors(figure.add_subfigure(halves[0]), digits, logits, values)
+    draw_neighbors(figure.add_subfigure(halves[0]), digits, logits, ranked)
     draw_detection(figure.add_subfigure(halves[1]), curves, flips)
     figure.savefig(out / "influence.png", dpi=150)
     print(f"picture in {out / 'influence.png'}")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from numpy.typing import NDArray
-
+from lazychunks.converters import AnyArray
 from lazychunks.folds import Counts, Fold, Joins, NestedFold, nest
 from lazychunks.joining import Joining
 
@@ -27,7 +26,7 @@ class Concatenate(Fold[S, S], Joins, Generic[S]):
         return Joining(self.axis, counts[0])
 
 
-def concatenate(axis: int = 0) -> Concatenate[NDArray[Any]]:
+def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
     """Join blocks: arrays, tensors, or tuples of them by component.
 
     Where the sequence has a length hint, one result is allocated and filled, so that memory peaks
@@ -66,7 +65,7 @@ def concatenate(axis: int = 0) -> Concatenate[NDArray[Any]]:
     return Concatenate(axis)
 
 
-def nested_concatenate() -> NestedFold[NDArray[Any], NDArray[Any]]:
+def nested_concatenate() -> NestedFold[AnyArray, AnyArray]:
     """Join rows of NumPy blocks as ``np.block`` lays out a list of lists.
 
     It is ``nest(concatenate(axis=1), concatenate(axis=0))``; memory is that of
@@ -83,5 +82,5 @@ def nested_concatenate() -> NestedFold[NDArray[Any], NDArray[Any]]:
     array([[ 0,  0,  1,  1],
            [10, 10, 11, 11]])
     """
-    nested: NestedFold[NDArray[Any], NDArray[Any]] = nest(concatenate(axis=1), concatenate(axis=0))
+    nested: NestedFold[AnyArray, AnyArray] = nest(concatenate(axis=1), concatenate(axis=0))
     return nested

@@ -6,6 +6,7 @@ imports PyTorch before a tensor is there.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any, Protocol, TypeVar
 
@@ -73,7 +74,7 @@ def plain(block: object) -> tuple[Any, Any]:
     except TypeError:
         raise BlockTypeError(
             f"a block is no array but a {type(block).__name__}; convert it first, e.g. with "
-            ".contramap(np.asarray)",
+            ".contramap(np.asarray). Of folds over blocks, nest() makes a fold over rows of blocks",
             expected="an array",
             got=type(block),
         ) from None
@@ -99,9 +100,10 @@ def kind(xp: Any, dtype: Any) -> str:
     """
     if str(dtype) == "bfloat16":  # that of ml_dtypes, which NumPy's function refuses
         return "real floating"
-    for name in ("real floating", "integral", "bool", "complex floating"):
-        if xp.isdtype(dtype, name):
-            return name
+    with contextlib.suppress(TypeError):  # NumPy's does not know a dtype of another package
+        for name in ("real floating", "integral", "bool", "complex floating"):
+            if xp.isdtype(dtype, name):
+                return name
     raise BlockDTypeError(
         f"blocks of dtype {dtype} cannot be reduced", expected="a dtype of numbers", got=dtype
     )

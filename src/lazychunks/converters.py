@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
-__all__ = ["FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy"]
+__all__ = ["AnyArray", "FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy"]
+
+AnyArray: TypeAlias = NDArray[Any]
+"""A NumPy array, as a type argument: where mypy sees Any written there, it gives up overloads."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -62,10 +65,10 @@ class IdentityConverter:
     True
     """
 
-    def to_numpy(self, x: NDArray[Any], /) -> NDArray[Any]:
+    def to_numpy(self, x: AnyArray, /) -> AnyArray:
         """Return ``x`` itself."""
         return x
 
-    def from_numpy(self, x: NDArray[Any], /) -> NDArray[Any]:
+    def from_numpy(self, x: AnyArray, /) -> AnyArray:
         """Return ``x`` itself."""
         return x

@@ -186,7 +186,7 @@ class WriteAbortedError(LazyChunksError, RuntimeError):
     done, total
         Number of blocks taken, and of all blocks where it is known.
     resumable
-        Whether the same call with ``resume=True`` goes on from here.
+        Whether ``to_zarr`` with ``resume=True`` goes on from here.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from lazychunks.sources import block_counts
 
 __all__ = [
     "Counts",
+    "EitherFold",
     "Fold",
     "Joins",
     "NestedFold",
@@ -173,6 +174,16 @@ class NestedFold(Generic[T_contra, R_co]):
         return _run_rows(self, rows)
 
 
+class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
+    """A fold over blocks, and over rows of blocks if they are a nested sequence, as a sink is."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
+        """Fold blocks, or rows of blocks."""
+
+
 @overload
 def fold(step: Callable[[S, T], S], initial: S) -> Fold[T, S]: ...
 @overload
@@ -200,6 +211,8 @@ def fold(
     return _Stepwise(step, initial, finish)
 
 
+@overload
+def tee(f1: EitherFold[T, R1], f2: EitherFold[T, R2], /) -> EitherFold[T, tuple[R1, R2]]: ...
 @overload
 def tee(f1: Fold[T, R1], f2: Fold[T, R2], /) -> Fold[T, tuple[R1, R2]]: ...
 @overload
@@ -411,7 +424,7 @@ class _Stepwise(Fold[T_contra, R_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Tee(Fold[Any, Any], NestedFold[Any, Any]):
+class _Tee(EitherFold[Any, Any]):
     folds: tuple[Fold[Any, Any] | NestedFold[Any, Any], ...]
 
     def start(self, counts: Counts, /) -> Running[Any, Any]:

@@ -215,7 +215,8 @@ def _called(block: Sequence[object]) -> str:
 
 def _not_joinable(block: object) -> BlockTypeError:
     return BlockTypeError(
-        f"a block is a {type(block).__name__}, which cannot be joined; convert it to an array",
+        f"a block is a {type(block).__name__}, which cannot be joined; convert it to an array. Of "
+        "folds over blocks, nest() makes a fold over rows of blocks",
         expected="an array, or a tuple of arrays",
         got=type(block),
     )

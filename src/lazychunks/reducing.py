@@ -164,35 +164,30 @@ class MomentsOf(Reduction[S, Moments[S]], Generic[S]):
     """What :func:`moments` returns."""
 
     def of(self, xp: Any, block: Any, axis: int | None) -> tuple[int, Any, Any]:
-        """Return the number of entries, their mean, and the sum of squared distances from it."""
+        """Return number of entries, their sum, and the sum of squared distances from the mean."""
         number = _length(block, axis)
         dtype = wide(xp, block.dtype)
-        middle = xp.sum(block, axis=axis, dtype=dtype, keepdims=True) / max(number, 1)
-        distance = xp.astype(block, dtype) - middle
+        summed = xp.sum(block, axis=axis, dtype=dtype, keepdims=True)
+        distance = xp.astype(block, dtype) - summed / max(number, 1)
         squares = xp.sum(_squared(xp, distance), axis=axis)
-        return number, xp.reshape(middle, squares.shape), squares
+        return number, xp.reshape(summed, squares.shape), squares
 
-    def merge(self, xp: Any, state: Any, other: Any) -> tuple[int, Any, Any]:
+    def merge(
+        self, xp: Any, state: tuple[int, Any, Any], other: tuple[int, Any, Any]
+    ) -> tuple[int, Any, Any]:
         """Merge as Chan, Golub and LeVeque do."""
-        before, mean, squares = state
-        number, other_mean, other_squares = other
-        if not before:
-            return number, other_mean, other_squares
-        if not number:
-            return before, mean, squares
-        together = before + number
-        distance = other_mean - mean
-        spread = _squared(xp, distance) * (before * number / together)
-        return (
-            together,
-            mean + distance * (number / together),
-            squares + other_squares + spread,
-        )
+        before, summed, squares = state
+        number, other_sum, other_squares = other
+        if not before or not number:
+            return other if number else state
+        distance = other_sum / number - summed / before
+        spread = _squared(xp, distance) * (before * number / (before + number))
+        return before + number, summed + other_sum, squares + other_squares + spread
 
     def result(self, xp: Any, state: tuple[int, Any, Any], dtype: Any) -> Moments[S]:
         """Divide."""
-        number, mean, squares = state
-        variance = squares / max(number, 1)
+        number, summed, squares = state
+        mean, variance = summed / max(number, 1), squares / max(number, 1)
         if not number:
             mean, variance = mean * math.nan, variance * math.nan
         dtype = _inexact(xp, dtype)

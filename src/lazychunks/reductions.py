@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
-
+from lazychunks.converters import AnyArray
 from lazychunks.folds import Fold
 from lazychunks.reducing import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
 
@@ -22,7 +19,7 @@ __all__ = [
 ]
 
 
-def total(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
+def total(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     """Sum blocks.
 
     Parameters
@@ -68,7 +65,7 @@ def total(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
     return Total(axis)
 
 
-def mean(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
+def mean(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     """Average blocks.
 
     Parameters
@@ -91,7 +88,7 @@ def mean(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
     return Mean(axis)
 
 
-def minimum(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
+def minimum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     """Take the least entries of blocks.
 
     Parameters
@@ -120,7 +117,7 @@ def minimum(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
     return Extremum(axis, largest=False)
 
 
-def maximum(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
+def maximum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     """Take the greatest entries of blocks; otherwise as :func:`minimum`.
 
     Examples
@@ -132,7 +129,7 @@ def maximum(axis: int | None = 0) -> Fold[NDArray[Any], NDArray[Any]]:
     return Extremum(axis, largest=True)
 
 
-def moments(axis: int | None = 0) -> Fold[NDArray[Any], Moments[NDArray[Any]]]:
+def moments(axis: int | None = 0) -> Fold[AnyArray, Moments[AnyArray]]:
     """Take mean and variance in one stable pass.
 
     The states of two parts are merged by the pairwise update of Chan, Golub and LeVeque, "Updating
@@ -160,7 +157,7 @@ def moments(axis: int | None = 0) -> Fold[NDArray[Any], Moments[NDArray[Any]]]:
     return MomentsOf(axis)
 
 
-def norm(axis: int | None = None) -> Fold[NDArray[Any], NDArray[Any]]:
+def norm(axis: int | None = None) -> Fold[AnyArray, AnyArray]:
     """Take the 2-norm of blocks; over all entries, which is the default, the Frobenius norm.
 
     Entries are scaled before they are squared, so that it overflows only where the norm does.
@@ -185,7 +182,7 @@ def norm(axis: int | None = None) -> Fold[NDArray[Any], NDArray[Any]]:
     return Norm(axis)
 
 
-def count(axis: int | None = 0) -> Fold[NDArray[Any], int]:
+def count(axis: int | None = 0) -> Fold[AnyArray, int]:
     """Count the rows of blocks, or what else lies along an axis.
 
     Parameters
@@ -207,7 +204,7 @@ def count(axis: int | None = 0) -> Fold[NDArray[Any], int]:
     return Count(axis)
 
 
-def first() -> Fold[NDArray[Any], NDArray[Any]]:
+def first() -> Fold[AnyArray, AnyArray]:
     """Take a copy of the first block, which may be of any type.
 
     Examples
@@ -219,7 +216,7 @@ def first() -> Fold[NDArray[Any], NDArray[Any]]:
     return End(last=False)
 
 
-def last() -> Fold[NDArray[Any], NDArray[Any]]:
+def last() -> Fold[AnyArray, AnyArray]:
     """Take a copy of the last block, which may be of any type.
 
     Examples

@@ -14,7 +14,6 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, compress, repeat
 from types import GeneratorType
 from typing import (
@@ -34,6 +33,7 @@ __all__ = [
     "MappedBlocks",
     "MappedRows",
     "Product",
+    "Task",
     "Wrapper",
     "block_counts",
     "counted",
@@ -79,7 +79,7 @@ class MapBacked:
     def tasks(self) -> Iterator[Any]:
         """For each block, in order, a call that computes it (nested: rows of such calls).
 
-        What is not called is not computed. Each is a ``partial``, of one function for all blocks,
+        What is not called is not computed. Each is a :class:`Task`, of one function for all blocks,
         so that the function can be sent elsewhere once and its arguments block by block.
         """
 
@@ -94,6 +94,24 @@ class MapBacked:
     @abstractmethod
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task(Generic[T_co]):
+    """A call that computes a block, its function and its arguments kept apart.
+
+    A ``partial`` does not keep them apart: of a function that is a ``partial`` itself, it takes
+    over the arguments.
+    """
+
+    func: Callable[..., T_co]
+    """The same for all blocks."""
+    args: tuple[Any, ...]
+    """One item; nested: that of the row and that of the column."""
+
+    def __call__(self) -> T_co:
+        """Compute the block."""
+        return self.func(*self.args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +139,9 @@ class Mapped(MapBacked, Generic[T_co]):
         """All blocks, in order."""
         return map(self.fn, run_through(self.items))
 
-    def tasks(self) -> Iterator[partial[T_co]]:
+    def tasks(self) -> Iterator[Task[T_co]]:
         """Calls that compute the blocks."""
-        return map(partial, repeat(self.fn), run_through(self.items))
+        return map(Task, repeat(self.fn), zip(run_through(self.items)))
 
     def mapped(self, fn: Callable[[Any], Any]) -> Mapped[Any]:
         """Factory of ``fn(block)``."""
@@ -149,7 +167,7 @@ class Product(MapBacked, Generic[T_co]):
         """All rows, in order."""
         return map(self._row, run_through(self.rows))
 
-    def tasks(self) -> Iterator[Iterator[partial[T_co]]]:
+    def tasks(self) -> Iterator[Iterator[Task[T_co]]]:
         """Rows of calls that compute the blocks."""
         return map(self._row_of_tasks, run_through(self.rows))
 
@@ -164,8 +182,8 @@ class Product(MapBacked, Generic[T_co]):
     def _row(self, item: Any) -> Iterator[T_co]:
         return map(self.fn, repeat(item), run_through(self.columns))
 
-    def _row_of_tasks(self, item: Any) -> Iterator[partial[T_co]]:
-        return map(partial, repeat(self.fn), repeat(item), run_through(self.columns))
+    def _row_of_tasks(self, item: Any) -> Iterator[Task[T_co]]:
+        return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
 
 
 @dataclass(frozen=True, slots=True)

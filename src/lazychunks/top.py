@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from numpy.typing import NDArray
-
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
+from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 
@@ -29,7 +29,7 @@ class TopK(NamedTuple, Generic[S]):
     """Where each is along the axis of the joined blocks; 64-bit integers."""
 
 
-def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[NDArray[Any], TopK[NDArray[Any]]]:
+def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[AnyArray, TopK[AnyArray]]:
     """Take the ``k`` best entries along an axis, best first, and their indices.
 
     Blocks are joined along ``axis``: 0 for a flat sequence, 1 for a row of a nested one, as in
@@ -57,8 +57,8 @@ def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[NDArray[Any], 
 
     Raises
     ------
-    ValueError
-        If ``k`` is less than one.
+    TypeError, ValueError
+        If ``k`` is no integer, or less than one.
     EmptySequenceError
         When run over no block.
     BlockShapeError, BlockDTypeError, BlockTypeError
@@ -86,6 +86,10 @@ class Best(Fold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "k", operator.index(self.k))
+        except TypeError:
+            raise TypeError(f"k must be an integer, got {self.k!r}") from None
         if self.k < 1:
             raise ValueError(f"k is {self.k}, expected at least 1")
 

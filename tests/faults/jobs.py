@@ -21,6 +21,10 @@ from lazychunks import (
     LazyChunkSequence,
     NestedLazyChunkSequence,
     ZarrOptions,
+    concatenate,
+    nested_concatenate,
+    tee,
+    zarr_sink,
 )
 
 __all__ = [
@@ -100,13 +104,24 @@ class Job:
         watch: Callable[..., None] = keep_quiet,
         *,
         overwrite: bool = False,
+        in_tee: bool = False,
         **options: Unpack[ZarrOptions],
     ) -> None:
-        """Store the sequence, a chunk for each block of the first one's size."""
+        """Store the sequence, a chunk for each block of the first one's size.
+
+        In a tee, another fold goes through the blocks as well.
+        """
         settings: ZarrOptions = {"chunks": "blocks", **options}
-        self.sequence(watch).to_zarr(
-            destination, IdentityConverter(), overwrite=overwrite, **settings
-        )
+        sequence, converter = self.sequence(watch), IdentityConverter()
+        if not in_tee:
+            sequence.to_zarr(destination, converter, overwrite=overwrite, **settings)
+            return
+        sink = zarr_sink(destination, converter, overwrite=overwrite, **settings)
+        if isinstance(sequence, NestedLazyChunkSequence):
+            _, whole = sequence.compute(tee(sink, nested_concatenate()))
+        else:
+            _, whole = sequence.compute(tee(sink, concatenate()))
+        assert same(whole, self.whole)
 
 
 FLAT = Job("flat", (4, 4, 4, 4, 2))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.jobs import Job, names_in, same, seen_at
-from tests.faults.processes import CONTEXT, running
+from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
 KILLS = 20
@@ -162,3 +162,32 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing(job: Job, tmp_path: 
     print(f"{job.name}: {kills} kills, {again} of {job.count} blocks computed again")  # noqa: T201
     each = 36 if job is UNEVEN else 5  # sizes are noted for 32 blocks at a time
     assert again <= each * (kills + 1)
+
+
+def die_in_a_tee(job: Job, path: str, note: Note, blocks: int) -> None:
+    """Store in a tee, and be killed when so many blocks have been computed."""
+    left = blocks
+
+    def watch(*start: int) -> None:
+        nonlocal left
+        note(*start)
+        left -= 1
+        if left < 0:
+            die()
+
+    job.store(path, watch, run_id="run", in_tee=True)
+
+
+@pytest.mark.parametrize("job", [LONG, GRID, UNEVEN], ids=lambda job: job.name)
+def test_storing_goes_on_after_a_tee_that_was_killed(job: Job, tmp_path: Path) -> None:
+    """The tee itself cannot be resumed; what its sink has stored is not computed again."""
+    path = tmp_path / "place" / "array.zarr"
+    note = Note(tmp_path / "computed")
+    with running(die_in_a_tee, job, str(path), note, job.count // 2) as process:
+        assert died_by_sigkill(process)
+    assert seen_at(str(path)) is None
+    job.store(str(path), note, resume=True, run_id="run")
+    assert same(seen_at(str(path)), job.whole)
+    assert names_in(path.parent) == ["array.zarr"]
+    again = note.count().total() - job.count
+    assert again <= (36 if job is UNEVEN else 5)

@@ -112,11 +112,14 @@ def interrupted_while_computing(job: Job, store: SlowStore, **options: Any) -> l
 
 
 @pytest.mark.parametrize("options", [{}, {"run_id": "run"}], ids=["nameless", "named"])
+@pytest.mark.parametrize("in_tee", [False, True], ids=["alone", "in a tee"])
 @pytest.mark.parametrize("job", [FLAT, RAGGED, NESTED], ids=lambda job: job.name)
-def test_no_chunk_is_written_after_an_interrupt(job: Job, options: dict[str, Any]) -> None:
+def test_no_chunk_is_written_after_an_interrupt(
+    job: Job, in_tee: bool, options: dict[str, Any]
+) -> None:
     memory = MemoryStore()
     store = SlowStore(memory, lambda key: "c/" in key)
-    assert interrupted_while_computing(job, store, **options) == []
+    assert interrupted_while_computing(job, store, in_tee=in_tee, **options) == []
     assert seen_at(memory) is None
     job.store(memory, overwrite=True, resume=bool(options), **options)
     assert same(seen_at(memory), job.whole)

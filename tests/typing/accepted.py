@@ -5,11 +5,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar, assert_type
+from typing import Any, TypeAlias, TypeVar, assert_type
 
+import dask.array as da
 import numpy as np
 import zarr
 import zarr.storage
+from distributed import Client
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -20,6 +22,7 @@ from lazychunks import (
     IdentityConverter,
     LazyChunkSequence,
     ListAggregator,
+    Moments,
     NestedFold,
     NestedLazyChunkSequence,
     NestedListAggregator,
@@ -27,20 +30,28 @@ from lazychunks import (
     NumpyConverter,
     SequenceAggregator,
     ToNumpy,
+    TopK,
     ZarrOptions,
     concatenate,
+    count,
     fold,
+    moments,
     nest,
     nested_concatenate,
     tee,
+    top_k,
+    total,
     zarr_sink,
 )
+from lazychunks import torch as of_tensors
+from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 T = TypeVar("T")
 Array = NDArray[np.float64]
 Flat = LazyChunkSequence
 Nested = NestedLazyChunkSequence
+Stored: TypeAlias = zarr.Array[Any]
 
 
 def number_of_blocks(blocks: LazyChunkSequence[object]) -> int:
@@ -319,6 +330,10 @@ def append(rows: list[float], row: float) -> list[float]:
     return [*rows, row]
 
 
+first_of_numbers: Fold[int, int] = fold(lambda first, number: first or number, 0)
+total_of_numbers: Fold[int, int] = fold(operator.add, 0)
+
+
 def making_folds(numbers: LazyChunkSequence[int], arrays: LazyChunkSequence[Array]) -> None:
     assert_type(fold(add, 0.0), Fold[Array, float])
     assert_type(fold(add, 0.0, str), Fold[Array, str])
@@ -416,3 +431,98 @@ def sinks(
         tuple[zarr.Array[Any], Tensor, str],
     )
     assert_type(sink([np.zeros(3)]), zarr.Array[Any])
+
+
+def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], rows: Nested[Array]) -> None:
+    assert_type(arrays.compute(top_k(3)), TopK[NDArray[Any]])
+    assert_type(arrays.compute(total()), NDArray[Any])
+    assert_type(arrays.compute(moments(None)), Moments[NDArray[Any]])
+    assert_type(arrays.compute(count()), int)
+    assert_type(arrays.compute(top_k(3)).values, NDArray[Any])
+    assert_type(tensors.compute(of_tensors.top_k(3, largest=False)), TopK[Tensor])
+    assert_type(tensors.compute(of_tensors.moments()).mean, Tensor)
+    assert_type(tensors.compute(of_tensors.count()), int)
+    assert_type(rows.compute(nest(total(axis=1), concatenate())), NDArray[Any])
+    assert_type(rows.compute(nest(count(1), first_of_numbers)), int)
+    values, indices = rows.compute(nest(top_k(3, axis=1), concatenate()))
+    assert_type(values, NDArray[Any])
+    assert_type(indices, NDArray[Any])
+
+
+def storing_and_ranking_in_one_pass(
+    arrays: Flat[Array], grid: Nested[Array], tensors: Flat[Tensor], tensor_grid: Nested[Tensor]
+) -> None:
+    sink = zarr_sink("a.zarr", IdentityConverter())
+    best = top_k(10, axis=1)
+    assert_type(
+        grid.compute(
+            tee(
+                zarr_sink("a.zarr", IdentityConverter()),
+                nest(top_k(10, axis=1), concatenate()),
+            )
+        ),
+        tuple[Stored, TopK[NDArray[Any]]],
+    )
+    assert_type(arrays.compute(tee(sink, best)), tuple[Stored, TopK[NDArray[Any]]])
+    assert_type(
+        grid.compute(
+            tee(
+                sink,
+                nest(tee(best, top_k(10, axis=1, largest=False), moments(1)), concatenate()),
+                nest(concatenate(axis=1), total()),
+                tee(nested_concatenate(), nest(count(1), total_of_numbers)),
+                nest(best.then(len), total_of_numbers),
+                nest(total(None), concatenate()),
+            )
+        ),
+        tuple[
+            Stored,
+            tuple[TopK[NDArray[Any]], TopK[NDArray[Any]], Moments[NDArray[Any]]],
+            NDArray[Any],
+            tuple[NDArray[Any], int],
+            int,
+            NDArray[Any],
+        ],
+    )
+    torch_sink = zarr_sink("a.zarr", TorchNumpyConverter())
+    torch_best = of_tensors.top_k(10, axis=1)
+    assert_type(tensors.compute(tee(torch_sink, torch_best)), tuple[Stored, TopK[Tensor]])
+    for joined in (of_tensors.concatenate(), of_tensors.concatenate(axis=0)):
+        assert_type(
+            tensor_grid.compute(tee(torch_sink, nest(torch_best, joined))),
+            tuple[Stored, TopK[Tensor]],
+        )
+    assert_type(
+        tensor_grid.compute(tee(nest(torch_best, concatenate()), torch_sink)),
+        tuple[TopK[Tensor], Stored],
+    )
+
+
+def several_sinks(arrays: Flat[Array], grid: Nested[Array]) -> None:
+    sink = zarr_sink("a.zarr", IdentityConverter())
+    assert_type(arrays.compute(tee(sink, sink)), tuple[Stored, Stored])
+    assert_type(grid.compute(tee(sink, sink)), tuple[Stored, Stored])
+    assert_type(grid.compute(tee(tee(sink, sink), sink)), tuple[tuple[Stored, Stored], Stored])
+    assert_type(
+        grid.compute(tee(tee(sink, sink), nested_concatenate())),
+        tuple[tuple[Stored, Stored], NDArray[Any]],
+    )
+    assert_type(
+        arrays.compute(tee(concatenate(), tee(sink, sink))),
+        tuple[NDArray[Any], tuple[Stored, Stored]],
+    )
+
+
+def to_dask_and_back(
+    arrays: Flat[Array], tensor_grid: Nested[Tensor], executor: Executor, client: Client
+) -> None:
+    x = to_dask_array(arrays, IdentityConverter(), chunks=[(2, 3), 4], dtype="f8")
+    assert_type(x, da.Array)
+    assert_type(to_dask_array(tensor_grid, TorchNumpyConverter(), chunks=(2, 3)), da.Array)
+    to_dask_array(arrays, IdentityConverter(), chunks=(float("nan"), 4), dtype=np.float32)
+    assert_type(from_dask_array(x), LazyChunkSequence[NDArray[Any]])
+    assert_type(nested_from_dask_array(x), NestedLazyChunkSequence[NDArray[Any]])
+    tensors = from_dask_array(x, scheduler="threads").map(TorchNumpyConverter().from_numpy)
+    assert_type(tensors, LazyChunkSequence[Tensor])
+    from_dask_array(x, scheduler=executor)
+    nested_from_dask_array(x, scheduler=client)

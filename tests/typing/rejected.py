@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any, assert_type
 
+import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -29,11 +30,16 @@ from lazychunks import (
     ToNumpy,
     concatenate,
     fold,
+    moments,
     nest,
     nested_concatenate,
     tee,
+    top_k,
+    total,
     zarr_sink,
 )
+from lazychunks import torch as of_tensors
+from lazychunks.dask import from_dask_array, to_dask_array
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 Array = NDArray[np.float64]
@@ -175,6 +181,20 @@ def folding(
     assert_type(grid.compute(of_rows), Any)  # expect: error
 
 
+def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], grid: Nested[Array]) -> None:
+    tensors.compute(total())  # expect: error
+    arrays.compute(of_tensors.top_k(3))  # expect: error
+    grid.compute(total())  # expect: error
+    grid.compute(nest(of_tensors.total(1), concatenate()))  # expect: error
+    nest(top_k(3, axis=1), total())  # expect: error
+    arrays.compute(tee(total(), of_tensors.total()))  # expect: error
+    tee(total(), nest(total(1), concatenate()))  # expect: error
+    top_k("3")  # expect: error
+    moments(axis=(0, 1))  # expect: error
+    assert_type(grid.compute(nest(total(1), concatenate())), Any)  # expect: error
+    assert_type(arrays.compute(top_k(3)).values, Any)  # expect: error
+
+
 def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:
     zarr_sink("a.zarr")  # expect: error
     zarr_sink("a.zarr", TorchNumpyConverter)  # expect: error
@@ -194,6 +214,16 @@ def reading_and_computing_ahead(tensors: Flat[Tensor], executor: Executor) -> No
     tensors.parallel()  # expect: error
     tensors.parallel(3)  # expect: error
     tensors.parallel(executor, "many")  # expect: error
+
+
+def dask_arrays(arrays: Flat[Array], tensors: Flat[Tensor], x: da.Array) -> None:
+    to_dask_array(tensors, IdentityConverter())  # expect: error
+    to_dask_array(arrays, TorchNumpyConverter())  # expect: error
+    to_dask_array(arrays)  # expect: error
+    to_dask_array(arrays, IdentityConverter(), chunks=3)  # expect: error
+    to_dask_array(x, IdentityConverter())  # expect: error
+    from_dask_array(arrays)  # expect: error
+    from_dask_array(x, scheduler=4)  # expect: error
 
 
 def variance(

@@ -32,7 +32,7 @@ from lazychunks.storage.arrays import (
     read_key,
     record_of,
 )
-from lazychunks.storage.destinations import located
+from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import publication_at
@@ -91,7 +91,7 @@ class Attempt:
     counts
         Number of blocks along each block axis, where it is known.
     can_skip
-        Whether the sequence can skip blocks.
+        Whether the sequence can skip blocks, so that a failed run with a name is kept.
 
     Raises
     ------
@@ -109,12 +109,13 @@ class Attempt:
         *,
         can_skip: bool,
     ) -> None:
-        self.place = located(destination)
+        self.place: LocalPath | InStore = located(destination)
         self.options = options
         self.stage: Stage | None = None
         """The array under way, once there is one; or that of an unfinished write, taken up."""
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
+        self._published = False
         self._layout = layout
         self._overwrite = overwrite
         self._counts = counts
@@ -164,7 +165,9 @@ class Attempt:
         try:
             if self.stage is not None:
                 self._close()
-                if error is not None:
+                if error is not None and self._published:
+                    error.add_note(f"{self.place} is stored: this failed afterwards")
+                elif error is not None:
                     self._abort(error)
         finally:
             self._publication.unlock()
@@ -299,6 +302,7 @@ class Attempt:
         staged.record(None if self.options.run_id is None else self._record(None))
         self._publication.clear_journal()
         self._publication.commit(durable=self.options.durable)
+        self._published = True
         return self._publication.opened(staged.document)
 
     def _abort(self, error: BaseException) -> None:
@@ -316,7 +320,7 @@ class Attempt:
         )
         if self._keeps:
             message += (
-                "what was written is kept aside: the same call with resume=True and "
+                "what was written is kept aside: to_zarr with resume=True and "
                 f"run_id={self.options.run_id!r} goes on from here"
             )
         else:

@@ -104,7 +104,7 @@ class ZarrOptions(TypedDict, total=False):
 
     run_id: str | None
     """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
-    map-backed sequence that has a name keeps what it wrote aside."""
+    map-backed sequence, or in a tee, that has a name keeps what it wrote aside."""
 
     resume: bool
     """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished

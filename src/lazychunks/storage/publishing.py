@@ -263,12 +263,35 @@ class MetadataLast:
     _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
+    @classmethod
+    def note_read(cls, array: StoredArray) -> None:
+        """Keep in mind that an array is read, in case somebody is about to replace it.
+
+        Raises
+        ------
+        DestinationBusyError
+            If a writer of this process has begun to: chunks that are gone read as fill values.
+        """
+        place = str(InStore(array.store, array.path))
+        with cls._register:
+            writer = cls._at_work.get(place)
+            if writer is not None and writer._replaces:
+                raise DestinationBusyError(
+                    f"{place} is being replaced, so it cannot be read; read it before, or write to "
+                    "another destination",
+                    path=place,
+                )
+            if writer is not None:
+                writer._is_read = True
+
     def __init__(self, place: InStore) -> None:
         self._place = place
         self._kept_back = KeptBack(place.store, metadata_key(place.path))
         self.store: Store = self._kept_back
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
+        self._is_read = False
+        self._replaces = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process.
@@ -302,6 +325,14 @@ class MetadataLast:
         Metadata that says nothing is kept back meanwhile, which tells what remains if this dies
         from content that is not ours.
         """
+        with self._register:
+            if self._is_read:
+                raise DestinationExistsError(
+                    f"{self._place} is being read, perhaps for these very blocks, and its store "
+                    "cannot keep it until they are written; write to another destination",
+                    path=str(self._place),
+                )
+            self._replaces = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(

@@ -23,6 +23,7 @@ from lazychunks.storage.arrays import described, parsed, read_key
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
+from lazychunks.storage.publishing import MetadataLast
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -118,6 +119,7 @@ class _Read(Generic[T_co]):
     converter: FromNumpy[T_co]
 
     def __call__(self, *spans: slice) -> T_co:
+        MetadataLast.note_read(self.array)
         values: Any = self.array[spans]
         return self.converter.from_numpy(np.asarray(values))
 
@@ -227,7 +229,11 @@ def _parts(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
     names = [] if grid["name"] == "regular" else [f"chunk grid {grid['name']}"]
     if document.get("storage_transformers"):
         names.append("storage transformers")
+    keys = document["chunk_key_encoding"]["name"]
+    names += [] if keys in ("default", "v2") else [f"chunk keys {keys}"]
     chunks = grid["configuration"]["chunk_shape"]
+    if any(operator.index(extent) < 1 for extent in chunks):
+        raise ValueError(f"chunk shape {chunks}")
     codecs = document["codecs"]
     pending = [*codecs]
     while pending:

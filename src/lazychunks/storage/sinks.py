@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 
 from lazychunks import sources
 from lazychunks.errors import NotResumableError, NotSpreadableError
-from lazychunks.folds import Counts, Fold, NestedFold
+from lazychunks.folds import Counts, EitherFold
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage.assembly import FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt
@@ -38,8 +38,12 @@ def zarr_sink(
     """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
 
     Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
-    other results are there, and not at all if the pass fails. Only the sink alone can resume: in
-    a tee, the other folds need every block.
+    other results are there, and not at all if the pass fails. What :meth:`~lazychunks.Fold.then`
+    does with it comes afterwards.
+
+    Only the sink alone can resume: in a tee, the other folds need every block. If a pass fails
+    whose sink has a ``run_id``, what was written is kept aside all the same, for ``to_zarr`` with
+    ``resume=True`` to go on with; then fold what is stored.
 
     Parameters
     ----------
@@ -64,7 +68,7 @@ def zarr_sink(
 
 
 @dataclass(frozen=True, slots=True)
-class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"]):
+class ZarrSink(EitherFold[T_contra, "StoredArray"]):
     """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
 
     destination: Destination
@@ -167,7 +171,7 @@ class ZarrSink(Fold[T_contra, "StoredArray"], NestedFold[T_contra, "StoredArray"
             self.overwrite,
             self.options,
             counts,
-            can_skip=can_skip,
+            can_skip=can_skip or not alone,
         )
 
 

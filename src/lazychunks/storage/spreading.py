@@ -16,13 +16,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from lazychunks.errors import BlockShapeError, DestinationError, NotSpreadableError
 from lazychunks.shapes import Shape, align_down, check_flat_block, check_grid_block, group_count
+from lazychunks.sources import Task
 from lazychunks.storage.arrays import write_key
 from lazychunks.storage.assembly import empty_row, ragged_row
 from lazychunks.storage.attempt import Attempt, Stage
@@ -103,7 +103,7 @@ class Crew:
         self._client = asked if isinstance(asked, Provider) else None
         # Equal calls are not one call: a task that ran before must run again to write again.
         self._executor = asked.get_executor(pure=False) if isinstance(asked, Provider) else asked
-        self.shares_memory = type(self._executor) is ThreadPoolExecutor
+        self.shares_memory: bool = type(self._executor) is ThreadPoolExecutor
         self._bound = max_in_flight or TASKS_EACH * _worker_count(asked)
         self._pending: dict[Future[Receipt], Assignment] = {}
         context = getattr(self._executor, "_mp_context", None)
@@ -205,7 +205,7 @@ _NOTHING = Assignment((), (), (), ())
 def spread(
     attempt: Attempt,
     layout: EvenLayout,
-    rows: Iterator[Sequence[partial[T]]],
+    rows: Iterator[Sequence[Task[T]]],
     converter: ToNumpy[T],
 ) -> None:
     """Have the blocks of a sequence computed and stored by an executor's workers.
@@ -271,7 +271,7 @@ class _Coordinator:
         layout.first = self._first
         self._site = self._opened()
 
-    def run(self, rows: Iterator[Sequence[partial[Any]]]) -> None:
+    def run(self, rows: Iterator[Sequence[Task[Any]]]) -> None:
         """Store everything."""
         layout = self._layout
         unit = self._stage.plan.unit
@@ -298,7 +298,7 @@ class _Coordinator:
         self._check_complete()
 
     def _assignment(
-        self, calls: list[Sequence[partial[Any]]], column: int, *, is_last: bool
+        self, calls: list[Sequence[Task[Any]]], column: int, *, is_last: bool
     ) -> Assignment:
         """Describe a group of calls: where it is, and what sizes its blocks have."""
         axes = self._layout.axes
