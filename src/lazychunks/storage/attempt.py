@@ -32,7 +32,7 @@ from lazychunks.storage.arrays import (
     read_key,
     record_of,
 )
-from lazychunks.storage.destinations import located
+from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import publication_at
@@ -109,7 +109,7 @@ class Attempt:
         *,
         can_skip: bool,
     ) -> None:
-        self.place = located(destination)
+        self.place: LocalPath | InStore = located(destination)
         self.options = options
         self.stage: Stage | None = None
         """The array under way, once there is one; or that of an unfinished write, taken up."""
