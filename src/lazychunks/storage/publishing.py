@@ -275,14 +275,14 @@ class MetadataLast:
         place = str(InStore(array.store, array.path))
         with cls._register:
             writer = cls._at_work.get(place)
-            if writer is not None and writer._replaces:
+            if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
                     path=place,
                 )
             if writer is not None:
-                writer._is_read = True
+                writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
         self._place = place
@@ -290,8 +290,8 @@ class MetadataLast:
         self.store: Store = self._kept_back
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
-        self._is_read = False
-        self._replaces = False
+        self.is_read = False
+        self.replaces = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process.
@@ -302,7 +302,7 @@ class MetadataLast:
         try:
             with self._register:
                 if str(self._place) in self._at_work:
-                    raise _busy(self._place)
+                    raise _busy(self._place)  # noqa: TRY301  # an interrupt here must unlock, too
                 self._at_work[str(self._place)] = self
             self._place.inspect()
             self._repair()
@@ -326,13 +326,13 @@ class MetadataLast:
         from content that is not ours.
         """
         with self._register:
-            if self._is_read:
+            if self.is_read:
                 raise DestinationExistsError(
                     f"{self._place} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self._replaces = True
+            self.replaces = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(
