@@ -35,14 +35,9 @@ def put(path: Path, values: Array, **options: Any) -> "zarr.Array[Any]":
     return zarr.create_array(path, data=values, **options)
 
 
-def reader(array: "zarr.Array[Any]") -> ChunkReader | None:
-    metadata: Any = array.metadata
-    return ChunkReader.of(array, metadata.to_dict())
-
-
 def short(array: "zarr.Array[Any]", *spans: slice) -> Array | None:
     """What is read the short way."""
-    way = reader(array)
+    way = ChunkReader.of(array)
     assert way is not None
     return way.read(spans)
 
@@ -124,7 +119,7 @@ UNUSUAL: dict[str, dict[str, Any]] = {
 def test_the_unusual_goes_zarrs_way(path: Path, name: str) -> None:
     values = np.arange(24.0).reshape(4, 6)
     array = put(path, values, chunks=(2, 2), **UNUSUAL[name])
-    assert reader(array) is None
+    assert ChunkReader.of(array) is None
     assert bits(np.concatenate(Flat.from_zarr(path, CONVERTER).compute())) == bits(values)
 
 
@@ -132,7 +127,7 @@ def test_other_stores_go_zarrs_way(path: Path) -> None:
     put(path, np.zeros((4, 4)))
     for store in (WrapperStore(LocalStore(path)), type("Mine", (LocalStore,), {})(path)):
         metadata: Any = zarr.open_array(path, mode="r").metadata
-        assert reader(described(store, "", metadata.to_dict())) is None
+        assert ChunkReader.of(described(store, "", metadata.to_dict())) is None
 
 
 # Nor is an unusual chunk read the short way: it is a value, or an error, of zarr's.

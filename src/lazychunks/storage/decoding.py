@@ -40,8 +40,10 @@ class ChunkReader:
     compressed: bool
 
     @classmethod
-    def of(cls, array: StoredArray, document: Document) -> ChunkReader | None:
-        """Return a reader for an array that has some metadata, if its layout is the usual one."""
+    def of(cls, array: StoredArray) -> ChunkReader | None:
+        """Return a reader for an array, if its layout is the usual one."""
+        metadata: Any = array.metadata  # of Zarr 2 or 3
+        document: Document = metadata.to_dict()
         if document["zarr_format"] != 3 or type(array.store) is not LocalStore:
             return None
         names = [codec["name"] for codec in document["codecs"]]
