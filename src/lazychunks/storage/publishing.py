@@ -40,16 +40,13 @@ from lazychunks.storage.arrays import (
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
-
-
-KEPT_BACK = "zarr.json.partial"
 
 _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
@@ -86,7 +83,7 @@ class Publication(Protocol):
         ...
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Let others write; for whoever has begun to lock, also if that failed."""
         ...
 
     def has_leftovers(self) -> bool:
@@ -146,16 +143,12 @@ class DirectorySwap:
         self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            self._repair()
         except filelock.Timeout:
-            self.unlock()
             raise _busy(self._place) from None
-        except BaseException:
-            self.unlock()
-            raise
+        self._repair()
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
@@ -275,14 +268,14 @@ class MetadataLast:
         place = str(InStore(array.store, array.path))
         with cls._register:
             writer = cls._at_work.get(place)
-            if writer is not None and writer._replaces:
+            if writer is not None and writer.is_replacing:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
                     path=place,
                 )
             if writer is not None:
-                writer._is_read = True
+                writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
         self._place = place
@@ -290,25 +283,23 @@ class MetadataLast:
         self.store: Store = self._kept_back
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
-        self._is_read = False
-        self._replaces = False
+        self.is_read = False
+        self.is_replacing = False
 
     def lock(self) -> None:
-        """Enter this place into the register of this process.
+        """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
-        try:
-            with self._register:
-                if str(self._place) in self._at_work:
+        with self._register:
+            here = str(self._place)
+            for there in list(self._at_work):
+                if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
                     raise _busy(self._place)
-                self._at_work[str(self._place)] = self
-            self._place.inspect()
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+            self._at_work[here] = self
+        self._place.inspect()
+        self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
@@ -326,13 +317,13 @@ class MetadataLast:
         from content that is not ours.
         """
         with self._register:
-            if self._is_read:
+            if self.is_read:
                 raise DestinationExistsError(
                     f"{self._place} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self._replaces = True
+            self.is_replacing = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(
