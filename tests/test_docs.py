@@ -27,7 +27,7 @@ MODULES = [
 ]
 
 
-OPTIONAL = {"captum", "dask", "distributed", "ml_dtypes", "obstore", "pydvl", "s3fs", "torch"}
+OPTIONAL = {"captum", "dask", "distributed", "hypothesis", "ml_dtypes", "obstore", "pydvl", "torch"}
 """Packages that a page may need and that need not be installed."""
 
 

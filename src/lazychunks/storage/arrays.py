@@ -124,12 +124,9 @@ class StagedArray:
         record_of(self.document)["lengths"] = list(lengths)
         self.reshape(shape)
 
-    def record(self, record: Mapping[str, Any] | None) -> None:
-        """Keep a record of the run in the attributes, or remove it, and write the metadata."""
-        attributes = self.document.setdefault("attributes", {})
-        attributes.pop(RESERVED, None)
-        if record is not None:
-            attributes[RESERVED] = dict(record)
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Keep a record of the run in the attributes, and write the metadata."""
+        self.document.setdefault("attributes", {})[RESERVED] = dict(record)
         self._write()
 
     @property

@@ -268,7 +268,7 @@ class MetadataLast:
         place = str(InStore(array.store, array.path))
         with cls._register:
             writer = cls._at_work.get(place)
-            if writer is not None and writer.is_replacing:
+            if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
@@ -284,7 +284,7 @@ class MetadataLast:
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
         self.is_read = False
-        self.is_replacing = False
+        self.replaces = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process, unless it meets one that is there.
@@ -323,7 +323,7 @@ class MetadataLast:
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self.is_replacing = True
+            self.replaces = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(
