@@ -40,16 +40,13 @@ from lazychunks.storage.arrays import (
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
-
-
-KEPT_BACK = "zarr.json.partial"
 
 _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
@@ -86,7 +83,7 @@ class Publication(Protocol):
         ...
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Let others write; for whoever has begun to lock, also if that failed."""
         ...
 
     def has_leftovers(self) -> bool:
@@ -146,16 +143,12 @@ class DirectorySwap:
         self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            self._repair()
         except filelock.Timeout:
-            self.unlock()
             raise _busy(self._place) from None
-        except BaseException:
-            self.unlock()
-            raise
+        self._repair()
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
@@ -294,21 +287,19 @@ class MetadataLast:
         self.replaces = False
 
     def lock(self) -> None:
-        """Enter this place into the register of this process.
+        """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
-        try:
-            with self._register:
-                if str(self._place) in self._at_work:
-                    raise _busy(self._place)  # noqa: TRY301  # an interrupt here must unlock, too
-                self._at_work[str(self._place)] = self
-            self._place.inspect()
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+        with self._register:
+            here = str(self._place)
+            for there in list(self._at_work):
+                if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+                    raise _busy(self._place)
+            self._at_work[here] = self
+        self._place.inspect()
+        self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
