@@ -102,8 +102,8 @@ def to_dask_array(
     >>> x = to_dask_array(sequence, IdentityConverter())
     >>> x.chunks
     ((3, 3, 1),)
-    >>> (x + 1).sum().compute()
-    np.int64(13)
+    >>> int((x + 1).sum().compute())
+    13
     >>> ragged = LazyChunkSequence.from_map(np.arange, [2, 0, 5])
     >>> to_dask_array(ragged, IdentityConverter(), chunks=[(2, 0, 5)], dtype=int).shape
     (7,)
