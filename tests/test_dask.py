@@ -34,13 +34,14 @@ from lazychunks import (
 )
 from lazychunks.shapes import Shape
 from lazychunks.sources import Mapped
+from tests.executors import cluster
 from tests.strategies import Flat, Nested, any_bits, bits, dtypes, flat_blocks, nested_blocks, seeds
 
 pytest.importorskip("dask.array", reason="dask is not installed")
 
 from dask.array import Array, from_array
 from dask.array.utils import assert_eq
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
 
@@ -393,18 +394,10 @@ def test_what_cannot_be_hashed_gets_a_name_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Two workers, each a process of its own; never the default for other tests."""
-    with (
-        LocalCluster(
-            2,
-            1,
-            dashboard_address=None,
-            local_directory=tmp_path_factory.mktemp("dask"),
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+def client() -> Iterator[Client]:
+    """Two workers, each a process of its own."""
+    with cluster() as started:
+        yield started
 
 
 def process_of(row: int, column: int) -> NDArray[Any]:

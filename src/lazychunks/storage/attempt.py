@@ -295,11 +295,12 @@ class Attempt:
             record["run_id"] = self.options.run_id
         if first is not None:
             record["first"] = list(first)
+            record["hints"] = list(self._counts)  # for who asks how far it is
         return record
 
     def _publish(self, staged: StagedArray) -> StoredArray:
         # In this order: without the journal, the record would have to tell how to go on.
-        staged.record(None if self.options.run_id is None else self._record(None))
+        staged.record(self._record(None))
         self._publication.clear_journal()
         self._publication.commit(durable=self.options.durable)
         self._published = True

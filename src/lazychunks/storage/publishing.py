@@ -21,7 +21,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import filelock
 from zarr.abc.store import ByteRequest, Store
@@ -145,13 +146,13 @@ class DirectorySwap:
         self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
-        self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise _busy(self._place) from None
-        try:
             self._repair()
+        except filelock.Timeout:
+            self.unlock()
+            raise _busy(self._place) from None
         except BaseException:
             self.unlock()
             raise
@@ -161,9 +162,9 @@ class DirectorySwap:
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
-        try:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        finally:
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
         for directory in self._made:
             try:
@@ -259,7 +260,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    _at_work: ClassVar[dict[str, Literal["locked", "read", "replaced"]]] = {}
+    _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
     @classmethod
@@ -273,14 +274,15 @@ class MetadataLast:
         """
         place = str(InStore(array.store, array.path))
         with cls._register:
-            if cls._at_work.get(place) == "replaced":
+            writer = cls._at_work.get(place)
+            if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
                     path=place,
                 )
-            if place in cls._at_work:
-                cls._at_work[place] = "read"
+            if writer is not None:
+                writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
         self._place = place
@@ -288,6 +290,8 @@ class MetadataLast:
         self.store: Store = self._kept_back
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
+        self.is_read = False
+        self.replaces = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process.
@@ -295,11 +299,11 @@ class MetadataLast:
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
-        with self._register:
-            if str(self._place) in self._at_work:
-                raise _busy(self._place)
-            self._at_work[str(self._place)] = "locked"
         try:
+            with self._register:
+                if str(self._place) in self._at_work:
+                    raise _busy(self._place)  # noqa: TRY301  # an interrupt here must unlock, too
+                self._at_work[str(self._place)] = self
             self._place.inspect()
             self._repair()
         except BaseException:
@@ -308,8 +312,8 @@ class MetadataLast:
 
     def unlock(self) -> None:
         """Leave the register."""
-        with self._register:
-            self._at_work.pop(str(self._place), None)
+        if self._at_work.get(str(self._place)) is self:
+            del self._at_work[str(self._place)]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
@@ -322,13 +326,13 @@ class MetadataLast:
         from content that is not ours.
         """
         with self._register:
-            if self._at_work[str(self._place)] == "read":
+            if self.is_read:
                 raise DestinationExistsError(
                     f"{self._place} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self._at_work[str(self._place)] = "replaced"
+            self.replaces = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(
@@ -339,7 +343,7 @@ class MetadataLast:
             return
         write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
         for name in ("zarr.json", ".zarray"):
-            settled(self._place.store.delete(self._place.key(name)))
+            settled(self._place.store.delete, self._place.key(name))
         self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
@@ -356,7 +360,7 @@ class MetadataLast:
         """Remove the journal's keys."""
         store = self._place.store
         if store.supports_deletes:
-            settled(store.delete_dir(self._place.key(JOURNAL)))
+            settled(store.delete_dir, self._place.key(JOURNAL))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
@@ -368,27 +372,27 @@ class MetadataLast:
 
     def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
         """Write the metadata to its own key."""
-        settled(self._kept_back.release())
+        settled(self._kept_back.release)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
         if self._place.store.supports_deletes:
             if self.published() is None:
                 self._remove_chunks()
-            settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+            settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
         if self._place.store.supports_deletes:
             kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
             if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
-                settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+                settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
-                settled(self._place.store.delete(self._place.key(key)))
+                settled(self._place.store.delete, self._place.key(key))
 
 
 class KeptBack(WrapperStore[Store]):
