@@ -47,7 +47,9 @@ def read_flat(
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    return Ahead(Mapped(_Read(array, converter, ChunkReader.of(array)), spans), None, READ_AHEAD), len(spans)
+    return Ahead(
+        Mapped(_Read(array, converter, ChunkReader.of(array)), spans), None, READ_AHEAD
+    ), len(spans)
 
 
 def read_nested(
