@@ -27,7 +27,17 @@ MODULES = [
 ]
 
 
-OPTIONAL = {"captum", "dask", "distributed", "hypothesis", "ml_dtypes", "obstore", "pydvl", "torch"}
+OPTIONAL = {
+    "captum",
+    "dask",
+    "distributed",
+    "hypothesis",
+    "ml_dtypes",
+    "obstore",
+    "pydvl",
+    "s3fs",
+    "torch",
+}
 """Packages that a page may need and that need not be installed."""
 
 
