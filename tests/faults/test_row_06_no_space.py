@@ -21,6 +21,8 @@ from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen
 from tests.faults.processes import CONTEXT, running
 from tests.faults.stores import BudgetStore
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip("resource", reason="limits are those of POSIX")
 
 LARGE = 5
