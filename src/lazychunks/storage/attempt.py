@@ -26,7 +26,6 @@ from lazychunks.shapes import Shape, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
-    metadata_key,
     new_document,
     parsed,
     read_key,
@@ -191,6 +190,7 @@ class Attempt:
             self._publication.store,
             self._publication.path,
             document,
+            key=self._publication.draft,
             resumable=self._keeps,
         )
         staged.reshape(plan.capacity(lengths), self._record(first))
@@ -251,13 +251,13 @@ class Attempt:
 
     def _go_on(self) -> None:
         """Take up an unfinished write."""
-        store, path = self._publication.store, self._publication.path
-        document = parsed(read_key(store, metadata_key(path)))
+        store, path, draft = self.store, self.path, self._publication.draft
+        document = None if draft is None else parsed(read_key(store, draft))
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
-        staged = StagedArray(store, path, document, resumable=True)
+        staged = StagedArray(store, path, document, key=draft, resumable=True)
         if "first" not in record:  # all was written, only publishing was left
             self.finished = self._publish(staged)
             return
@@ -303,7 +303,7 @@ class Attempt:
         # In this order: without the journal, the record would have to tell how to go on.
         staged.record(self._record(None))
         self._publication.clear_journal()
-        self._publication.commit(durable=self.options.durable)
+        self._publication.commit(staged.document, durable=self.options.durable)
         self._published = True
         return self._publication.opened(staged.document)
 
