@@ -64,6 +64,7 @@ def files_of(path: Path) -> dict[str, bytes]:
 
 
 def test_another_store_than_a_directory(tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
     with processes() as executor:
         for job in EVEN:
             store = FsspecStore.from_url(
@@ -227,13 +228,18 @@ class Wrapped(WrapperStore[MemoryStore]):
     """A store around another one."""
 
 
+def _in_memory_by_fsspec() -> FsspecStore:
+    pytest.importorskip("fsspec")
+    return FsspecStore.from_url("memory://spreading")
+
+
 @pytest.mark.parametrize(
     "make",
     [
         dict,
         MemoryStore,
         lambda: Wrapped(MemoryStore()),
-        lambda: FsspecStore.from_url("memory://spreading"),
+        _in_memory_by_fsspec,
     ],
 )
 def test_memory_that_processes_do_not_share_is_refused(make: Callable[[], Any]) -> None:

@@ -23,6 +23,8 @@ from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, sa
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
+pytestmark = pytest.mark.slow
+
 Hook = tuple[Any, str]
 
 POINTS: dict[str, Hook] = {

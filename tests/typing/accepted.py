@@ -7,9 +7,11 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, assert_type
 
+import dask.array as da
 import numpy as np
 import zarr
 import zarr.storage
+from distributed import Client
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -42,6 +44,7 @@ from lazychunks import (
     zarr_sink,
 )
 from lazychunks import torch as of_tensors
+from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 T = TypeVar("T")
@@ -508,3 +511,20 @@ def several_sinks(arrays: Flat[Array], grid: Nested[Array]) -> None:
         arrays.compute(tee(concatenate(), tee(sink, sink))),
         tuple[NDArray[Any], tuple[Stored, Stored]],
     )
+
+
+def to_dask_and_back(
+    arrays: Flat[Array], tensor_grid: Nested[Tensor], executor: Executor, client: Client
+) -> None:
+    x = to_dask_array(arrays, IdentityConverter(), chunks=[(2, 3), 4], dtype="f8")
+    assert_type(x, da.Array)
+    assert_type(to_dask_array(tensor_grid, TorchNumpyConverter(), chunks=(2, 3)), da.Array)
+    to_dask_array(arrays, IdentityConverter(), chunks=(float("nan"), 4), dtype=np.float32)
+    assert_type(from_dask_array(x), LazyChunkSequence[NDArray[Any]])
+    assert_type(nested_from_dask_array(x), NestedLazyChunkSequence[NDArray[Any]])
+    tensors = from_dask_array(x, scheduler="threads").map(TorchNumpyConverter().from_numpy)
+    assert_type(tensors, LazyChunkSequence[Tensor])
+    from_dask_array(x, scheduler=executor)
+    arrays.to_zarr("a.zarr", IdentityConverter(), executor=executor)
+    tensor_grid.to_zarr("a.zarr", TorchNumpyConverter(), executor=client)
+    nested_from_dask_array(x, scheduler=client)

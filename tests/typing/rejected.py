@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import Any, assert_type
 
+import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from lazychunks import (
     zarr_sink,
 )
 from lazychunks import torch as of_tensors
+from lazychunks.dask import from_dask_array, to_dask_array
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 Array = NDArray[np.float64]
@@ -212,6 +214,16 @@ def reading_and_computing_ahead(tensors: Flat[Tensor], executor: Executor) -> No
     tensors.parallel()  # expect: error
     tensors.parallel(3)  # expect: error
     tensors.parallel(executor, "many")  # expect: error
+
+
+def dask_arrays(arrays: Flat[Array], tensors: Flat[Tensor], x: da.Array) -> None:
+    to_dask_array(tensors, IdentityConverter())  # expect: error
+    to_dask_array(arrays, TorchNumpyConverter())  # expect: error
+    to_dask_array(arrays)  # expect: error
+    to_dask_array(arrays, IdentityConverter(), chunks=3)  # expect: error
+    to_dask_array(x, IdentityConverter())  # expect: error
+    from_dask_array(arrays)  # expect: error
+    from_dask_array(x, scheduler=4)  # expect: error
 
 
 def variance(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
@@ -234,19 +234,22 @@ def read_key(store: Store, key: str) -> bytes | None:
 
 def write_key(store: Store, key: str, value: bytes) -> None:
     """Set a key."""
-    settled(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+    settled(store.set, key, default_buffer_prototype().buffer.from_bytes(value))
 
 
-def settled(operation: Coroutine[Any, Any, T]) -> T:
+def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     """Run a store's operation, which has ended when this returns, even by an interrupt.
 
     An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
     """
+    turn = threading.Lock()  # who takes it first: the operation that begins, or its interrupt
     ended = threading.Event()
 
     async def watched() -> T:
+        if not turn.acquire(blocking=False):
+            raise RuntimeError("interrupted before it began")
         try:
-            return await operation
+            return await operation(*args)
         finally:
             ended.set()
 
@@ -255,5 +258,6 @@ def settled(operation: Coroutine[Any, Any, T]) -> T:
     except Exception:
         raise
     except BaseException:
-        ended.wait()
+        if not turn.acquire(blocking=False):
+            ended.wait()
         raise

@@ -32,7 +32,7 @@ from lazychunks.storage.arrays import (
     read_key,
     record_of,
 )
-from lazychunks.storage.destinations import located
+from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import publication_at
@@ -109,12 +109,13 @@ class Attempt:
         *,
         can_skip: bool,
     ) -> None:
-        self.place = located(destination)
+        self.place: LocalPath | InStore = located(destination)
         self.options = options
         self.stage: Stage | None = None
         """The array under way, once there is one; or that of an unfinished write, taken up."""
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
+        self._has_begun = False
         self._published = False
         self._layout = layout
         self._overwrite = overwrite
@@ -147,8 +148,8 @@ class Attempt:
         return self._publication.keys()
 
     def __enter__(self) -> Self:
-        self._publication.lock()
         try:
+            self._publication.lock()
             self._survey()
         except BaseException:
             self._publication.unlock()
@@ -163,12 +164,14 @@ class Attempt:
         /,
     ) -> None:
         try:
-            if self.stage is not None:
-                self._close()
-                if error is not None and self._published:
-                    error.add_note(f"{self.place} is stored: this failed afterwards")
-                elif error is not None:
-                    self._abort(error)
+            if self._has_begun:
+                try:
+                    self._close()
+                except BaseException as interrupt:
+                    self._give_up(interrupt)
+                    raise
+                if error is not None:
+                    self._give_up(error)
         finally:
             self._publication.unlock()
 
@@ -179,23 +182,20 @@ class Attempt:
             dtype = np.dtype(options.dtype)
         plan = self._plan(first, dtype)
         document = new_document(plan, dtype, options)
+        lengths = tuple(
+            extent * (count or 1) for extent, count in zip(first, self._counts, strict=False)
+        )
+        self._has_begun = True
         self._publication.begin()
-        try:
-            lengths = tuple(
-                extent * (count or 1) for extent, count in zip(first, self._counts, strict=False)
-            )
-            staged = StagedArray(
-                self._publication.store,
-                self._publication.path,
-                document,
-                resumable=self._keeps,
-            )
-            staged.reshape(plan.capacity(lengths), self._record(first))
-            journals = self._journals(first, ()) if self._keeps else ()
-            self.stage = Stage(staged, plan, first, journals, None)
-        except BaseException:
-            self._publication.discard()
-            raise
+        staged = StagedArray(
+            self._publication.store,
+            self._publication.path,
+            document,
+            resumable=self._keeps,
+        )
+        staged.reshape(plan.capacity(lengths), self._record(first))
+        journals = self._journals(first, ()) if self._keeps else ()
+        self.stage = Stage(staged, plan, first, journals, None)
         return self.stage
 
     def publish(self) -> StoredArray:
@@ -270,6 +270,7 @@ class Attempt:
         journals = self._journals(first, keys)
         self._layout.first = first
         self.stage = Stage(staged, plan, first, journals, done)
+        self._has_begun = True
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
         return WritePlan.from_first_block(
@@ -306,8 +307,11 @@ class Attempt:
         self._published = True
         return self._publication.opened(staged.document)
 
-    def _abort(self, error: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
+        if self._published:
+            error.add_note(f"{self.place} is stored: this failed afterwards")
+            return
         if not self._keeps:
             with contextlib.suppress(Exception):
                 self._publication.discard()
@@ -336,7 +340,8 @@ class Attempt:
                 total=total,
                 resumable=self._keeps,
             ) from error
-        error.add_note(message)
+        if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
+            error.add_note(message)
 
 
 class Stage:

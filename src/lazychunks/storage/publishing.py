@@ -21,7 +21,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import filelock
 from zarr.abc.store import ByteRequest, Store
@@ -39,16 +40,13 @@ from lazychunks.storage.arrays import (
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
-
-
-KEPT_BACK = "zarr.json.partial"
 
 _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
@@ -85,7 +83,7 @@ class Publication(Protocol):
         ...
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Let others write; for whoever has begun to lock, also if that failed."""
         ...
 
     def has_leftovers(self) -> bool:
@@ -150,20 +148,16 @@ class DirectorySwap:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise _busy(self._place) from None
-        try:
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+        self._repair()
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
-        try:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        finally:
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
         for directory in self._made:
             try:
@@ -259,7 +253,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    _at_work: ClassVar[dict[str, Literal["locked", "read", "replaced"]]] = {}
+    _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
     @classmethod
@@ -273,14 +267,15 @@ class MetadataLast:
         """
         place = str(InStore(array.store, array.path))
         with cls._register:
-            if cls._at_work.get(place) == "replaced":
+            writer = cls._at_work.get(place)
+            if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
                     path=place,
                 )
-            if place in cls._at_work:
-                cls._at_work[place] = "read"
+            if writer is not None:
+                writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
         self._place = place
@@ -288,28 +283,28 @@ class MetadataLast:
         self.store: Store = self._kept_back
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
+        self.is_read = False
+        self.replaces = False
 
     def lock(self) -> None:
-        """Enter this place into the register of this process.
+        """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
         with self._register:
-            if str(self._place) in self._at_work:
-                raise _busy(self._place)
-            self._at_work[str(self._place)] = "locked"
-        try:
-            self._place.inspect()
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+            here = str(self._place)
+            for there in list(self._at_work):
+                if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+                    raise _busy(self._place)
+            self._at_work[here] = self
+        self._place.inspect()
+        self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
-        with self._register:
-            self._at_work.pop(str(self._place), None)
+        if self._at_work.get(str(self._place)) is self:
+            del self._at_work[str(self._place)]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
@@ -322,13 +317,13 @@ class MetadataLast:
         from content that is not ours.
         """
         with self._register:
-            if self._at_work[str(self._place)] == "read":
+            if self.is_read:
                 raise DestinationExistsError(
                     f"{self._place} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self._at_work[str(self._place)] = "replaced"
+            self.replaces = True
         if not self._place.store.supports_deletes:
             if self.published() is not None:
                 raise DestinationExistsError(
@@ -339,7 +334,7 @@ class MetadataLast:
             return
         write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
         for name in ("zarr.json", ".zarray"):
-            settled(self._place.store.delete(self._place.key(name)))
+            settled(self._place.store.delete, self._place.key(name))
         self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
@@ -356,7 +351,7 @@ class MetadataLast:
         """Remove the journal's keys."""
         store = self._place.store
         if store.supports_deletes:
-            settled(store.delete_dir(self._place.key(JOURNAL)))
+            settled(store.delete_dir, self._place.key(JOURNAL))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
@@ -368,27 +363,27 @@ class MetadataLast:
 
     def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
         """Write the metadata to its own key."""
-        settled(self._kept_back.release())
+        settled(self._kept_back.release)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
         if self._place.store.supports_deletes:
             if self.published() is None:
                 self._remove_chunks()
-            settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+            settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
         if self._place.store.supports_deletes:
             kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
             if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
-                settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+                settled(self._place.store.delete, self._place.key(KEPT_BACK))
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
-                settled(self._place.store.delete(self._place.key(key)))
+                settled(self._place.store.delete, self._place.key(key))
 
 
 class KeptBack(WrapperStore[Store]):

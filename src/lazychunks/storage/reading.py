@@ -15,6 +15,7 @@ from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
+from lazychunks.storage.decoding import ChunkReader
 from lazychunks.storage.destinations import located
 from lazychunks.storage.judging import found, judged, opened
 from lazychunks.storage.options import Destination
@@ -46,7 +47,9 @@ def read_flat(
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
+    return Ahead(
+        Mapped(_Read(array, converter, ChunkReader.of(array)), spans), None, READ_AHEAD
+    ), len(spans)
 
 
 def read_nested(
@@ -66,7 +69,7 @@ def read_nested(
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
-    factory = Product(_Read(array, converter), below, across)
+    factory = Product(_Read(array, converter, ChunkReader.of(array)), below, across)
     return AheadRows(factory, None, READ_AHEAD), len(below)
 
 
@@ -105,10 +108,13 @@ class _Read(Generic[T_co]):
 
     array: StoredArray
     converter: FromNumpy[T_co]
+    files: ChunkReader | None
 
     def __call__(self, *spans: slice) -> T_co:
         MetadataLast.note_read(self.array)
-        values: Any = self.array[spans]
+        values: Any = None if self.files is None else self.files.read(spans)
+        if values is None:
+            values = self.array[spans]
         return self.converter.from_numpy(np.asarray(values))
 
 

@@ -103,7 +103,7 @@ class Crew:
         self._client = asked if isinstance(asked, Provider) else None
         # Equal calls are not one call: a task that ran before must run again to write again.
         self._executor = asked.get_executor(pure=False) if isinstance(asked, Provider) else asked
-        self.shares_memory = type(self._executor) is ThreadPoolExecutor
+        self.shares_memory: bool = type(self._executor) is ThreadPoolExecutor
         self._bound = max_in_flight or TASKS_EACH * _worker_count(asked)
         self._pending: dict[Future[Receipt], Assignment] = {}
         context = getattr(self._executor, "_mp_context", None)

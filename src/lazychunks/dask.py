@@ -1,0 +1,409 @@
+"""Dask arrays from map-backed sequences, and back: for array algebra, and for a cluster.
+
+Needs the extra ``dask``; nothing else in the library imports it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Hashable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeAlias, TypeVar
+
+import numpy as np
+from dask.array import Array
+from dask.base import tokenize
+from numpy.typing import DTypeLike, NDArray
+
+from lazychunks.errors import (
+    BlockDTypeError,
+    BlockIndex,
+    BlockShapeError,
+    BlockTypeError,
+    EmptySequenceError,
+)
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.shapes import Shape, check_flat_block, check_grid_block
+from lazychunks.sources import Task, tasks_of
+from lazychunks.storage.assembly import empty_row, ragged_row
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from lazychunks.converters import ToNumpy
+
+__all__ = ["from_dask_array", "nested_from_dask_array", "to_dask_array"]
+
+T = TypeVar("T")
+
+Sizes: TypeAlias = tuple[tuple[float, ...], ...]
+"""For each axis, the sizes of the blocks along it; NaN where it is not known."""
+
+
+def to_dask_array(
+    sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
+    converter: ToNumpy[T],
+    *,
+    chunks: Sequence[float | Sequence[float]] | None = None,
+    dtype: DTypeLike | None = None,
+) -> Array:
+    """Hand the blocks of a map-backed sequence to dask, which computes them when it needs them.
+
+    - Each block is one chunk of the dask array, and each of them one task of its graph.
+    - The dask array equals the concatenation of the blocks, bitwise: a block that has not the
+      shape and dtype that the dask array declares is an error when it is computed.
+    - Equal sequences make dask arrays of one name, if dask can tell that they are equal.
+
+    A dask array has to know shapes and dtype beforehand. With both ``chunks`` and ``dtype``,
+    nothing is computed here.
+
+    Parameters
+    ----------
+    sequence
+        Made by ``from_map``, ``from_product`` or ``from_zarr``. Its function is called by several
+        threads at once, so each call has to return memory of its own; the function goes to each
+        worker once, its items with each task.
+    converter
+        Its ``to_numpy`` turns a block into a NumPy array.
+    chunks
+        For each axis, the sizes of all blocks along it, or one size that all of them have. A NaN
+        is a size that is not known, as in dask; possible along axis 0 of a flat sequence. By
+        default all blocks but the last along an axis have the size of the first: the first block
+        and the last ones (nested: those of the first row and of the first column) are computed to
+        learn the sizes, and computed again when needed.
+    dtype
+        The dtype of the blocks, which are not cast. By default that of the first block, which is
+        computed to learn it.
+
+    Returns
+    -------
+    dask.array.Array
+        It has one chunk for each block, in the same order.
+
+    Raises
+    ------
+    TypeError
+        If the sequence is not map-backed.
+    EmptySequenceError, EmptyRowError
+        If there is no block, or none in a row.
+    BlockShapeError, BlockDTypeError, BlockTypeError
+        Here, or when the dask array is computed: if a block is not as declared, or no plain array.
+    ValueError
+        If ``chunks`` does not have the axes of the blocks, or another number of sizes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lazychunks import IdentityConverter
+    >>> sequence = LazyChunkSequence.from_map(np.arange, [3, 3, 1])
+    >>> x = to_dask_array(sequence, IdentityConverter())
+    >>> x.chunks
+    ((3, 3, 1),)
+    >>> int((x + 1).sum().compute())
+    13
+    >>> ragged = LazyChunkSequence.from_map(np.arange, [2, 0, 5])
+    >>> to_dask_array(ragged, IdentityConverter(), chunks=[(2, 0, 5)], dtype=int).shape
+    (7,)
+    """
+    calls = _calls(sequence)
+    axes = len(calls.counts)
+    made = None if dtype is None else np.dtype(dtype)
+    maker = _Maker(calls.fn, converter, made)
+    if chunks is None:
+        sizes, made = _probed(calls, maker)
+    else:
+        sizes = _declared(chunks, calls.counts)
+        if made is None:
+            made = maker.block(calls.call((0,) * axes, sizes)).dtype
+    maker = _Maker(calls.fn, converter, made)
+    name = f"lazychunks-{_token(calls, maker, sizes)}"
+    shared = f"{name}-maker"
+    zeros = (0,) * (len(sizes) - axes)
+    graph: dict[Hashable, object] = {
+        (name, *index, *zeros): (_block, shared, calls.call(index, sizes))
+        for index in product(*map(range, calls.counts))
+    }
+    graph[shared] = maker  # of its own, so that it goes to each worker once
+    return Array(graph, name, sizes, meta=np.empty((0,) * len(sizes), made))
+
+
+def from_dask_array(
+    x: Array, *, scheduler: str | Executor | Client | None = None
+) -> LazyChunkSequence[NDArray[Any]]:
+    """Make the map-backed sequence of a dask array's chunks along axis 0.
+
+    Block ``i`` is the part of the array that the chunks number ``i`` along axis 0 hold, whatever
+    chunks there are along other axes. It is computed when it is asked for, and so are only the
+    tasks that it needs; what several blocks need is computed for each of them, unless it is
+    persisted before.
+
+    Parameters
+    ----------
+    x
+        A dask array of at least one axis, its chunk sizes known or not.
+    scheduler
+        What computes a block, as in ``x.compute``: ``"threads"``, ``"processes"``,
+        ``"synchronous"``, an executor or a client. Default: what dask uses by default.
+
+    Raises
+    ------
+    ValueError
+        If the array has no axis.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> x = da.arange(5, chunks=2)
+    >>> from_dask_array(x + 1, scheduler="synchronous").compute()
+    [array([1, 2]), array([3, 4]), array([5])]
+    """
+    _check_axes(x, 1)
+    return LazyChunkSequence.from_map(_Computed(x, scheduler), range(x.numblocks[0]))
+
+
+def nested_from_dask_array(
+    x: Array, *, scheduler: str | Executor | Client | None = None
+) -> NestedLazyChunkSequence[NDArray[Any]]:
+    """Make the map-backed nested sequence of a dask array's chunks along axes 0 and 1.
+
+    All else is as in :func:`from_dask_array`.
+
+    Raises
+    ------
+    ValueError
+        If the array has fewer than two axes.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> nested = nested_from_dask_array(da.ones((3, 5), chunks=(2, 4)))
+    >>> [[block.shape for block in row] for row in nested]
+    [[(2, 4), (2, 1)], [(1, 4), (1, 1)]]
+    """
+    _check_axes(x, 2)
+    rows, columns = map(range, x.numblocks[:2])
+    return NestedLazyChunkSequence.from_product(_Computed(x, scheduler), rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Arguments of one call of the block function, and what block is expected of it."""
+
+    arguments: tuple[Any, ...]
+    index: BlockIndex
+    shape: tuple[float, ...] | None
+    """NaN where any size will do; none if any shape will."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What computes the blocks of a sequence: one function, and the arguments for each block."""
+
+    fn: Any
+    arguments: tuple[tuple[Any, ...], ...]
+    """Row after row."""
+    counts: Shape
+    """Number of blocks along each block axis."""
+
+    def call(self, index: Shape, sizes: Sizes | None) -> _Call:
+        """Return the call for a block."""
+        flat = len(self.counts) == 1
+        number = index[0] if flat else index[0] * self.counts[1] + index[1]
+        shape = None
+        if sizes is not None:
+            places = (*index, *(0,) * (len(sizes) - len(index)))
+            shape = tuple(along[place] for along, place in zip(sizes, places, strict=True))
+        place = index[0] if flat else (index[0], index[1])
+        return _Call(self.arguments[number], place, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _Maker(Generic[T]):
+    """What all tasks share."""
+
+    fn: Any
+    converter: ToNumpy[T]
+    dtype: np.dtype[Any] | None
+
+    def block(self, call: _Call) -> NDArray[Any]:
+        """Compute, convert and check one block."""
+        array = self.converter.to_numpy(self.fn(*call.arguments))
+        _check_type(array, call.index)
+        if call.shape is not None and not _fits(array.shape, call.shape):
+            expected = tuple("*" if math.isnan(size) else size for size in call.shape)
+            raise BlockShapeError(
+                f"block {call.index} has shape {array.shape}, the dask array declares "
+                f"({', '.join(map(str, expected))}); pass chunks= with the sizes of all blocks",
+                block=call.index,
+                expected=expected,
+                got=array.shape,
+            )
+        if self.dtype is not None and array.dtype != self.dtype:
+            raise BlockDTypeError(
+                f"block {call.index} has dtype {array.dtype}, the dask array declares "
+                f"{self.dtype}; blocks are not cast: cast them with .map, or pass their dtype=",
+                block=call.index,
+                expected=self.dtype,
+                got=array.dtype,
+            )
+        return array
+
+
+def _block(maker: _Maker[Any], call: _Call) -> NDArray[Any]:
+    """Compute a block: what a task does."""
+    return maker.block(call)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Computed:
+    """Computes the part of a dask array that some of its chunks hold."""
+
+    x: Array
+    scheduler: str | Executor | Client | None
+
+    def __call__(self, *index: int) -> NDArray[Any]:
+        return self.x.blocks[index].compute(scheduler=self.scheduler)
+
+    # Dask arrays compare entry by entry; what they are is in their names.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Computed):
+            return NotImplemented
+        return (self.x.name, self.scheduler) == (other.x.name, other.scheduler)
+
+    def __hash__(self) -> int:
+        return hash((self.x.name, self.scheduler))
+
+
+def _calls(sequence: LazyChunkSequence[Any] | NestedLazyChunkSequence[Any]) -> _Calls:
+    """List what computes the blocks, and refuse what is no grid of blocks."""
+    tasks = tasks_of(sequence.generator_factory)
+    if tasks is None:
+        raise TypeError(
+            "dask computes blocks one by one, which only a map-backed sequence can; build it with "
+            "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+        )
+    rows: list[list[Task[Any]]]
+    if isinstance(sequence, LazyChunkSequence):
+        flat: LazyChunkSequence[Task[Any]] = LazyChunkSequence(tasks, sequence.len_generator)
+        rows = [list(iter(flat))]
+        counts: Shape = (len(rows[0]),)
+    else:
+        nested: NestedLazyChunkSequence[Task[Any]] = NestedLazyChunkSequence(
+            tasks, sequence.len_outer_generator
+        )
+        rows = list(_checked_rows(iter(nested)))
+        counts = (len(rows), len(rows[0]) if rows else 0)
+    if not counts[0]:
+        raise EmptySequenceError("the sequence holds no block, hence neither shape nor dtype")
+    return _Calls(rows[0][0].func, tuple(call.args for row in rows for call in row), counts)
+
+
+def _checked_rows(rows: Iterator[Iterator[Task[Any]]]) -> Iterator[list[Task[Any]]]:
+    columns: int | None = None
+    for number, calls in enumerate(rows):
+        row = list(calls)
+        if not row:
+            raise empty_row(number)
+        columns = columns or len(row)
+        if len(row) != columns:
+            found = f"{len(row)} blocks"
+            raise ragged_row(number, min(len(row), columns), found, columns)
+        yield row
+
+
+def _probed(calls: _Calls, maker: _Maker[Any]) -> tuple[Sizes, np.dtype[Any]]:
+    """Learn sizes and dtype from the first block and the last ones."""
+    axes = len(calls.counts)
+    first = maker.block(calls.call((0,) * axes, None))
+    maker = _Maker(maker.fn, maker.converter, first.dtype)
+    shape = first.shape
+    if axes == 1:
+        check_flat_block(shape, shape, block=0)
+    else:
+        check_grid_block(shape, shape, block=(0, 0))
+    sizes: list[tuple[int, ...]] = [(length,) for length in shape]
+    for axis, count in enumerate(calls.counts):
+        if count == 1:
+            continue
+        index = tuple(count - 1 if number == axis else 0 for number in range(axes))
+        found = maker.block(calls.call(index, None)).shape
+        if axes == 1:
+            check_flat_block(found, shape, block=count - 1)
+        elif axis == 0:
+            check_grid_block(found, shape, block=(count - 1, 0), width=shape[1])
+        else:
+            check_grid_block(found, shape, block=(0, count - 1), height=shape[0])
+        sizes[axis] = (*(shape[axis],) * (count - 1), found[axis])
+    return tuple(sizes), first.dtype
+
+
+def _declared(chunks: Sequence[float | Sequence[float]], counts: Shape) -> Sizes:
+    """Check the sizes that a user declares."""
+    if len(chunks) < len(counts):
+        raise ValueError(f"chunks has {len(chunks)} axes, expected at least {len(counts)}")
+    sizes: list[tuple[float, ...]] = []
+    for axis, along in enumerate(chunks):
+        count = counts[axis] if axis < len(counts) else 1
+        given = tuple(along) if isinstance(along, Sequence) else (along,) * count
+        if len(given) != count:
+            raise ValueError(
+                f"chunks has {len(given)} sizes along axis {axis}, where the sequence has {count} "
+                "blocks; give a size for each, or one size for all"
+            )
+        unknown_allowed = axis == 0 and len(counts) == 1
+        sizes.append(tuple(_size(size, axis, unknown_allowed=unknown_allowed) for size in given))
+    return tuple(sizes)
+
+
+def _size(size: float, axis: int, *, unknown_allowed: bool) -> float:
+    if math.isnan(size):
+        if unknown_allowed:
+            return math.nan
+        # Dask would take a block of height 1 for one of any height.
+        raise ValueError(
+            f"chunks has an unknown size along axis {axis}; sizes can be unknown along axis 0 of a "
+            "flat sequence only, since nobody could check elsewhere that blocks fit together"
+        )
+    number = operator.index(size) if isinstance(size, SupportsIndex) else -1
+    if number < 0:
+        raise ValueError(
+            f"chunks has the size {size!r} along axis {axis}, expected an integer from 0"
+        )
+    return number
+
+
+def _token(calls: _Calls, maker: _Maker[Any], sizes: Sizes) -> str:
+    """Hash what determines the blocks; each item once, since rows and columns share them."""
+    items = {id(item): item for arguments in calls.arguments for item in arguments}
+    tokens = {key: tokenize(item) for key, item in items.items()}
+    used = [[tokens[id(item)] for item in arguments] for arguments in calls.arguments]
+    return tokenize(maker, used, sizes)
+
+
+def _fits(shape: Shape, expected: tuple[float, ...]) -> bool:
+    return len(shape) == len(expected) and all(
+        math.isnan(want) or have == want for have, want in zip(shape, expected, strict=True)
+    )
+
+
+def _check_type(array: object, block: BlockIndex) -> None:
+    if not _is_plain(array):
+        raise BlockTypeError(
+            f"block {block} is a {type(array).__name__}, expected a plain numpy.ndarray; fill a "
+            "masked array first, or pass the converter for this type of block",
+            block=block,
+            expected=np.ndarray,
+            got=type(array),
+        )
+
+
+def _is_plain(x: object) -> bool:
+    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
+
+
+def _check_axes(x: Array, axes: int) -> None:
+    if x.ndim < axes:
+        raise ValueError(f"the dask array has {x.ndim} axes, expected at least {axes}")
