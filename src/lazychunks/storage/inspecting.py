@@ -20,11 +20,10 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from lazychunks.storage.arrays import Document, read_key, record_of
-from lazychunks.storage.destinations import InStore, LocalPath, located
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, located
 from lazychunks.storage.judging import Facts, document_of, found, judged, readable
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import KEPT_BACK
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 
 __all__ = ["Status", "keys_below", "status"]
@@ -128,7 +127,12 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
     """Where an unfinished write is, and its metadata, if it has some."""
     if isinstance(place, LocalPath):
         staging = LocalPath(place.beside("partial"))
-        return (staging, found(staging)) if staging.path.is_dir() else None
+        if not staging.path.is_dir():
+            return None
+        draft = staging.path / KEPT_BACK
+        if draft.is_file():
+            return staging, document_of(draft.read_bytes(), 3, str(place))
+        return staging, found(staging)  # it died when it was about to publish, or before it began
     kept_back = read_key(place.store, place.key(KEPT_BACK))
     if kept_back is None or kept_back == read_key(place.store, place.key("zarr.json")):
         return None
