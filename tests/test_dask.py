@@ -399,7 +399,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         LocalCluster(
             2,
             1,
-            dashboard_address=None,
+            dashboard_address=":0",  # any free port
             local_directory=tmp_path_factory.mktemp("dask"),
         ) as cluster,
         Client(cluster, set_as_default=False) as client,

@@ -130,7 +130,7 @@ def _client(stack: ExitStack) -> Any:
         return None
     library: Any = distributed
     cluster = stack.enter_context(
-        library.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=None)
+        library.LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0")
     )
     return stack.enter_context(library.Client(cluster))
 
