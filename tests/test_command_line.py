@@ -192,7 +192,7 @@ def test_a_url(capsys: pytest.CaptureFixture[str]) -> None:
 def test_metadata_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     begin(FLAT, LocalPlace(Path()), 3, run_id="\x1b[2J\x07name")
     main(["status", "array.zarr"])
-    file = Path(".array.zarr.partial/zarr.json")
+    file = Path(".array.zarr.partial/zarr.json.partial")
     document = json.loads(file.read_text())
     document["codecs"].append({"name": "\x1b]0;title\x07"})
     file.write_text(json.dumps(document))
