@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, StorePath
 
 from lazychunks import (
@@ -133,7 +134,8 @@ def test_a_writer_within_another_one_is_told(kind: str, where: str, tmp_path: Pa
 @pytest.mark.parametrize(("one", "other"), [("a", "a/b"), ("a/b", "a"), ("", "a"), ("a", "")])
 def test_one_array_cannot_be_written_within_another_one(one: str, other: str) -> None:
     """Not even before the first block, when nothing is there yet."""
-    store = MemoryStore()
+    content: dict[str, Buffer] = {}
+    store = MemoryStore(content)
     told = 0
 
     def store_too(*_: int) -> None:
@@ -145,17 +147,18 @@ def test_one_array_cannot_be_written_within_another_one(one: str, other: str) ->
     FLAT.store(StorePath(store, one), store_too)
     assert told == FLAT.count
     assert same(seen_at(StorePath(store, one)), FLAT.whole)
-    assert all(key.startswith(one) for key in store._store_dict)
+    assert all(key.startswith(one) for key in content)
 
 
 def test_an_array_is_not_written_within_an_unfinished_one() -> None:
-    store = MemoryStore()
+    content: dict[str, Buffer] = {}
+    store = MemoryStore(content)
     with pytest.raises(WriteAbortedError):
         FLAT.store(StorePath(store, "a"), _fail_at_the_third_block, run_id="run")
-    before = dict(store._store_dict)
+    before = dict(content)
     with pytest.raises(DestinationExistsError, match="inside the array at"):
         FINER.store(StorePath(store, "a/b"), _never, overwrite=True)
-    assert store._store_dict == before
+    assert content == before
 
 
 def _never(*_: int) -> None:
