@@ -50,6 +50,10 @@ class LocalPath:
         """Whether other processes see what is written here."""
         return True
 
+    def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
+        """Path of a hidden sibling that writers use."""
+        return self.path.with_name(f".{self.path.name}.{what}")
+
     def inspect(self) -> Found:
         """Tell whether an array is there.
 
