@@ -41,7 +41,7 @@ from lazychunks.storage.arrays import (
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, foreign_among
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class DirectorySwap:
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
         self._place = place
         self._overwrite = overwrite
-        self._target = place.path.absolute()
+        self._target = place.path
         self._staging = place.beside("partial")
         self._old = place.beside("old")
         self._lock = filelock.FileLock(place.beside("lock"))
@@ -231,6 +231,13 @@ class DirectorySwap:
         for directory in (self._old, self._staging):
             if directory.is_symlink():
                 raise _link(directory)
+            if directory.exists() and (
+                not directory.is_dir() or foreign_among(os.listdir(directory))
+            ):
+                raise DestinationExistsError(
+                    f"{directory} is in the way, and no writer has left it; move it",
+                    path=str(directory),
+                )
         if self._old.exists():
             if self._target.exists():
                 shutil.rmtree(self._old)
