@@ -20,11 +20,10 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from lazychunks.storage.arrays import Document, read_key, record_of
-from lazychunks.storage.destinations import InStore, LocalPath, located
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, located
 from lazychunks.storage.judging import Facts, document_of, found, judged, readable
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import KEPT_BACK
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 
 __all__ = ["Status", "keys_below", "status"]

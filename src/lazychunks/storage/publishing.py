@@ -284,7 +284,7 @@ class MetadataLast:
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
         self.is_read = False
-        self.replaces = False
+        self.replaces: bool = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process, unless it meets one that is there.
