@@ -3,7 +3,6 @@
 # pyright: reportUnknownMemberType=false
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
-import itertools
 import tracemalloc
 from collections.abc import Iterator
 from importlib import import_module
@@ -82,7 +81,7 @@ def test_what_was_stored_is_sound(layout: str) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_chunk_with_a_flipped_byte_is_named(layout: str) -> None:
     whole = written(**LAYOUTS[layout])
-    for key in chunks_of(whole):
+    for key in chunks_of(whole)[::4]:
         for place in {0, 5, len(whole[key]) // 2, len(whole[key]) - 1}:
             found = verify({**whole, key: changed(whole[key], place)})
             if not found.is_sound:
@@ -97,7 +96,7 @@ def test_a_chunk_with_a_flipped_byte_is_named(layout: str) -> None:
 def test_a_chunk_that_is_cut_short_is_named(layout: str) -> None:
     whole = written(**LAYOUTS[layout])
     make = default_buffer_prototype().buffer.from_bytes
-    for key in chunks_of(whole):
+    for key in chunks_of(whole)[::4]:
         for length in (0, 1, len(whole[key]) - 1):
             found = verify({**whole, key: make(whole[key].to_bytes()[:length])})
             assert list(found.bad) == [key]
@@ -109,14 +108,11 @@ def test_a_chunk_that_is_cut_short_is_named(layout: str) -> None:
 def test_a_chunk_that_was_lost_is_named(layout: str) -> None:
     whole = written(**LAYOUTS[layout])
     keys = chunks_of(whole)
-    for number in range(1, 3):
-        for lost in itertools.combinations(keys, number):
-            found = verify({key: value for key, value in whole.items() if key not in lost})
-            assert (found.missing, found.missing_keys) == (number, lost)
-            assert (found.bad, found.read) == ({}, len(keys) - number)
-            assert not found.is_sound
-    found = verify({"zarr.json": whole["zarr.json"]})
-    assert (found.read, found.missing) == (0, len(keys))
+    for lost in ((keys[0],), (keys[-1],), (keys[1], keys[3]), tuple(keys)):
+        found = verify({key: value for key, value in whole.items() if key not in lost})
+        assert (found.missing, found.missing_keys) == (len(lost), lost)
+        assert (found.bad, found.read) == ({}, len(keys) - len(lost))
+        assert not found.is_sound
 
 
 def test_in_an_array_of_others_a_chunk_may_be_missing() -> None:

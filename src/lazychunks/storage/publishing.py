@@ -302,7 +302,7 @@ class MetadataLast:
         self.can_resume: bool = place.store.supports_deletes
         self.draft: str | None = place.key(KEPT_BACK) if self.can_resume else None
         self.is_read = False
-        self.replaces = False
+        self.replaces: bool = False
 
     def lock(self) -> None:
         """Enter this place into the register of this process, unless it meets one that is there.
