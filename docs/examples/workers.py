@@ -13,15 +13,17 @@ from lazychunks.torch import TorchNumpyConverter
 @cache
 def model() -> torch.nn.Module:
     """Load what is large, once in each process."""
-    torch.manual_seed(0)
-    return torch.nn.Linear(64, 8)
+    layer = torch.nn.Linear(64, 8, bias=False)
+    torch.nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(0))
+    return layer
 
 
 @torch.no_grad()
 def features(part: int) -> torch.Tensor:
     """Compute a block; what is sent to a worker for it is a number."""
     data = torch.randn(100, 64, generator=torch.Generator().manual_seed(part))
-    return model()(data)
+    block: torch.Tensor = model()(data)
+    return block
 
 
 def main() -> None:
