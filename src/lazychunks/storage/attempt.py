@@ -35,7 +35,13 @@ from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import publication_at
-from lazychunks.storage.resuming import DoneUnits, Journal, check_same_plan, check_same_run
+from lazychunks.storage.resuming import (
+    DoneUnits,
+    Journal,
+    check_same_dtype,
+    check_same_plan,
+    check_same_run,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -205,7 +211,7 @@ class Attempt:
 
     def trim(self) -> Stage:
         """Set the final length of every block axis."""
-        if self.stage is None:
+        if self.stage is None or 0 in self._layout.counts:
             raise EmptySequenceError(
                 "the sequence holds no block, hence neither shape nor dtype; check the factory, or "
                 "do not store an empty sequence"
@@ -263,6 +269,8 @@ class Attempt:
             return
         first = tuple(record["first"])
         dtype: np.dtype[Any] = staged.array.dtype
+        if self.options.dtype is not None:
+            check_same_dtype(dtype, np.dtype(self.options.dtype))
         plan = self._plan(first, dtype)
         check_same_plan(document, new_document(plan, dtype, self.options), str(self.place))
         keys = tuple(self._publication.keys())
@@ -413,6 +421,12 @@ class Stage:
                 got=count,
             )
 
+    def check_lengths(self, lengths: Shape) -> None:
+        """Compare lengths so far with those of an earlier start, where it has come to an end."""
+        for axis, (length, known) in enumerate(zip(lengths, self._lengths, strict=False)):
+            if known is not None and length > known:
+                raise self._other_length(axis, length)
+
     def make_room(self, lengths: Shape) -> None:
         """Grow the array where it does not hold so much along the block axes."""
         room = self.staged.shape
@@ -426,18 +440,25 @@ class Stage:
         """Set the final length of an axis; whether that is news."""
         if self.fixed.get(axis) == length:
             return False
-        expected = self._lengths[axis]
-        if expected not in (None, length):
-            raise ResumeMismatchError(
-                f"axis {axis} ends at {length}, ended at {expected} in the unfinished write; the "
-                "sequence must be the same each time, or pass overwrite=True without resume",
-                field="length",
-                expected=expected,
-                got=length,
-            )
+        reach = 0 if self.done is None else self.done.reach(axis)
+        if self._lengths[axis] not in (None, length) or length < reach:
+            raise self._other_length(axis, length)
         self.fixed[axis] = self._lengths[axis] = length
         shape = tuple(
             length if number == axis else there for number, there in enumerate(self.staged.shape)
         )
         self.staged.end_axis(shape, self._lengths)
         return True
+
+    def _other_length(self, axis: int, length: int) -> ResumeMismatchError:
+        known = self._lengths[axis]
+        reach = 0 if self.done is None else self.done.reach(axis)
+        expected = f"at least {reach}" if known is None else known
+        return ResumeMismatchError(
+            f"axis {axis} has length {length}, had {expected} in the unfinished write; the "
+            "sequence must be the same each time, or pass overwrite=True without resume to start "
+            "anew",
+            field="length",
+            expected=expected,
+            got=length,
+        )

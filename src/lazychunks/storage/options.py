@@ -12,6 +12,7 @@ from typing import (
     Any,
     Literal,
     Protocol,
+    SupportsFloat,
     SupportsIndex,
     TypeAlias,
     TypedDict,
@@ -167,6 +168,7 @@ class WriteOptions:
             object.__setattr__(self, name, value)
         _check_attributes(self.attributes)
         _check_filters(self.filters)
+        _check_run_id(self.run_id)
         if self.resume and not self.run_id:
             raise ValueError(
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
@@ -174,6 +176,7 @@ class WriteOptions:
             )
         if self.max_in_flight is not None and _integer(self.max_in_flight, "max_in_flight") < 1:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
+        _check_tolerance(self.rtol)
         _check_executor(self.executor)
         if self.compressors != "auto":
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
@@ -239,6 +242,20 @@ def _check_filters(filters: object) -> None:
 def _dtype(value: DTypeLike) -> np.dtype[Any]:
     dtype = bfloat16.register() if value == bfloat16.NAME else np.dtype(value)
     return storable(dtype, block=None)
+
+
+def _check_run_id(run_id: object) -> None:
+    if not isinstance(run_id, str | None):
+        raise TypeError(f"run_id must be a str, got {run_id!r}")
+    if run_id == "":
+        raise ValueError("run_id must not be empty: it names the run")
+
+
+def _check_tolerance(rtol: object) -> None:
+    if not isinstance(rtol, SupportsFloat | None) or isinstance(rtol, bool):
+        raise TypeError(f"rtol must be a number, got {rtol!r}")
+    if rtol is not None and not float(rtol) >= 0:
+        raise ValueError(f"rtol must not be negative, got {rtol}")
 
 
 def _check_executor(executor: object) -> None:

@@ -19,23 +19,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.shapes import Shape, cell_count, overlaps
+from lazychunks.shapes import Region, Shape, cell_count, overlaps
 from lazychunks.storage.arrays import Document, read_key, write_key
 from lazychunks.storage.options import RESERVED
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
+    from lazychunks.storage.arrays import StoredArray
     from lazychunks.storage.plan import WritePlan
 
 __all__ = [
     "DoneUnits",
     "Journal",
+    "check_same_dtype",
     "check_same_plan",
     "check_same_run",
     "check_same_values",
     "noted_sizes",
     "segments_of",
+    "stored_values",
 ]
 
 JOURNAL = "lazychunks.sizes"
@@ -65,6 +68,7 @@ class DoneUnits(Collection[Shape]):
             if parts[0] == "c" and all(part.isdecimal() for part in parts[1:])
         )
         self._cells = frozenset(cell for cell, count in counts.items() if count == expected)
+        self._begun = frozenset(counts)
 
     def __len__(self) -> int:
         return len(self._cells)
@@ -74,6 +78,10 @@ class DoneUnits(Collection[Shape]):
 
     def __contains__(self, x: object, /) -> bool:
         return x in self._cells
+
+    def reach(self, axis: int) -> int:
+        """Length along an axis that the array has at least."""
+        return max((cell[axis] * self._unit[axis] + 1 for cell in self._begun), default=0)
 
     def cover(self, origin: Shape, shape: Shape) -> bool:
         """Whether a block that has elements lies on stored units only."""
@@ -143,7 +151,7 @@ class Journal:
             raise ResumeMismatchError(
                 f"block {number} along axis {self._axis} has size {size}, had "
                 f"{self._sizes[number]} when the unfinished write was begun; blocks must be the "
-                "same each time",
+                "same each time, or pass overwrite=True without resume to start anew",
                 field="size",
                 expected=self._sizes[number],
                 got=size,
@@ -201,6 +209,44 @@ def check_same_plan(stored: Document, planned: Document, place: str) -> None:
             )
 
 
+def check_same_dtype(stored: np.dtype[Any], dtype: np.dtype[Any]) -> None:
+    """Refuse to go on with blocks of another dtype; byte order does not count.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If it differs.
+    """
+    if dtype.newbyteorder("=") != stored.newbyteorder("="):
+        raise ResumeMismatchError(
+            f"the unfinished write has dtype {stored}, this run has {dtype}; pass overwrite=True "
+            "without resume to start anew",
+            field="dtype",
+            expected=stored,
+            got=dtype,
+        )
+
+
+def stored_values(array: StoredArray, region: Region, index: BlockIndex) -> NDArray[Any]:
+    """Read a block of an unfinished write.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If it is damaged, as each start would find again.
+    """
+    try:
+        return np.asarray(array[region])
+    except OSError:
+        raise
+    except Exception as error:
+        raise ResumeMismatchError(
+            f"block {index} of the unfinished write cannot be read ({type(error).__name__}: "
+            f"{error}); pass overwrite=True without resume to start anew",
+            field="value",
+        ) from error
+
+
 def check_same_values(
     stored: NDArray[Any], block: NDArray[Any], index: BlockIndex, rtol: float | None
 ) -> None:
@@ -209,23 +255,30 @@ def check_same_values(
     Raises
     ------
     ResumeMismatchError
-        If they differ: bitwise, or beyond ``rtol``.
+        If they differ: in shape, bitwise, or beyond ``rtol``.
     """
-    if stored.shape == block.shape:
-        again = block.astype(stored.dtype)
-        if rtol is None:
-            same = stored.tobytes() == again.tobytes()
-        else:
-            same = np.allclose(again, stored, rtol=rtol, atol=0.0, equal_nan=True)
-        if same:
-            return
-    raise ResumeMismatchError(
-        f"block {index} has other values than when the unfinished write was begun; pass rtol= if "
-        "it is computed with noise, or overwrite=True without resume to start anew",
-        field="value",
-        expected=stored,
-        got=block,
-    )
+    if block.shape != stored.shape:
+        raise ResumeMismatchError(
+            f"block {index} has shape {block.shape}, had {stored.shape} when the unfinished write "
+            "was begun; blocks must be the same each time, or pass overwrite=True without resume "
+            "to start anew",
+            field="shape",
+            expected=stored.shape,
+            got=block.shape,
+        )
+    again = block.astype(stored.dtype)
+    if rtol is None:
+        same = stored.tobytes() == again.tobytes()
+    else:
+        same = np.allclose(again, stored, rtol=rtol, atol=0.0, equal_nan=True)
+    if not same:
+        raise ResumeMismatchError(
+            f"block {index} has other values than when the unfinished write was begun; pass rtol= "
+            "if it is computed with noise, or overwrite=True without resume to start anew",
+            field="value",
+            expected=stored,
+            got=block,
+        )
 
 
 def _own(attributes: Document | None) -> Document:

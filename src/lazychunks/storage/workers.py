@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
+from lazychunks.errors import BlockIndex, DestinationBusyError
 from lazychunks.shapes import Region, Shape, check_even_block, region_at
 from lazychunks.storage.arrays import Document, StagedArray, read_key
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.dtypes import checked_block
-from lazychunks.storage.resuming import JOURNAL, check_same_values
+from lazychunks.storage.resuming import JOURNAL, check_same_dtype, check_same_values, stored_values
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -214,15 +214,11 @@ def compare(
     check_even_block(block.shape, here.first, sizes, block=block_name(assignment.index))
     region = region_at(assignment.origin, block.shape)
     staged = here.staged(region)
-    if not maker.value().cast and not _same(block.dtype, here.dtype):
-        raise ResumeMismatchError(
-            f"the unfinished write has dtype {here.dtype}, the blocks have {block.dtype}; pass "
-            "overwrite=True without resume to start anew",
-            field="dtype",
-            expected=here.dtype,
-            got=block.dtype,
-        )
-    check_same_values(np.asarray(staged.array[region]), block, block_name(assignment.index), rtol)
+    if not maker.value().cast:
+        check_same_dtype(here.dtype, block.dtype)
+    index = block_name(assignment.index)
+    stored = stored_values(staged.array, region, index)
+    check_same_values(stored, block, index, rtol)
 
 
 def _values(

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.errors import ResumeMismatchError
 from lazychunks.shapes import Shape, region_at
 from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.dtypes import checked_block
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.resuming import DoneUnits, check_same_values
+from lazychunks.storage.resuming import (
+    DoneUnits,
+    check_same_dtype,
+    check_same_values,
+    stored_values,
+)
 from lazychunks.storage.writing import BackgroundWriter
 
 if TYPE_CHECKING:
@@ -69,8 +73,9 @@ class ArrayWriter(Attempt, Generic[T]):
         if not self._verified:
             assert self.stage is not None
             block = self._numpy(task())
-            stored = self.stage.staged.array[region_at(self._blocks.origin, shape)]
-            check_same_values(np.asarray(stored), block, self._blocks.next_block, self.options.rtol)
+            index, region = self._blocks.next_block, region_at(self._blocks.origin, shape)
+            stored = stored_values(self.stage.staged.array, region, index)
+            check_same_values(stored, block, index, self.options.rtol)
             self._verified = True
         self._blocks.place(shape)
 
@@ -80,6 +85,7 @@ class ArrayWriter(Attempt, Generic[T]):
         numbers = self._blocks.numbers()
         origin = self._blocks.place(array.shape)
         stage = self.stage or self.begin(array.shape, array.dtype)
+        stage.check_lengths(self._blocks.lengths)
         if self._pipeline is None:
             self._pipeline = _Pipeline(stage, self.options)
         for axis, number in enumerate(numbers):
@@ -139,20 +145,8 @@ class ArrayWriter(Attempt, Generic[T]):
         if self._dtype is None:
             self._dtype = array.dtype
             if self.stage is not None and self.options.dtype is None:
-                self._check_dtype(self.stage, array.dtype)
+                check_same_dtype(self.stage.staged.array.dtype, array.dtype)
         return array
-
-    def _check_dtype(self, stage: Stage, dtype: np.dtype[Any]) -> None:
-        """Refuse blocks of another dtype than the stored ones."""
-        stored: np.dtype[Any] = stage.staged.array.dtype
-        if dtype.newbyteorder("=") != stored.newbyteorder("="):
-            raise ResumeMismatchError(
-                f"the unfinished write has dtype {stored}, the blocks have {dtype}; pass "
-                "overwrite=True without resume to start anew",
-                field="dtype",
-                expected=stored,
-                got=dtype,
-            )
 
 
 class _Pipeline:

@@ -1,0 +1,459 @@
+"""Resuming: whatever happened before, the array is right; another run is told, and changes nothing.
+
+``tests/faults/`` has the crashes; here runs fail by an exception, which leaves the same behind.
+"""
+
+import warnings
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from zarr.codecs import GzipCodec, TransposeCodec
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
+
+from lazychunks import (
+    EmptySequenceError,
+    IdentityConverter,
+    LazyChunkSequence,
+    LazyChunksError,
+    NestedLazyChunkSequence,
+    ResumeMismatchError,
+    WriteAbortedError,
+)
+from lazychunks.storage.resuming import check_same_values
+from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
+from tests.places import LocalPlace, MemoryPlace, Place
+from tests.strategies import DTYPES, partitions
+
+Array = NDArray[Any]
+
+
+class FailingError(Exception):
+    """What a block raises."""
+
+
+class Watch:
+    """Counts the blocks that are computed, and fails when there are more than so many."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self.computed: list[tuple[int, ...]] = []
+        self._most = most
+
+    def __call__(self, *start: int) -> None:
+        if self._most is not None and len(self.computed) == self._most:
+            raise FailingError
+        self.computed.append(start)
+
+
+@pytest.fixture(params=["local path", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A destination, and all that is beside it."""
+    return LocalPlace(tmp_path) if request.param == "local path" else MemoryPlace({})
+
+
+# Law: any number of failures later, the array is that of a run without any.
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw chunks and shards, of whatever relation to the blocks."""
+    pairs = st.tuples(st.integers(1, 6), st.integers(1, 4))
+    chunks = draw(st.sampled_from(["auto", "blocks"]) | st.integers(1, 6) | pairs)
+    if draw(st.booleans()):
+        return {"chunks": chunks}
+    chunks = draw(pairs)
+    times = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    return {"chunks": chunks, "shards": (times[0] * chunks[0], times[1] * chunks[1])}
+
+
+jobs = st.builds(
+    Job,
+    st.just("drawn"),
+    partitions(8, 5),
+    st.none() | partitions(5, 4),
+    tail=st.integers(0, 4),
+)
+
+
+@given(
+    jobs,
+    layouts(),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 4)), max_size=5),
+    st.sampled_from(["path", "memory"]),
+)
+def test_a_run_that_fails_any_number_of_times_stores_what_one_without_failure_does(
+    tmp_path_factory: pytest.TempPathFactory,
+    job: Job,
+    layout: dict[str, Any],
+    failures: list[tuple[int, int]],
+    kind: str,
+) -> None:
+    place: Place = (
+        LocalPlace(tmp_path_factory.mktemp("place")) if kind == "path" else MemoryPlace({})
+    )
+    old = old_array(_store(place))
+    for most, max_in_flight in failures:
+        try:
+            _start(job, place, layout, Watch(most), max_in_flight=max_in_flight)
+        except (FailingError, WriteAbortedError):
+            seen = seen_at(_store(place))
+            assert same(seen, old) or (seen is None and kind == "memory")
+    last = Watch()
+    _start(job, place, layout, last)
+    assert same(seen_at(_store(place)), job.whole)
+    clean = MemoryPlace({})
+    job.store(clean.destination, run_id="run", **layout)
+    stored = {key.removeprefix("array.zarr/"): what for key, what in place.content().items()}
+    assert stored.keys() - {"array.zarr"} >= clean.content().keys()
+    assert {key for key, what in stored.items() if what != "directory"} == clean.content().keys()
+
+
+def _start(job: Job, place: Place, layout: dict[str, Any], watch: Watch, **options: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        job.store(
+            place.destination,
+            watch,
+            overwrite=True,
+            resume=True,
+            run_id="run",
+            **layout,
+            **options,
+        )
+
+
+def _store(place: Place) -> Any:
+    return place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)
+
+
+@pytest.mark.parametrize("job", [FLAT, NESTED], ids=lambda job: job.name)
+def test_what_is_stored_is_not_computed_again_but_for_one_block(job: Job, place: Place) -> None:
+    with pytest.raises(WriteAbortedError):
+        job.store(place.destination, Watch(4), run_id="run", max_in_flight=1)
+    watch = Watch()
+    job.store(place.destination, watch, resume=True, run_id="run")
+    assert len(watch.computed) == job.count - 4 + 1
+    watch = Watch()
+    job.store(place.destination, watch, resume=True, run_id="run")
+    assert watch.computed == []
+
+
+# Another run is told, and changes nothing.
+
+
+@dataclass(frozen=True)
+class Change:
+    """What differs from the unfinished write."""
+
+    what: str
+    """What the error names."""
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    job: dict[str, Any] = field(default_factory=dict[str, Any])
+    of: Job = FLAT
+
+
+CHANGES = {
+    "another run": Change("run_id", {"run_id": "other"}),
+    "other chunks": Change("chunk_grid", {"chunks": (2, 6)}),
+    "chunks that are not blocks": Change("chunk_grid", {"chunks": 3}),
+    "shards": Change("codecs", {"chunks": (2, 6), "shards": (4, 6)}),
+    "no compression": Change("codecs", {"compressors": None}),
+    "another compression": Change("codecs", {"compressors": GzipCodec()}),
+    "a filter": Change("codecs", {"filters": [TransposeCodec(order=(1, 0))]}),
+    "a cast": Change("dtype", {"dtype": "f4"}),
+    "a cast to the same size": Change("dtype", {"dtype": "f8"}),
+    "names": Change("dimension_names", {"dimension_names": ["a", "b"]}),
+    "attributes": Change("attributes", {"attributes": {"unit": "m"}}),
+    "other values": Change("value", job={"seed": 2}),
+    "a first block of another height": Change("shape", job={"heights": (3, 3, 3, 3, 3, 3)}),
+    "blocks of another width": Change("shape", job={"tail": 5}),
+    "fewer blocks": Change("length", job={"heights": (4, 4)}),
+    "one block": Change("length", job={"heights": (4,)}),
+    "fewer rows": Change("length", job={"heights": (3,)}, of=NESTED),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("old", [False, True], ids=["nothing", "old"])
+def test_another_run_is_told_what_differs_and_changes_nothing(
+    name: str, old: bool, place: Place
+) -> None:
+    change = CHANGES[name]
+    if old:
+        place.put_old()
+    with pytest.raises(WriteAbortedError):
+        _fail_late(change.of, place)
+    before = place.content()
+    other = replace(change.of, **change.job)
+    options: dict[str, Any] = {"run_id": "run", "max_in_flight": 1, **change.options}
+    with pytest.raises(ResumeMismatchError) as caught:
+        other.store(place.destination, overwrite=True, resume=True, **options)
+    error = caught.value
+    assert error.field == change.what
+    assert change.what == "value" or error.expected != error.got
+    assert "overwrite=True" in str(error) or "run_id" in str(error)
+    assert not hasattr(error, "__notes__"), "the same call does not go on from here"
+    assert place.content() == before
+    change.of.store(place.destination, overwrite=True, resume=True, run_id="run")
+    assert same(seen_at(_store(place)), change.of.whole)
+
+
+def _fail_late(job: Job, place: Place) -> None:
+    """Store all blocks but the last one."""
+    job.store(
+        place.destination, Watch(job.count - 1), overwrite=True, run_id="run", max_in_flight=1
+    )
+
+
+def test_a_block_of_another_size_is_told(place: Place) -> None:
+    """As far as its size was known, and it is not stored."""
+    with pytest.raises(WriteAbortedError):
+        RAGGED.store(place.destination, Watch(5), run_id="run", chunks=30)
+    before = place.content()
+    for heights in ((4, 4, 2, 2), (4, 4, 5), (4, 4, 0)):
+        with pytest.raises(ResumeMismatchError, match="block 2 ") as caught:
+            replace(RAGGED, heights=heights).store(
+                place.destination, resume=True, run_id="run", chunks=30
+            )
+        assert caught.value.field == "size"
+        assert (caught.value.expected, caught.value.got) == (3, heights[2])
+        assert place.content() == before
+    RAGGED.store(place.destination, resume=True, run_id="run", chunks=30)
+    assert same(seen_at(_store(place)), RAGGED.whole)
+
+
+def test_one_block_more_is_told_where_the_end_was_known() -> None:
+    """The run before had all blocks, and failed when it closed the last chunk."""
+    job = Job("even", (4, 4, 4))
+    full = Full(dict[str, Buffer]())
+    with pytest.raises(WriteAbortedError):
+        job.store(full, run_id="run", max_in_flight=1, chunks=5)
+    before = dict(full.content)
+    for heights in ((4, 4, 4, 4), (4, 4, 4, 1)):
+        with pytest.raises(ResumeMismatchError) as caught:
+            replace(job, heights=heights).store(
+                MemoryStore(full.content), resume=True, run_id="run", chunks=5
+            )
+        assert caught.value.field == "length"
+        assert full.content == before
+    job.store(MemoryStore(full.content), resume=True, run_id="run", chunks=5)
+    assert same(seen_at(full.content), job.whole)
+
+
+class Full(MemoryStore):
+    """Has no space for the last chunk."""
+
+    def __init__(self, content: dict[str, Buffer]) -> None:
+        super().__init__(content)
+        self.content = content
+
+    async def set(self, key: str, value: Buffer, byte_range: Any = None) -> None:
+        """Write a key, or fail."""
+        if key == "c/2/0":
+            raise OSError(28, "No space left on device")
+        await super().set(key, value, byte_range)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+def test_another_number_of_columns_is_told_before_anything_is_written(
+    columns: int, place: Place
+) -> None:
+    def start(columns: int, most: int | None) -> None:
+        watch = Watch(most)
+
+        def block(row: int, column: int) -> Array:
+            watch(row, column)
+            return np.full((2, 3), 10 * row + column)
+
+        NestedLazyChunkSequence.from_product(block, range(3), range(columns)).to_zarr(
+            place.destination, IdentityConverter(), chunks=(2, 3), run_id="run", resume=True
+        )
+
+    with pytest.raises(WriteAbortedError):
+        start(3, 7)
+    before = place.content()
+    with pytest.raises(ResumeMismatchError) as caught:
+        start(columns, None)
+    assert caught.value.field == "length"
+    assert place.content() == before
+    start(3, None)
+    assert place.read().shape == (6, 9)
+
+
+@pytest.mark.parametrize("job", [FLAT, NESTED], ids=lambda job: job.name)
+def test_no_block_is_no_array_on_resuming_either(job: Job, place: Place) -> None:
+    with pytest.raises(WriteAbortedError):
+        _fail_late(job, place)
+    before = place.content()
+    with pytest.raises(EmptySequenceError):
+        replace(job, heights=()).store(place.destination, resume=True, run_id="run")
+    assert place.content() == before
+
+
+@pytest.mark.parametrize("written", ["f4", "f8", ">f4"])
+def test_a_cast_is_part_of_the_plan(written: str, place: Place) -> None:
+    values = np.random.default_rng(1).random((12, 3))
+
+    def start(most: int | None, dtype: Any) -> None:
+        watch = Watch(most)
+
+        def block(row: int) -> Array:
+            watch(row)
+            return values[row : row + 2]
+
+        LazyChunkSequence.from_map(block, range(0, 12, 2)).to_zarr(
+            place.destination,
+            IdentityConverter(),
+            chunks="blocks",
+            run_id="run",
+            resume=True,
+            dtype=dtype,
+        )
+
+    with pytest.raises(WriteAbortedError):
+        start(4, written)
+    for other in {None, "f2", "f4", "f8", "i4"} - {written.strip(">")}:
+        if other is None and written == "f8":
+            continue  # the blocks' own
+        with pytest.raises(ResumeMismatchError) as caught:
+            start(None, other)
+        assert caught.value.field == "dtype"
+    start(None, written)
+    np.testing.assert_array_equal(place.read(), values.astype(written))
+
+
+def test_a_finished_run_is_found_by_its_name_alone(place: Place) -> None:
+    """As the page on jobs says: that the same name is the same run is for its owner to say."""
+    FLAT.store(place.destination, run_id="run")
+    for change in CHANGES.values():
+        options: dict[str, Any] = {**change.options, "run_id": "run"}
+        job = replace(change.of, **change.job)
+        job.store(place.destination, _never, resume=True, **options)
+    assert same(seen_at(_store(place)), FLAT.whole)
+
+
+def test_a_finished_run_of_another_name_is_not_replaced(place: Place) -> None:
+    FLAT.store(place.destination, run_id="run")
+    before = place.content()
+    with pytest.raises(LazyChunksError, match="overwrite=True"):
+        NESTED.store(place.destination, _never, resume=True, run_id="other")
+    assert place.content() == before
+    with pytest.raises(WriteAbortedError):
+        NESTED.store(place.destination, Watch(5), overwrite=True, resume=True, run_id="other")
+    if isinstance(place, LocalPlace):
+        assert same(seen_at(_store(place)), FLAT.whole), "the old array stays until the end"
+    NESTED.store(place.destination, overwrite=True, resume=True, run_id="other")
+    assert same(seen_at(_store(place)), NESTED.whole)
+
+
+def test_a_damaged_block_is_told_and_not_met_again_and_again(place: Place) -> None:
+    with pytest.raises(WriteAbortedError):
+        _fail_late(FLAT, place)
+    if isinstance(place, LocalPlace):
+        chunk = place.directory / ".array.zarr.partial" / "c" / "0" / "0"
+        chunk.write_bytes(chunk.read_bytes()[:-9])
+    else:
+        value = place.destination["c/0/0"]
+        place.destination["c/0/0"] = value[: len(value) - 9]
+    with pytest.raises(ResumeMismatchError, match=r"block 0 .* cannot be read.*overwrite=True"):
+        FLAT.store(place.destination, resume=True, run_id="run")
+    FLAT.store(place.destination, overwrite=True)
+    assert same(seen_at(_store(place)), FLAT.whole)
+
+
+# The block that is compared.
+
+
+def changed(values: Array, by: float) -> Array:
+    return (values * (1 + by)).astype(values.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c8", "c16"])
+def test_rtol_says_how_much_noise_there_may_be(dtype: str) -> None:
+    values = (1 + np.random.default_rng(1).random((4, 3))).astype(dtype)
+    values[0] = (np.nan, np.inf, -np.inf) if values.dtype.kind == "f" else np.nan
+    with np.errstate(invalid="ignore"):
+        noisy = changed(values, 0.01)
+    check_same_values(values, values, 0, None)
+    check_same_values(values, noisy, 0, 0.02)
+    for rtol in (None, 0.0, 0.001):
+        with pytest.raises(ResumeMismatchError, match="rtol="):
+            check_same_values(values, noisy, 0, rtol)
+    for at, other in product([(0, 0), (0, 1), (1, 0)], [0.0, np.inf, np.nan]):
+        broken = values.copy()
+        broken[at] = other
+        if broken.tobytes() != values.tobytes():
+            with pytest.raises(ResumeMismatchError):
+                check_same_values(values, broken, 0, 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rtol", [None, 0.0, 0.5])
+def test_every_dtype_can_be_compared(dtype: str, rtol: float | None) -> None:
+    values = np.arange(1, 7).reshape(2, 3).astype(dtype)
+    check_same_values(values, values.copy(), 0, rtol)
+    check_same_values(values, np.asfortranarray(values), 0, rtol)
+    check_same_values(values, values.astype(values.dtype.newbyteorder()), 0, rtol)
+    with pytest.raises(ResumeMismatchError):
+        check_same_values(values, np.zeros_like(values), 0, rtol)
+
+
+def test_negative_zero_and_the_bits_of_nan_count() -> None:
+    zero = np.zeros(3)
+    nan = np.array([0x7FF8000000000000, 0x7FF8000000000001], np.uint64).view(np.float64)
+    for one, other in ((zero, -zero), (nan[:1], nan[1:])):
+        check_same_values(one, one, 0, None)
+        check_same_values(one, other, 0, 1e-9)
+        with pytest.raises(ResumeMismatchError):
+            check_same_values(one, other, 0, None)
+
+
+def test_blocks_with_noise_can_be_resumed(place: Place) -> None:
+    generator = np.random.default_rng(1)
+
+    def start(most: int | None, **options: Any) -> None:
+        watch = Watch(most)
+
+        def block(row: int, column: int) -> Array:
+            watch(row, column)
+            return np.full((2, 3), 10 * row + column + 1) * (1 + 1e-9 * generator.random((2, 3)))
+
+        NestedLazyChunkSequence.from_product(block, range(3), range(4)).to_zarr(
+            place.destination,
+            IdentityConverter(),
+            chunks="blocks",
+            run_id="run",
+            resume=True,
+            **options,
+        )
+
+    with pytest.raises(WriteAbortedError):
+        start(7)
+    with pytest.raises(ResumeMismatchError, match="rtol="):
+        start(None)
+    start(None, rtol=1e-6)
+    numbers = np.arange(3)[:, None] * 10 + np.arange(4)[None, :] + 1
+    np.testing.assert_allclose(place.read(), np.kron(numbers, np.ones((2, 3))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rtol", [-1e-9, float("nan"), "much", True, 1j])
+def test_a_tolerance_is_a_number_that_is_not_negative(rtol: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="rtol"):
+        FLAT.store({}, _never, run_id="run", resume=True, rtol=rtol)
+
+
+@pytest.mark.parametrize("run_id", [7, b"run", ["run"], ""])
+def test_a_name_is_a_text_that_says_something(run_id: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="run_id"):
+        FLAT.store({}, _never, run_id=run_id, resume=True)
+
+
+def _never(*_: int) -> None:
+    pytest.fail("a block was computed")
