@@ -93,7 +93,7 @@ class ChunkReader:
             elif os.fstat(file.fileno()).st_size != values.size:
                 raise ValueError(index)
             else:
-                rest = memoryview(values)
+                rest = values.data
                 while rest and (count := file.readinto(rest)):
                     rest = rest[count:]
                 if rest:
