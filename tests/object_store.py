@@ -103,12 +103,20 @@ def started() -> Generator[Server]:
     server.address = f"http://127.0.0.1:{running.server_port}"
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
+    _forget_clients()
     try:
         yield server
     finally:
+        _forget_clients()
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+def _forget_clients() -> None:
+    """Have fsspec make new clients: it keeps those of another server, by their arguments."""
+    if find_spec("s3fs") is not None:
+        import_module("s3fs").S3FileSystem.clear_instance_cache()
 
 
 def _say_nothing(*_: object) -> None: ...

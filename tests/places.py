@@ -37,6 +37,11 @@ def put_group(store: Store | str | Path, *, zarr_format: Any = 3) -> None:
     group.create_array("inner", data=OLD)
 
 
+def members(store: Store | str | Path) -> list[str]:
+    """Names of the arrays and groups that any other program finds in a group."""
+    return [name for name, _ in zarr.open_group(store, mode="r").members()]
+
+
 def opened(store: Store | str | Path, path: str = "") -> "zarr.Array[Any]":
     """Open an array as any other program would."""
     return zarr.open_array(store, path=path, mode="r")

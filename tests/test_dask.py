@@ -412,6 +412,7 @@ def test_blocks_are_computed_by_the_schedulers_of_dask(scheduler: str) -> None:
     assert (os.getpid() in x) == (scheduler == "threads")
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_by_the_workers_of_a_cluster(client: Client) -> None:
     offset = 5
     sequence = LazyChunkSequence.from_map(lambda i: np.full((2, 3), i + offset), range(7))
@@ -424,6 +425,7 @@ def test_blocks_are_computed_by_the_workers_of_a_cluster(client: Client) -> None
     assert os.getpid() not in pids.compute(scheduler=client)
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_from_a_worker_with_its_fields(client: Client) -> None:
     sequence, _ = counted((2, 3, 2))
     with pytest.raises(BlockShapeError) as raised:
@@ -535,6 +537,7 @@ def test_a_sequence_of_a_dask_array_is_map_backed(tmp_path: Path) -> None:
     assert bits(stored) == bits(np.concatenate(pick.blocks))
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_the_users(client: Client) -> None:
     sequence = NestedLazyChunkSequence.from_product(process_of, range(3), range(2))
     x = to_dask_array(sequence, CONVERTER)
@@ -547,6 +550,7 @@ def test_the_scheduler_is_the_users(client: Client) -> None:
         from_dask_array(x, scheduler="nonesuch").compute()
 
 
+@pytest.mark.slow
 def test_other_processes_can_compute_the_blocks() -> None:
     x = to_dask_array(LazyChunkSequence.from_map(tripled, range(3)), CONVERTER)
     sequence = from_dask_array(x, scheduler=SYNC)

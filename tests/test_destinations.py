@@ -1,6 +1,8 @@
 """Where arrays go: what is replaced, what is never touched, and that a refusal costs no block."""
 
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -25,6 +27,7 @@ from tests.places import (
     LocalPlace,
     MemoryPlace,
     Place,
+    members,
     opened,
     put_array,
     put_group,
@@ -276,6 +279,23 @@ def test_siblings_in_a_group_stay() -> None:
         NEVER[0].to_zarr(store, CONVERTER, overwrite=True)
 
 
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component")
+@pytest.mark.parametrize("kind", ["path", "memory"])
+def test_readers_of_the_group_around_see_no_part_of_an_array(kind: str, tmp_path: Path) -> None:
+    """Hidden is not hidden from a program that goes through a group."""
+    store: Any = LocalStore(tmp_path / "group") if kind == "path" else MemoryStore()
+    put_group(store)
+
+    def watched() -> Iterator[Array]:
+        for row in WHOLE:
+            assert members(store) == ["inner"]
+            yield row[None]
+
+    LazyChunkSequence(watched).to_zarr(StorePath(store, "array"), CONVERTER, chunks=1)
+    assert sorted(members(store)) == ["array", "inner"]
+    np.testing.assert_array_equal(values_at(store, "array"), WHOLE)
+
+
 # What cannot be written.
 
 
@@ -319,6 +339,11 @@ def test_paths_urls_stores_and_dicts_are_destinations(tmp_path: Path) -> None:
         tmp_path / "path",
         f"file://{tmp_path}/url",
         f"file://{tmp_path}/white%20space",
+        f"file://localhost{tmp_path}/host",
+        f"FILE://{tmp_path}/upper",
+        f"{tmp_path}/slash/",
+        tmp_path / "up" / ".." / "down",
+        tmp_path / "Schöne Töne ☃\n.zarr",
         LocalStore(tmp_path / "store"),
         StorePath(LocalStore(tmp_path), "place/in/store"),
         StorePath(memory, "place/in/store"),
@@ -326,10 +351,13 @@ def test_paths_urls_stores_and_dicts_are_destinations(tmp_path: Path) -> None:
         mapping,
         memory,
     ]
+    (tmp_path / "up").mkdir()
     for destination in destinations[:-1]:
         stored = FLAT.to_zarr(destination, CONVERTER, return_stored=True)
         np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
-    names = {"text", "path", "url", "white space", "store", "place"}
+    names = {"text", "path", "url", "white space", "host", "upper", "slash", "down", "store"}
+    names |= {"Schöne Töne ☃\n.zarr", "place"}
+    (tmp_path / "up").rmdir()
     assert {path.name for path in tmp_path.iterdir()} == names
     for name in names - {"place"}:
         np.testing.assert_array_equal(values_at(tmp_path / name), WHOLE)
@@ -342,6 +370,15 @@ def test_parents_are_made(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values_at(tmp_path / "a" / "b" / "array.zarr"), WHOLE)
 
 
+def test_a_name_that_is_too_long_is_refused_before_block_0(tmp_path: Path) -> None:
+    """Hidden siblings have longer names still."""
+    for length in (250, 255, 300):
+        for sequence in NEVER:
+            with pytest.raises(OSError, match="too long"):
+                sequence.to_zarr(tmp_path / "a" / "b" / ("n" * length), CONVERTER)
+    assert tree(tmp_path) == {}
+
+
 def test_parents_that_were_made_go_when_nothing_is_stored(tmp_path: Path) -> None:
     bad = LazyChunkSequence(lambda: [np.ones((2, 3)), np.ones((2, 4))])
     with pytest.raises(ValueError, match="block 1"):
@@ -349,21 +386,62 @@ def test_parents_that_were_made_go_when_nothing_is_stored(tmp_path: Path) -> Non
     assert tree(tmp_path) == {}
 
 
+@pytest.mark.parametrize("kind", ["nothing", "old"])
 def test_a_relative_path_stays_where_it_was_when_the_run_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
+    if kind == "old":
+        put_array("array.zarr", OLD)
 
     def wandering() -> Iterator[Array]:
         yield WHOLE[:2]
         os.chdir(tmp_path / "elsewhere")
         yield WHOLE[2:]
 
-    stored = LazyChunkSequence(wandering).to_zarr("array.zarr", CONVERTER, True)
-    np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
-    assert {path.name for path in tmp_path.iterdir()} == {"array.zarr", "elsewhere"}
-    assert tree(tmp_path / "elsewhere") == {}
+    for destination in ("array.zarr", LocalStore("array.zarr"), "file://array.zarr"):
+        os.chdir(tmp_path)
+        sequence = LazyChunkSequence(wandering)
+        stored = sequence.to_zarr(destination, CONVERTER, True, overwrite=kind == "old")
+        np.testing.assert_array_equal(np.asarray(stored[...]), WHOLE)
+        np.testing.assert_array_equal(values_at(tmp_path / "array.zarr"), WHOLE)
+        assert {path.name for path in tmp_path.iterdir()} == {"array.zarr", "elsewhere"}
+        assert tree(tmp_path / "elsewhere") == {}
+        if kind == "nothing":
+            shutil.rmtree(tmp_path / "array.zarr")
+
+
+@pytest.mark.parametrize("destination", [".", "../array.zarr", "..", "file://."])
+def test_the_directory_that_the_process_is_in_is_not_replaced(
+    destination: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be left in a directory that is gone."""
+    array = tmp_path / "array.zarr"
+    put_array(array, OLD)
+    before = tree(tmp_path)
+    monkeypatch.chdir(array / "c" if destination == ".." else array)
+    for sequence in NEVER:
+        with pytest.raises(
+            (DestinationExistsError, ValueError), match=r"working directory|inside the array|\.\."
+        ):
+            sequence.to_zarr(destination, CONVERTER, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def _is_called_mounted(path: Path) -> bool:
+    return path.name == "mounted"
+
+
+def test_a_mount_point_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rename crosses it, and to find that out at the end would be late."""
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os.path, "ismount", _is_called_mounted)
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match="mount point"):
+            sequence.to_zarr(tmp_path / "mounted", CONVERTER)
+    FLAT.to_zarr(tmp_path / "mounted" / "array.zarr", CONVERTER)
+    assert [path.name for path in (tmp_path / "mounted").iterdir()] == ["array.zarr"]
 
 
 def test_an_empty_directory_is_a_place_for_an_array(tmp_path: Path) -> None:
@@ -387,9 +465,17 @@ def test_anything_else_is_no_destination(destination: Any) -> None:
             sequence.to_zarr(destination, CONVERTER)
 
 
-def test_an_empty_path_is_no_destination() -> None:
-    with pytest.raises(ValueError, match="empty"):
-        NEVER[0].to_zarr("", CONVERTER)
+@pytest.mark.parametrize("name", ["", "/", "a/..", "..", "file://", "file:///", "file://localhost"])
+def test_what_names_no_directory_is_no_destination(name: str) -> None:
+    with pytest.raises(ValueError, match="name"):
+        NEVER[0].to_zarr(name, CONVERTER)
+
+
+@pytest.mark.parametrize("url", ["file:///a/b?c", "file:///a/b#c", "file:///a/b?"])
+def test_a_url_of_a_file_has_a_path_only(url: str) -> None:
+    """Otherwise an array for a directory whose name has such a sign would go elsewhere."""
+    with pytest.raises(ValueError, match=r"%3F.*%23"):
+        NEVER[0].to_zarr(url, CONVERTER)
 
 
 def test_a_url_of_fsspec_is_a_destination() -> None:
@@ -438,7 +524,8 @@ def leftover(tmp_path: Path) -> LocalPlace:
     """What a run that was killed leaves: a hidden directory beside the destination."""
     place = LocalPlace(tmp_path)
     FLAT.to_zarr(place.destination, CONVERTER)
-    Path(place.destination).rename(tmp_path / ".array.zarr.partial")
+    staging = Path(place.destination).rename(tmp_path / ".array.zarr.partial")
+    (staging / "zarr.json").rename(staging / "zarr.json.partial")
     return place
 
 
@@ -448,6 +535,25 @@ def test_a_leftover_of_a_killed_run_is_refused(leftover: LocalPlace) -> None:
         with pytest.raises(DestinationExistsError, match="unfinished"):
             sequence.to_zarr(leftover.destination, CONVERTER)
     assert leftover.content() == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("target", ["nothing", "old"])
+@pytest.mark.parametrize("name", [".array.zarr.old", ".array.zarr.partial"])
+@pytest.mark.parametrize("put", [a_file, a_directory_of_files, a_directory_of_a_hidden_file])
+def test_what_is_in_the_way_and_no_leftover_stays(
+    put: Callable[[Path], None], name: str, target: str, overwrite: bool, tmp_path: Path
+) -> None:
+    place = LocalPlace(tmp_path)
+    if target == "old":
+        place.put_old()
+    put(tmp_path / name)
+    before = place.content()
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match=re.escape(name)) as caught:
+            sequence.to_zarr(place.destination, CONVERTER, overwrite=overwrite)
+        assert caught.value.path == str(tmp_path / name)
+    assert place.content() == before
 
 
 def test_overwrite_clears_a_leftover_of_a_killed_run(leftover: LocalPlace) -> None:

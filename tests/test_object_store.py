@@ -5,8 +5,10 @@ Needs obstore and moto; s3fs for its own rows.
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,10 +23,13 @@ from lazychunks import (
     LazyChunkSequence,
     NestedLazyChunkSequence,
     WriteAbortedError,
+    ZarrOptions,
     concatenate,
     nested_concatenate,
 )
+from lazychunks.storage.options import Chunks
 from tests.benchmarks import layouts
+from tests.executors import Shuffling
 from tests.faults.jobs import FLAT, JOBS, ZARR, Job, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill
 from tests.object_store import MISSING, Server, accept_all, started
@@ -221,3 +226,20 @@ def test_the_page_on_chunks_has_the_counts_that_are_measured(server: Server) -> 
     server.make_bucket("results")
     measured = layouts.counts(server)
     assert measured in PAGE.read_text(), f"docs/chunks.md must have\n{measured}"
+
+
+@pytest.mark.parametrize(("options", "to_look"), [({}, 1), ({"shards": (4, 4)}, 2)])
+def test_a_worker_makes_the_requests_that_the_guide_counts(
+    server: Server, path: str, options: ZarrOptions, to_look: int
+) -> None:
+    """For each object: one to put it, one to see that the run goes on, one to look for a shard."""
+    made: list[Counter[str]] = []
+    chunks: Chunks = (2, 4) if options else "blocks"
+    for count in (5, 15):
+        sequence = LazyChunkSequence.from_map(partial(np.full, (4, 4)), range(count))
+        server.counted()
+        with Shuffling() as executor:
+            settings: ZarrOptions = {"chunks": chunks, "executor": executor, **options}
+            sequence.to_zarr(by_obstore(f"{path}/{count}"), IdentityConverter(), **settings)
+        made.append(Counter(request.method for request in server.counted()))
+    assert made[1] - made[0] == {"PUT": 10, "GET": 10 * to_look}

@@ -243,6 +243,7 @@ def test_moments_of_infinity_and_nan(entries: list[float], cuts: list[int]) -> N
         np.testing.assert_allclose(found.variance, whole.var(axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1e6, -1e12])
 def test_moments_of_many_blocks_are_those_of_exact_arithmetic(offset: float) -> None:
     values = offset + np.random.default_rng(1).standard_normal(30_000)

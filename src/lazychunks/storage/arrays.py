@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     StoredArray: TypeAlias = zarr.Array[Any]  # generic in the newer versions only
 
 __all__ = [
+    "METADATA",
     "Document",
     "Gate",
     "StagedArray",
@@ -36,6 +37,7 @@ __all__ = [
     "parsed",
     "read_key",
     "record_of",
+    "serialized",
     "settled",
     "write_key",
 ]
@@ -83,13 +85,24 @@ class StagedArray:
         Where it is.
     document
         Its metadata, as it is or shall be there.
+    key
+        Where the metadata is kept until all is written; nowhere if this is none.
     resumable
         Whether every change of the metadata is written, not the first and the last only.
     """
 
-    def __init__(self, store: Store, path: str, document: Document, *, resumable: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        document: Document,
+        *,
+        key: str | None = None,
+        resumable: bool,
+    ) -> None:
         self._store = store
         self._path = path
+        self._key = key
         self._resumable = resumable
         self.document = document
         self.array: StoredArray = described(store, path, document)
@@ -155,8 +168,8 @@ class StagedArray:
                 gate.shut()
 
     def _write(self) -> None:
-        value = json.dumps(self.document, indent=2).encode()
-        write_key(self._store, metadata_key(self._path), value)
+        if self._key is not None:
+            write_key(self._store, self._key, serialized(self.document))
 
 
 class Gate(WrapperStore[Store]):
@@ -204,6 +217,11 @@ def described(store: Store, path: str, document: Document) -> StoredArray:
 def metadata_key(path: str) -> str:
     """Key of the metadata of the array at a path."""
     return f"{path}/{METADATA}" if path else METADATA
+
+
+def serialized(document: Document) -> bytes:
+    """Metadata as it is stored."""
+    return json.dumps(document, indent=2).encode()
 
 
 def parsed(value: bytes | None) -> Document | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,12 +20,16 @@ from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import read_key
 from lazychunks.storage.options import Destination
 
-__all__ = ["InStore", "LocalPath", "located"]
+__all__ = ["KEPT_BACK", "InStore", "LocalPath", "foreign_among", "located"]
 
 Found = Literal["nothing", "array"]
 
+KEPT_BACK = "zarr.json.partial"
+"""Where the metadata of an array waits until the array is complete."""
+
 _PART_OF_AN_ARRAY = re.compile(
     r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
+    r"|zarr\.(json\.)?[0-9a-f]{32}\.partial"  # under which zarr writes a file at first
 )
 
 
@@ -34,14 +38,21 @@ class LocalPath:
     """A directory on the local file system."""
 
     path: Path
+    """Absolute: whoever changes the working directory meanwhile changes nothing here."""
+    given: str = ""
+    """What the user has called it, for messages."""
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.given or str(self.path)
 
     @property
     def is_seen_by_processes(self) -> bool:
         """Whether other processes see what is written here."""
         return True
+
+    def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
+        """Path of a hidden sibling that writers use."""
+        return self.path.with_name(f".{self.path.name}.{what}")
 
     def inspect(self) -> Found:
         """Tell whether an array is there.
@@ -54,18 +65,24 @@ class LocalPath:
             If the directory that would hold the array cannot be written.
         """
         path = self.path
+        if path.name == "..":
+            raise ValueError(f"{self} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
-        for parent in path.absolute().parents:
+        for parent in path.parents:
             if (parent / ".zarray").is_file() or _is_array(_content(parent / "zarr.json")):
-                raise _refused(self, f"inside the array at {parent}, which")
+                raise _refused(self, f"inside the array at {parent}")
         if not path.exists():
-            ancestor = next(parent for parent in path.absolute().parents if parent.exists())
+            ancestor = next(parent for parent in path.parents if parent.exists())
             _check_directory(ancestor, self)
             return "nothing"
         if not path.is_dir():
             raise _refused(self, "a file")
-        _check_directory(path.absolute().parent, self)
+        if os.path.ismount(path):
+            raise _refused(self, "a mount point")
+        if _is_inside(path):
+            raise _refused(self, "the working directory of this process, or above it")
+        _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
         if not names:
             return "nothing"
@@ -96,16 +113,18 @@ class InStore:
         sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
         document = read_key(self.store, self.key("zarr.json"))
         parts = self.path.split("/")
-        for parent in (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))):
-            above = read_key(self.store, parent.key("zarr.json")) if self.path else None
-            if _is_array(above) or (self.path and read_key(self.store, parent.key(".zarray"))):
-                raise _refused(self, f"inside the array at {parent}, which")
+        for n in range(len(parts) if self.path else 0):
+            parent = InStore(self.store, "/".join(parts[:n]))
+            if _is_array(read_key(self.store, parent.key("zarr.json"))) or any(
+                read_key(self.store, parent.key(name)) for name in (KEPT_BACK, ".zarray")
+            ):
+                raise _refused(self, f"inside the array at {parent}")
         names = sorted(set(self._members()))
         if not names:
             return "nothing"
         if document is not None:
             kind = _node_type(document)
-        elif "zarr.json.partial" in names and ".zarray" not in names:
+        elif KEPT_BACK in names and ".zarray" not in names:
             _check_members(self, "array", names)
             return "nothing"
         else:
@@ -159,10 +178,18 @@ def located(destination: Destination) -> LocalPath | InStore:
             return _local(destination)
 
 
+def foreign_among(names: Iterable[str]) -> list[str]:
+    """Names that no array and no writer gives to a member."""
+    return sorted(name for name in names if not _PART_OF_AN_ARRAY.fullmatch(name))
+
+
 def _at_url(url: str) -> LocalPath | InStore:
     parts = urlsplit(url)
     if parts.scheme in ("file", "local"):
-        return LocalPath(Path(url2pathname(parts.netloc + parts.path)))
+        if "?" in url or "#" in url:
+            raise ValueError(f"{url} is more than a path; write ? as %3F and # as %23")
+        host = "" if parts.netloc == "localhost" else parts.netloc
+        return _local(url2pathname(host + parts.path))
     return InStore(FsspecStore.from_url(url), "")
 
 
@@ -175,12 +202,12 @@ def _local(path: str | os.PathLike[str]) -> LocalPath:
         ) from None
     if not name:
         raise ValueError("the destination is an empty path; name a directory for the array")
-    return LocalPath(Path(name))
+    return LocalPath(Path(name).absolute(), name)
 
 
 def _in_store(store: Store, path: str) -> LocalPath | InStore:
     if type(store) is LocalStore and not store.read_only:
-        return LocalPath(store.root / path)
+        return LocalPath((store.root / path).absolute())
     return InStore(store, path)
 
 
@@ -211,14 +238,22 @@ def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str
         raise _refused(place, "a zarr group")
     if kind != "array":
         raise _refused(place, f"no array but other content ({_listed(names)})")
-    foreign = [name for name in names if not _PART_OF_AN_ARRAY.fullmatch(name)]
+    foreign = foreign_among(names)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")
 
 
+def _is_inside(directory: Path) -> bool:
+    """Whether a directory is this process's working directory, or above it."""
+    try:
+        return Path.cwd().is_relative_to(directory.resolve())
+    except FileNotFoundError:  # that is gone
+        return False
+
+
 def _check_directory(directory: Path, place: LocalPath) -> None:
     if not directory.is_dir():
-        raise _refused(place, f"below {directory}, which is a file and")
+        raise _refused(place, f"below {directory}, which is a file")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise DestinationReadOnlyError(
             f"{place} cannot be created, since {directory} is not writable",
@@ -228,7 +263,7 @@ def _check_directory(directory: Path, place: LocalPath) -> None:
 
 def _refused(place: LocalPath | InStore, found: str) -> DestinationExistsError:
     return DestinationExistsError(
-        f"{place} is {found}, which is never replaced; choose another destination, or move away "
+        f"{place} is {found}; that is never replaced: choose another destination, or move away "
         "what is there",
         path=str(place),
     )

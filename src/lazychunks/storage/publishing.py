@@ -3,8 +3,8 @@
 A local path is written in a hidden sibling directory, ``.NAME.partial``, which one rename puts
 into place; where an array is replaced, the two directories are exchanged atomically (Linux), or
 the old one steps aside as ``.NAME.old`` for the moment between two renames, and comes back if
-the writer dies in it. Any other store gets the chunks at their final keys, while ``zarr.json`` is
-kept back as ``zarr.json.partial``; writing it to its own key publishes the array.
+the writer dies in it. Any other store gets the chunks at their final keys. In both, ``zarr.json``
+is kept back as ``zarr.json.partial`` until all is written: what has no metadata is no array.
 
 One writer at a time: a lock file beside a local path, a register within this process elsewhere.
 """
@@ -25,31 +25,29 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from weakref import WeakValueDictionary
 
 import filelock
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
 from lazychunks.storage.arrays import (
+    METADATA,
     Document,
     described,
     metadata_key,
     parsed,
     read_key,
+    serialized,
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, foreign_among
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
-
-
-KEPT_BACK = "zarr.json.partial"
+__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at"]
 
 _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
@@ -66,6 +64,11 @@ class Publication(Protocol):
     @property
     def path(self) -> str:
         """Path of the array in the store."""
+        ...
+
+    @property
+    def draft(self) -> str | None:
+        """Key of the metadata until :meth:`commit`; none where nothing can be taken back."""
         ...
 
     @property
@@ -86,7 +89,7 @@ class Publication(Protocol):
         ...
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Let others write; for whoever has begun to lock, also if that failed."""
         ...
 
     def has_leftovers(self) -> bool:
@@ -113,7 +116,7 @@ class Publication(Protocol):
         """Open the array that readers see, whose metadata is known."""
         ...
 
-    def commit(self, *, durable: bool) -> None:
+    def commit(self, document: Document, *, durable: bool) -> None:
         """Show the array at its destination."""
         ...
 
@@ -126,15 +129,16 @@ class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
     path: str = ""
+    draft: str | None = KEPT_BACK
     can_resume: bool = True
 
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
         self._place = place
         self._overwrite = overwrite
-        self._target = place.path.absolute()
-        self._staging = self._target.with_name(f".{self._target.name}.partial")
-        self._old = self._target.with_name(f".{self._target.name}.old")
-        self._lock = filelock.FileLock(self._target.with_name(f".{self._target.name}.lock"))
+        self._target = place.path
+        self._staging = place.beside("partial")
+        self._old = place.beside("old")
+        self._lock = filelock.FileLock(place.beside("lock"))
         self._made: list[Path] = []
         self.store: Store = LocalStore(self._staging)
 
@@ -146,16 +150,12 @@ class DirectorySwap:
         self._place.inspect()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
+        self._target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            self._repair()
         except filelock.Timeout:
-            self.unlock()
             raise _busy(self._place) from None
-        except BaseException:
-            self.unlock()
-            raise
+        self._repair()
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
@@ -193,15 +193,16 @@ class DirectorySwap:
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        file = self._target / "zarr.json"
+        file = self._target / METADATA
         return parsed(file.read_bytes()) if file.is_file() else None
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
         return described(LocalStore(self._target), "", document)
 
-    def commit(self, *, durable: bool) -> None:
+    def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # is the draft
         """Rename the staging directory into place, whatever is there stepping out in one move."""
+        os.rename(self._staging / KEPT_BACK, self._staging / METADATA)
         if durable:
             _sync_tree(self._staging)
         if self._place.inspect() == "array":
@@ -230,14 +231,24 @@ class DirectorySwap:
         for directory in (self._old, self._staging):
             if directory.is_symlink():
                 raise _link(directory)
+            if directory.exists() and (
+                not directory.is_dir() or foreign_among(os.listdir(directory))
+            ):
+                raise DestinationExistsError(
+                    f"{directory} is in the way, and no writer has left it; move it",
+                    path=str(directory),
+                )
         if self._old.exists():
             if self._target.exists():
                 shutil.rmtree(self._old)
             else:
                 os.rename(self._old, self._target)
+        if (self._staging / METADATA).exists():  # it died when it was about to publish
+            os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
         for parent, _, files in os.walk(self._staging):
             for name in filter(_TEMPORARY.fullmatch, files):
-                Path(parent, name).unlink()
+                if name != KEPT_BACK:
+                    Path(parent, name).unlink()
 
     def _tidy_away(self) -> None:
         """Name what was replaced so that nobody takes it for an unfinished write."""
@@ -286,29 +297,27 @@ class MetadataLast:
 
     def __init__(self, place: InStore) -> None:
         self._place = place
-        self._kept_back = KeptBack(place.store, metadata_key(place.path))
-        self.store: Store = self._kept_back
+        self.store: Store = place.store
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
+        self.draft: str | None = place.key(KEPT_BACK) if self.can_resume else None
         self.is_read = False
         self.replaces = False
 
     def lock(self) -> None:
-        """Enter this place into the register of this process.
+        """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
-        try:
-            with self._register:
-                if str(self._place) in self._at_work:
-                    raise _busy(self._place)  # noqa: TRY301  # an interrupt here must unlock, too
-                self._at_work[str(self._place)] = self
-            self._place.inspect()
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+        with self._register:
+            here = str(self._place)
+            for there in list(self._at_work):
+                if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+                    raise _busy(self._place)
+            self._at_work[here] = self
+        self._place.inspect()
+        self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
@@ -317,7 +326,7 @@ class MetadataLast:
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
-        return sync(self._kept_back.exists(metadata_key(self.path)))
+        return self.draft is not None and sync(self.store.exists(self.draft))
 
     def begin(self) -> None:
         """Remove what is there, metadata first, so that no reader sees a mixture.
@@ -333,7 +342,7 @@ class MetadataLast:
                     path=str(self._place),
                 )
             self.replaces = True
-        if not self._place.store.supports_deletes:
+        if self.draft is None:
             if self.published() is not None:
                 raise DestinationExistsError(
                     f"{self._place} holds an array, and its store cannot delete, hence not replace "
@@ -341,9 +350,9 @@ class MetadataLast:
                     path=str(self._place),
                 )
             return
-        write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
-        for name in ("zarr.json", ".zarray"):
-            settled(self._place.store.delete, self._place.key(name))
+        write_key(self.store, self.draft, b"null")
+        for name in (METADATA, ".zarray"):
+            settled(self.store.delete, self._place.key(name))
         self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
@@ -351,103 +360,50 @@ class MetadataLast:
         prefix = f"{self.path}/" if self.path else ""
 
         async def listed() -> list[str]:
-            return [key async for key in self._place.store.list_prefix(prefix)]
+            return [key async for key in self.store.list_prefix(prefix)]
 
-        if self._place.store.supports_listing:
+        if self.store.supports_listing:
             yield from (key.removeprefix(prefix) for key in sync(listed()))
 
     def clear_journal(self) -> None:
         """Remove the journal's keys."""
-        store = self._place.store
-        if store.supports_deletes:
-            settled(store.delete_dir, self._place.key(JOURNAL))
+        if self.draft is not None:
+            settled(self.store.delete_dir, self._place.key(JOURNAL))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        return parsed(read_key(self._place.store, metadata_key(self.path)))
+        return parsed(read_key(self.store, metadata_key(self.path)))
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
-        return described(self._place.store, self.path, document)
+        return described(self.store, self.path, document)
 
-    def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
+    def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
-        settled(self._kept_back.release)
+        write_key(self.store, metadata_key(self.path), serialized(document))
+        if self.draft is not None:
+            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
+                settled(self.store.delete, self.draft)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
-        if self._place.store.supports_deletes:
+        if self.draft is not None:
             if self.published() is None:
                 self._remove_chunks()
-            settled(self._place.store.delete, self._place.key(KEPT_BACK))
+            settled(self.store.delete, self.draft)
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
-        if self._place.store.supports_deletes:
-            kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
-            if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
-                settled(self._place.store.delete, self._place.key(KEPT_BACK))
+        if self.draft is not None:
+            kept_back = read_key(self.store, self.draft)
+            if kept_back and kept_back == read_key(self.store, metadata_key(self.path)):
+                settled(self.store.delete, self.draft)
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
-                settled(self._place.store.delete, self._place.key(key))
-
-
-class KeptBack(WrapperStore[Store]):
-    """A store that keeps one key back under another name, until it is released.
-
-    A store that cannot delete would show that name for ever, so there the key is only remembered.
-    """
-
-    def __init__(self, store: Store, key: str = "") -> None:
-        super().__init__(store)
-        self._key = key
-        self._remembered: Buffer | None = None
-        self._remembers = not store.supports_deletes
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Read a key; what is kept back is seen here only."""
-        if key == self._key and self._remembers:
-            return self._remembered
-        return await self._store.get(self._renamed(key), prototype, byte_range)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write a key."""
-        if key == self._key and self._remembers:
-            self._remembered = value
-        else:
-            await self._store.set(self._renamed(key), value)
-
-    async def exists(self, key: str) -> bool:
-        """Whether a key is there."""
-        if key == self._key and self._remembers:
-            return self._remembered is not None
-        return await self._store.exists(self._renamed(key))
-
-    async def delete(self, key: str) -> None:
-        """Remove a key."""
-        await self._store.delete(self._renamed(key))
-
-    async def release(self) -> None:
-        """Write what is kept back to its own key."""
-        from zarr.core.buffer import default_buffer_prototype
-
-        value = await self.get(self._key, default_buffer_prototype())
-        assert value is not None
-        await self._store.set(self._key, value)
-        if not self._remembers:
-            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                await self._store.delete(self._renamed(self._key))
-
-    def _renamed(self, key: str) -> str:
-        return f"{key}.partial" if key == self._key else key
+                settled(self.store.delete, self._place.key(key))
 
 
 def publication_at(place: LocalPath | InStore, *, overwrite: bool) -> Publication:
