@@ -158,13 +158,16 @@ def both(path: Path) -> tuple[bytes | str, bytes | str]:
     )
 
 
+def encoded(plain: bytes, level: int = 1, *, checksum: bool = True) -> bytes:
+    """One zstd frame, which says its size."""
+    return Zstd(level=level, checksum=checksum).encode(np.frombuffer(plain, np.uint8))
+
+
 def frames(values: Array) -> dict[str, bytes]:
     """What a file may hold in place of the chunk."""
     plain, half = values.tobytes(), values[: len(values) // 2].tobytes()
-    codec = Zstd(level=1, checksum=True)
-    whole: bytes = codec.encode(plain)
-    first, rest = codec.encode(half), codec.encode(plain[len(half) :])
-    empty: bytes = codec.encode(b"")
+    whole, first, rest = encoded(plain), encoded(half), encoded(plain[len(half) :])
+    empty = encoded(b"")
     return {
         "nothing": b"",
         "a part of the magic number": whole[:3],
@@ -173,7 +176,7 @@ def frames(values: Array) -> dict[str, bytes]:
         "half of the frame": whole[: len(whole) // 2],
         "no checksum": whole[:-1],
         "a smaller frame": first,
-        "a larger frame": codec.encode(2 * plain),
+        "a larger frame": encoded(2 * plain),
         "two frames": first + rest,
         "a frame and an empty one": whole + empty,
         "an empty frame and a frame": empty + whole,
@@ -224,13 +227,12 @@ def test_a_directory_in_place_of_a_chunk(path: Path) -> None:
 
 @given(st.integers(0, 70_000), st.booleans(), st.integers(1, 19))
 def test_the_content_size_is_what_the_frame_holds(size: int, checksum: bool, level: int) -> None:
-    frame: bytes = Zstd(level=level, checksum=checksum).encode(bytes(size))
-    assert content_size(frame) == size
+    assert content_size(encoded(bytes(size), level, checksum=checksum)) == size
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 65_791, 65_792, 2**20])
 def test_the_content_size_of_every_width(size: int) -> None:
-    assert content_size(Zstd(level=1).encode(bytes(size))) == size
+    assert content_size(encoded(bytes(size))) == size
     assert content_size(streamed(bytes(min(size, 1000)))) is None
     large = bytes.fromhex("28b52ffd") + bytes([0b11_0_00_0_10]) + b"\x50\x01\x02"
     assert content_size(large + math.prod([2**8, 2**40]).to_bytes(8, "little")) == 2**48

@@ -31,6 +31,7 @@ from lazychunks import (
 )
 from lazychunks.shapes import Shape
 from lazychunks.testing import check_fold, dtypes, flat_blocks
+from lazychunks.top import _ascending  # pyright: ignore[reportPrivateUsage]
 from tests.strategies import Array, any_bits, layouts, seeds
 
 KINDS = ("?", "i1", "<i4", ">i8", "u1", "<u8", "<f2", "<f4", ">f4", "<f8")
@@ -149,6 +150,19 @@ def test_per_row_of_a_nested_sequence(data: st.DataObject, largest: bool, k: int
     best = NestedLazyChunkSequence(lambda: rows, hint).compute(fold)
     assert isinstance(best, TopK)
     same(best, ranked(whole, k, 1, largest=largest))
+
+
+@given(st.integers(0, 40), st.sampled_from(["<i4", "<f4", "<f8", "<i8"]), seeds)
+def test_the_order_of_keys_is_the_stable_one(count: int, dtype: str, seed: int) -> None:
+    """What is fast for keys of 32 bits must be the order of the others."""
+    keys = any_bits((count,), np.dtype(dtype), seed)
+    random = np.random.default_rng(seed)
+    if keys.dtype.kind == "f":
+        special = np.array([0.0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 1, -1], dtype)
+        keys = np.where(random.random(count) < 0.7, random.choice(special, count), keys)
+    else:
+        keys[random.random(count) < 0.5] = -1
+    np.testing.assert_array_equal(_ascending(np, keys), np.argsort(keys, kind="stable"))
 
 
 # The rules.

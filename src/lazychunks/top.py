@@ -253,12 +253,12 @@ class _Ranking(Pass, Generic[S]):
         rank = xp.arange(len(lanes), dtype=small, device=where)
         rank_of = xp.zeros(number, dtype=small, device=where)
         rank_of[lanes] = rank
-        # Those of lower index come first, and both sorts are stable.
+        # Those of lower index come first, and stay first among equals.
         old = xp.broadcast_to(rank[:, None], (len(rank), before))
         ranks = xp.concat([_flat(xp, old), rank_of[lane]])
         keys = xp.concat([_flat(xp, self._keys[lanes]), keys])
         indices = xp.concat([_flat(xp, self._indices[lanes]), indices])
-        order = xp.argsort(keys, stable=True)
+        order = _ascending(xp, keys)
         order = order[xp.argsort(ranks[order], stable=True)]
         starts = xp.searchsorted(ranks[order], rank)
         chosen = order[starts[:, None] + xp.arange(after, device=where)]
@@ -266,6 +266,20 @@ class _Ranking(Pass, Generic[S]):
             self._keys, self._indices = keys[chosen], indices[chosen]
         else:
             self._keys[lanes], self._indices[lanes] = keys[chosen], indices[chosen]
+
+
+def _ascending(xp: Any, keys: Any) -> Any:
+    """Return the order of keys: the stable one, with NaN at the end."""
+    if is_tensor(keys) or keys.dtype not in (np.float32, np.int32):
+        return xp.argsort(keys, stable=True)
+    # Key and place in one integer: NumPy sorts those ten times as fast as it sorts stably.
+    bits = keys.view(np.int32)
+    if keys.dtype == np.float32:
+        # As integers, floating-point numbers are in order, but for the negative ones, -0.0 and NaN.
+        bits = bits ^ (bits >> 31 & 0x7FFFFFFF)
+        bits[bits == -1] = 0
+        bits[keys != keys] = 0x7FFFFFFF  # noqa: PLR0124
+    return np.sort(bits.astype(np.int64) << 32 | np.arange(len(keys))) & 0xFFFFFFFF
 
 
 def _flat(xp: Any, x: Any) -> Any:

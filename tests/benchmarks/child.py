@@ -3,10 +3,11 @@
     python -m tests.benchmarks.child write WRITER WORKLOAD/BLOCKS FOLDER
     python -m tests.benchmarks.child stream WRITER BLOCKS FOLDER
     python -m tests.benchmarks.child cat AGGREGATOR MEBIBYTES FOLDER
+    python -m tests.benchmarks.child rank WHO BLOCKS FOLDER
 
 Memory is the resident set at its highest (VmHWM of /proc/self/status, reset before the task) less
 the resident set just before, when all is imported, a small write has gone through, and the blocks
-of `write` are there. Blocks of `stream` and `cat` are made one by one, as a producer does.
+of `write` are there. Blocks of the others are made one by one, as a producer does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import writers
+from tests.benchmarks import folding, writers
 from tests.benchmarks.measure import fresh_path
 from tests.benchmarks.workloads import WORKLOADS, Job, Workload, from_pool, in_memory
 
@@ -118,6 +119,8 @@ def main(kind: str, name: str, what: str, folder: str) -> None:
         report = write(writers.by_name(name), whole.shortened(int(blocks)), Path(folder))
     elif kind == "stream":
         report = stream(writers.by_name(name), int(what), Path(folder))
+    elif kind == "rank":
+        report = measured(folding.rank(name, int(what)))
     else:
         report = cat(name, int(what))
     print(json.dumps(report))  # noqa: T201 - the answer to the parent process

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.benchmarks import seed, writers
+from tests.benchmarks import folding, seed, writers
 from tests.benchmarks.measure import fresh_path, note, peak_memory
 from tests.benchmarks.results import Figure, Scenario
 from tests.benchmarks.spreading import spreading
@@ -259,4 +259,7 @@ SCENARIOS: dict[str, Callable[[Setting], Scenario]] = {
     "compute": compute,
     "cat": cat,
     "spreading": spreading,
+    "ranking": folding.ranking,
+    "one-pass": folding.one_pass,
+    "reading": folding.reading,
 }

@@ -47,9 +47,8 @@ def read_flat(
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    return Ahead(
-        Mapped(_Read(array, converter, ChunkReader.of(array)), spans), None, READ_AHEAD
-    ), len(spans)
+    read = _Read(array, converter, ChunkReader.of(array))
+    return Ahead(Mapped(read, spans), None, READ_AHEAD), len(spans)
 
 
 def read_nested(
@@ -69,8 +68,8 @@ def read_nested(
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
-    factory = Product(_Read(array, converter, ChunkReader.of(array)), below, across)
-    return AheadRows(factory, None, READ_AHEAD), len(below)
+    read = _Read(array, converter, ChunkReader.of(array))
+    return AheadRows(Product(read, below, across), None, READ_AHEAD), len(below)
 
 
 @dataclass(frozen=True, slots=True)
