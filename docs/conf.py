@@ -35,17 +35,16 @@ autodoc_type_aliases = {
     "Filters": "Filters",
     "NDArray": "NDArray",
     "StoredArray": "StoredArray",
+    "Values": "Values",
 }
 
 # References that resolve nowhere in these pages, by reason. Everything else must resolve.
 nitpick_ignore_regex = [
     # Other projects: linking to them needs their inventories, and a build needs no network.
-    (
-        r"py:.*",
-        r"(collections\.abc|dask|numpy|torch|types|typing|zarr)\..*|Array|Client|Executor|JSON|Tensor",
-    ),
+    (r"py:.*", r"(collections\.abc|dask|hypothesis|np|numpy|torch|types|typing|zarr)\..*"),
+    (r"py:.*", r"Array|Client|Executor|JSON|SearchStrategy|Tensor"),
     # Type variables are no objects that a page could describe.
-    (r"py:class", r"(lazychunks\.\w+\.)?[A-Z]\d?(_co|_contra)?"),
+    (r"py:class", r"(lazychunks(\.\w+)+\.)?[A-Z]\d?(_co|_contra)?"),
     # Type aliases, shown by name (above).
     (r"py:class", "|".join(autodoc_type_aliases)),
     # What the functions that make folds return, and what `executor=` takes: the entries of these

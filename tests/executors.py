@@ -6,13 +6,18 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from typing_extensions import override
 
 from tests.faults.processes import CONTEXT
 
-__all__ = ["Shuffling", "processes"]
+__all__ = ["Shuffling", "cluster", "processes"]
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 R = TypeVar("R")
 
@@ -22,6 +27,23 @@ def processes(count: int = 2) -> Generator[ProcessPoolExecutor]:
     """Start a pool of processes from a server that has imported all."""
     with ProcessPoolExecutor(count, mp_context=CONTEXT) as executor:
         yield executor
+
+
+@contextmanager
+def cluster() -> Generator["Client"]:
+    """Start two worker processes of dask, each with one thread; never the default for others."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        TemporaryDirectory() as folder,
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=":0",  # any free port: the usual one may be taken
+            local_directory=folder,
+        ) as workers,
+        distributed.Client(workers, set_as_default=False) as client,
+    ):
+        yield client
 
 
 class Shuffling(Executor):

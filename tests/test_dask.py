@@ -34,13 +34,14 @@ from lazychunks import (
 )
 from lazychunks.shapes import Shape
 from lazychunks.sources import Mapped
+from tests.executors import cluster
 from tests.strategies import Flat, Nested, any_bits, bits, dtypes, flat_blocks, nested_blocks, seeds
 
 pytest.importorskip("dask.array", reason="dask is not installed")
 
 from dask.array import Array, from_array
 from dask.array.utils import assert_eq
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
 
@@ -393,18 +394,10 @@ def test_what_cannot_be_hashed_gets_a_name_of_its_own() -> None:
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Two workers, each a process of its own; never the default for other tests."""
-    with (
-        LocalCluster(
-            2,
-            1,
-            dashboard_address=":0",  # any free port
-            local_directory=tmp_path_factory.mktemp("dask"),
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+def client() -> Iterator[Client]:
+    """Two workers, each a process of its own."""
+    with cluster() as started:
+        yield started
 
 
 def process_of(row: int, column: int) -> NDArray[Any]:
@@ -419,6 +412,7 @@ def test_blocks_are_computed_by_the_schedulers_of_dask(scheduler: str) -> None:
     assert (os.getpid() in x) == (scheduler == "threads")
 
 
+@pytest.mark.slow
 def test_blocks_are_computed_by_the_workers_of_a_cluster(client: Client) -> None:
     offset = 5
     sequence = LazyChunkSequence.from_map(lambda i: np.full((2, 3), i + offset), range(7))
@@ -431,6 +425,7 @@ def test_blocks_are_computed_by_the_workers_of_a_cluster(client: Client) -> None
     assert os.getpid() not in pids.compute(scheduler=client)
 
 
+@pytest.mark.slow
 def test_an_error_comes_back_from_a_worker_with_its_fields(client: Client) -> None:
     sequence, _ = counted((2, 3, 2))
     with pytest.raises(BlockShapeError) as raised:
@@ -542,6 +537,7 @@ def test_a_sequence_of_a_dask_array_is_map_backed(tmp_path: Path) -> None:
     assert bits(stored) == bits(np.concatenate(pick.blocks))
 
 
+@pytest.mark.slow
 def test_the_scheduler_is_the_users(client: Client) -> None:
     sequence = NestedLazyChunkSequence.from_product(process_of, range(3), range(2))
     x = to_dask_array(sequence, CONVERTER)
@@ -554,6 +550,7 @@ def test_the_scheduler_is_the_users(client: Client) -> None:
         from_dask_array(x, scheduler="nonesuch").compute()
 
 
+@pytest.mark.slow
 def test_other_processes_can_compute_the_blocks() -> None:
     x = to_dask_array(LazyChunkSequence.from_map(tripled, range(3)), CONVERTER)
     sequence = from_dask_array(x, scheduler=SYNC)

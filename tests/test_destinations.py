@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from zarr.core.buffer import Buffer
 from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
@@ -276,6 +277,23 @@ def test_siblings_in_a_group_stay() -> None:
         NEVER[0].to_zarr(store, CONVERTER, overwrite=True)
 
 
+@pytest.mark.filterwarnings("ignore:Object at .* is not recognized as a component")
+@pytest.mark.parametrize("kind", ["path", "memory"])
+def test_readers_of_the_group_around_see_no_part_of_an_array(kind: str, tmp_path: Path) -> None:
+    """Hidden is not hidden from a program that goes through a group."""
+    store: Any = LocalStore(tmp_path / "group") if kind == "path" else MemoryStore()
+    group = zarr.create_group(store)
+
+    def watched() -> Iterator[Array]:
+        for row in WHOLE:
+            assert dict(group.members()) == {}
+            yield row[None]
+
+    LazyChunkSequence(watched).to_zarr(StorePath(store, "array"), CONVERTER, chunks=1)
+    assert [name for name, _ in group.members()] == ["array"]
+    np.testing.assert_array_equal(values_at(store, "array"), WHOLE)
+
+
 # What cannot be written.
 
 
@@ -438,7 +456,8 @@ def leftover(tmp_path: Path) -> LocalPlace:
     """What a run that was killed leaves: a hidden directory beside the destination."""
     place = LocalPlace(tmp_path)
     FLAT.to_zarr(place.destination, CONVERTER)
-    Path(place.destination).rename(tmp_path / ".array.zarr.partial")
+    staging = Path(place.destination).rename(tmp_path / ".array.zarr.partial")
+    (staging / "zarr.json").rename(staging / "zarr.json.partial")
     return place
 
 

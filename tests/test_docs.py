@@ -27,7 +27,17 @@ MODULES = [
 ]
 
 
-OPTIONAL = {"captum", "dask", "distributed", "ml_dtypes", "obstore", "pydvl", "s3fs", "torch"}
+OPTIONAL = {
+    "captum",
+    "dask",
+    "distributed",
+    "hypothesis",
+    "ml_dtypes",
+    "obstore",
+    "pydvl",
+    "s3fs",
+    "torch",
+}
 """Packages that a page may need and that need not be installed."""
 
 
@@ -54,10 +64,11 @@ def run_page(page: Path) -> int:
 
 
 def needed(page: Path) -> set[str]:
-    """Optional packages that the code of a page imports."""
-    imports = re.findall(r"^ *(?:import|from) ([\w.]+)", page.read_text(), flags=re.MULTILINE)
-    parts = {part for name in imports for part in name.split(".")}  # lazychunks.torch is torch too
-    return parts & OPTIONAL
+    """Optional packages that the code of a page imports, or that the page says it needs."""
+    text = page.read_text()
+    imports = re.findall(r"^ *(?:import|from) ([\w.]+)", text, flags=re.MULTILINE)
+    names = [*imports, *re.findall(r"the package\s+`(\w+)`", text)]
+    return {part for name in names for part in name.split(".")} & OPTIONAL  # lazychunks.torch too
 
 
 def missing(page: Path) -> list[str]:

@@ -107,6 +107,7 @@ def test_every_file_has_the_bytes_that_zarr_writes(
         check(path, whole)
 
 
+@pytest.mark.slow
 @given(partitions(3, 4), seeds, st.sampled_from(DTYPES), compressors)
 def test_a_band_may_hold_many_chunks(
     heights: Shape, seed: int, dtype: str, compressors: Any

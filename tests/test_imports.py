@@ -42,7 +42,7 @@ SIDE_ROOMS = ("torch", "dask", "testing")
 OWNERS = {
     "zarr": ("storage",),
     "numcodecs": ("storage",),
-    "ml_dtypes": ("storage", "torch"),
+    "ml_dtypes": ("storage", "testing", "torch"),
     "torch": ("torch",),
     "dask": ("dask",),
     "distributed": ("dask",),
@@ -139,6 +139,9 @@ def test_a_room_imports_only_from_the_rooms_below(path: Path) -> None:
         ("converters", "import torch"),
         ("storage", "from dask import array"),
         ("torch", "from lazychunks.dask import to_dask_array"),
+        ("folds", "import hypothesis"),
+        ("storage", "from lazychunks import testing"),
+        ("storage", "def f():\n    from lazychunks.testing import bits"),
     ],
 )
 def test_a_forbidden_import_is_found(room: str, source: str) -> None:
@@ -154,6 +157,7 @@ def test_a_forbidden_import_is_found(room: str, source: str) -> None:
         ("sequences", "if TYPE_CHECKING:\n    import zarr"),
         ("storage", "import zarr\nfrom lazychunks.storage.plan import WritePlan"),
         ("torch", "import torch\nfrom lazychunks.sequences import LazyChunkSequence"),
+        ("testing", "import hypothesis\nfrom lazychunks.folds import tee"),
     ],
 )
 def test_an_allowed_import_is_let_through(room: str, source: str) -> None:

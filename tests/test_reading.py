@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -822,6 +823,18 @@ def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
     return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
 
 
+def by_workers(source: Any, place: Any) -> None:
+    blocks = Flat.from_zarr(source, CONVERTER, rows=2).map(np.negative)
+    with ThreadPoolExecutor(2) as pool:
+        blocks.to_zarr(place, CONVERTER, overwrite=True, executor=pool, chunks="blocks")
+
+
+def ahead(source: Any, place: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        blocks = Flat.from_zarr(source, CONVERTER, rows=2).parallel(pool)
+        blocks.map(np.negative).to_zarr(place, CONVERTER, overwrite=True)
+
+
 WAYS: dict[str, Callable[[Any, Any], object]] = {
     "flat": lambda source, place: (
         Flat.from_zarr(source, CONVERTER, rows=2)
@@ -833,6 +846,8 @@ WAYS: dict[str, Callable[[Any, Any], object]] = {
         .map(np.negative)
         .to_zarr(place, CONVERTER, overwrite=True, run_id="r", resume=True)
     ),
+    "workers": by_workers,
+    "ahead": ahead,
     "tee": lambda source, place: (
         Flat.from_zarr(source, CONVERTER, rows=2)
         .map(np.negative)

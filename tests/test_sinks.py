@@ -117,7 +117,7 @@ def test_options_are_those_of_to_zarr() -> None:
     array = sink([np.arange(20).reshape(10, 2)])
     assert (array.chunks, array.shards) == ((3, 2), (6, 2))
     assert array.dtype == np.dtype("f4")
-    assert dict(array.attrs) == {"unit": "m"}
+    assert array.attrs["unit"] == "m"
     with pytest.raises(ValueError, match="chunks must be positive"):
         zarr_sink({}, CONVERTER, chunks=0)
     with pytest.raises(TypeError):

@@ -6,6 +6,7 @@
 import math
 import pickle
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from lazychunks import (
     total,
 )
 from lazychunks.shapes import Shape
+from lazychunks.testing import check_fold, dtypes, flat_blocks
 from tests.strategies import Array, any_bits, layouts, seeds
 
 KINDS = ("?", "i1", "<i4", ">i8", "u1", "<u8", "<f2", "<f4", ">f4", "<f8")
@@ -51,7 +53,10 @@ def ranked(whole: Array, k: int, axis: int, *, largest: bool) -> tuple[Array, Ar
 def same(best: TopK[Array], expected: tuple[Array, Array]) -> None:
     values, indices = expected
     np.testing.assert_array_equal(best.indices, indices)
-    np.testing.assert_array_equal(best.values, values)
+    # In bfloat16, NumPy does not know each NaN for one.
+    wide = np.dtype("f8") if values.dtype.name == "bfloat16" else values.dtype
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(best.values.astype(wide), values.astype(wide))
     assert best.values.dtype == values.dtype.newbyteorder("=")
     assert best.indices.dtype == np.int64
 
@@ -109,15 +114,6 @@ def test_long_blocks_are_taken_in_parts(given_: Drawn, width: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lazychunks.top._WIDTH", width)
         same(top_k(k, axis, largest=largest)(blocks), given_.expected)
-
-
-@given(drawn())
-def test_any_partition_gives_what_one_block_gives(given_: Drawn) -> None:
-    blocks, k, axis, largest = given_
-    fold = top_k(k, axis, largest=largest)
-    split, whole = fold(blocks), fold([np.concatenate(blocks, axis)])
-    np.testing.assert_array_equal(split.values, whole.values)
-    np.testing.assert_array_equal(split.indices, whole.indices)
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["random", "rising", "falling", "equal", "late"]))
@@ -270,26 +266,12 @@ def test_a_top_k_is_a_value() -> None:
     np.testing.assert_array_equal(copy.indices, best.indices)
 
 
-def test_a_producer_may_reuse_the_memory_of_its_blocks() -> None:
-    output = np.empty(4)
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_a_top_k_keeps_the_laws_of_a_fold(k: int) -> None:
+    def oracle(blocks: Sequence[Array]) -> TopK[Array]:
+        return TopK(*ranked(np.concatenate(blocks), k, 0, largest=True))
 
-    def block(number: int) -> Array:
-        output[:] = number, -number, 10 - number, number / 2
-        return output
-
-    blocks = [block(number).copy() for number in range(9)]
-    for k in (1, 3, 30):
-        same(top_k(k)(map(block, range(9))), ranked(np.concatenate(blocks), k, 0, largest=True))
-
-
-def test_blocks_are_not_changed_and_passes_are_independent() -> None:
-    blocks = [np.arange(100.0)[::-1].copy(), np.arange(50.0)]
-    for block in blocks:
-        block.flags.writeable = False
-    fold = top_k(3)
-    once = fold(blocks)
-    once.values[:] = 0
-    assert fold(blocks).values.tolist() == [99, 98, 97]
+    check_fold(top_k(k), flat_blocks(dtypes("f"), values="whole", max_ndim=2), oracle)
 
 
 def test_tee_of_both_directions_generates_once() -> None:

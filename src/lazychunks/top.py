@@ -7,6 +7,8 @@ import operator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
@@ -158,7 +160,8 @@ class _Ranking(Pass, Generic[S]):
                 "there is no block to choose from, hence neither shape nor dtype"
             )
         self._merge()
-        values = self._xp.astype(self._key(self._keys), self._blocks.dtype)
+        with np.errstate(invalid="ignore"):  # to be no number is no fault of a cast to bfloat16
+            values = self._xp.astype(self._key(self._keys), self._blocks.dtype)
         return TopK(self._joined(values), self._joined(self._indices))
 
     def _lanes(self, array: Any) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore, ZipStore
+from zarr.storage import MemoryStore, StorePath, ZipStore
 
 from lazychunks import (
     IdentityConverter,
@@ -137,7 +137,7 @@ def old_array(destination: Any, seed: int = 0) -> Array:
     return old
 
 
-def seen_at(destination: str | Store | dict[str, Buffer]) -> Array | None:
+def seen_at(destination: str | Store | StorePath | dict[str, Buffer]) -> Array | None:
     """Return what any other program sees: nothing, or the whole array."""
     place: Any = MemoryStore(destination) if isinstance(destination, dict) else destination
     try:

@@ -18,6 +18,8 @@ from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job, old_array, same, 
 from tests.faults.seed_writer import seed_flat, seed_nested
 from tests.faults.stores import EVERY_FAULT, FaultyStore, StoreFailedError
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 Content = dict[str, Buffer]
 

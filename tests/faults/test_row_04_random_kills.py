@@ -17,6 +17,8 @@ from tests.faults.jobs import Job, names_in, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 
 LONG = Job("flat", (2,) * 1200, tail=5)

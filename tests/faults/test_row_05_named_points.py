@@ -23,6 +23,8 @@ from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, sa
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
+pytestmark = pytest.mark.slow
+
 Hook = tuple[Any, str]
 
 POINTS: dict[str, Hook] = {
@@ -100,8 +102,10 @@ CASES = [
     ("exchange", 1, True),
     ("old array aside", 1, True),
     ("two renames", 1, False),
+    ("rename", 1, True),
     ("rename", 1, False),
     ("rename", 2, False),
+    ("rename", 3, False),
     ("removal of the old array", 1, True),
     ("removal of the old array", 2, True),
     ("removal of the old array", 1, False),

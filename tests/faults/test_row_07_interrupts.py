@@ -4,6 +4,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from zarr.storage import MemoryStore, WrapperStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
 from lazychunks.storage.writing import BackgroundWriter
-from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
+from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 
 LATE = 0.05
 """Seconds after which what is slow goes on. Nothing waits for that: a write that is not waited for
@@ -134,6 +135,27 @@ def test_this_finds_a_writer_that_does_not_wait(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(BackgroundWriter, "close", leave)
     store = SlowStore(MemoryStore(), lambda key: "c/" in key)
     assert interrupted_while_computing(FLAT, store, run_id="run")
+
+
+def test_a_second_interrupt_does_not_keep_it_from_tidying_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the writes under way are waited for."""
+    close = BackgroundWriter.close
+
+    def interrupted(self: BackgroundWriter, *, drop: bool = True) -> None:
+        close(self, drop=drop)
+        raise KeyboardInterrupt
+
+    def fail(row: int) -> None:
+        if row == 8:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(BackgroundWriter, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        FLAT.store(tmp_path / "array.zarr", fail)
+    assert "after 2 of 5 blocks" in "".join(caught.value.__notes__)
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("key", ["zarr.json.partial", "zarr.json", "c/0/0"])

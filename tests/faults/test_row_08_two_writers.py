@@ -1,5 +1,6 @@
 """Row 8: two writers at one destination: one wins, the other is told at once."""
 
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
@@ -8,9 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, StorePath
 
-from lazychunks import DestinationBusyError
+from lazychunks import (
+    DestinationBusyError,
+    DestinationError,
+    DestinationExistsError,
+    WriteAbortedError,
+)
 from tests.faults.jobs import FLAT, NESTED, Job, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
@@ -103,17 +109,75 @@ def test_the_lock_of_a_dead_writer_does_not_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["path", "store"])
-def test_a_writer_within_another_one_is_told(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["the same thread", "another thread"])
+def test_a_writer_within_another_one_is_told(kind: str, where: str, tmp_path: Path) -> None:
     """In one process, so that the lock cannot count on the death of its holder."""
     destination: Any = str(tmp_path / "array.zarr") if kind == "path" else MemoryStore()
-    with pytest.raises(DestinationBusyError):
-        FLAT.store(destination, partial(_store_too, destination), run_id="run")
-    FLAT.store(destination, overwrite=True)
+    told: list[str] = []
+
+    def store_too(*_: int) -> None:
+        with pytest.raises(DestinationBusyError) as caught:
+            FINER.store(destination, _never, overwrite=True)
+        told.append(str(caught.value))
+
+    def in_another_thread(*_: int) -> None:
+        thread = threading.Thread(target=store_too)
+        thread.start()
+        thread.join()
+
+    FLAT.store(destination, in_another_thread if where == "another thread" else store_too)
+    assert len(told) == FLAT.count
     assert same(seen_at(destination), FLAT.whole)
 
 
-def _store_too(destination: Any, *_: int) -> None:
-    FINER.store(destination, overwrite=True)
+@pytest.mark.parametrize(("one", "other"), [("a", "a/b"), ("a/b", "a"), ("", "a"), ("a", "")])
+def test_one_array_cannot_be_written_within_another_one(one: str, other: str) -> None:
+    """Not even before the first block, when nothing is there yet."""
+    store = MemoryStore()
+    told = 0
+
+    def store_too(*_: int) -> None:
+        nonlocal told
+        with pytest.raises(DestinationError):
+            FINER.store(StorePath(store, other), _never, overwrite=True)
+        told += 1
+
+    FLAT.store(StorePath(store, one), store_too)
+    assert told == FLAT.count
+    assert same(seen_at(StorePath(store, one)), FLAT.whole)
+    assert all(key.startswith(one) for key in store._store_dict)
+
+
+def test_an_array_is_not_written_within_an_unfinished_one() -> None:
+    store = MemoryStore()
+    with pytest.raises(WriteAbortedError):
+        FLAT.store(StorePath(store, "a"), _fail_at_the_third_block, run_id="run")
+    before = dict(store._store_dict)
+    with pytest.raises(DestinationExistsError, match="inside the array at"):
+        FINER.store(StorePath(store, "a/b"), _never, overwrite=True)
+    assert store._store_dict == before
+
+
+def _never(*_: int) -> None:
+    pytest.fail("a block was computed")
+
+
+def _fail_at_the_third_block(row: int) -> None:
+    if row == 8:
+        raise ZeroDivisionError
+
+
+def test_places_side_by_side_are_free() -> None:
+    store = MemoryStore()
+    for name in ("a", "ab", "c"):
+        FLAT.store(StorePath(store, name), partial(_store_beside, store, f"{name}x"))
+    for name in ("a", "ax", "abx", "c"):
+        assert seen_at(StorePath(store, name)) is not None
+
+
+def _store_beside(store: MemoryStore, name: str, row: int) -> None:
+    if row == 0:
+        FINER.store(StorePath(store, name))
 
 
 def test_different_destinations_are_free(tmp_path: Path) -> None:

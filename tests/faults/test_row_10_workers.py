@@ -5,9 +5,8 @@ Threads, processes and dask store what the serial writer stores, bitwise.
 
 import os
 import secrets
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 
 from lazychunks import IdentityConverter, LazyChunkSequence, NotSpreadableError, WriteAbortedError
-from tests.executors import Shuffling, processes
+from tests.executors import Shuffling, cluster, processes
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 
 EVEN = (FLAT, NESTED)
@@ -29,19 +28,6 @@ Start = Callable[[], Any]
 
 def spawned() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
-
-
-@contextmanager
-def cluster() -> Generator[Any]:
-    """Start two worker processes of dask, each with one thread, and a client."""
-    distributed = pytest.importorskip("distributed")
-    with (
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
-        ) as started,
-        distributed.Client(started) as client,
-    ):
-        yield client
 
 
 def reused() -> Any:

@@ -1,16 +1,18 @@
 """Row 11: a chunk is truncated, or a byte of it flipped: reading raises, never a wrong value."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, GzipCodec
 
 from lazychunks import IdentityConverter, LazyChunkSequence
 from tests.faults.jobs import ZARR
 
+Array = NDArray[Any]
 WHOLE = np.arange(4096.0).reshape(64, 64) % 97
 STRIDE = 37
 """A byte is flipped in every so many: coprime to whatever has a period of eight bytes."""
@@ -24,8 +26,16 @@ def _chunk(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "array.zarr" / "c" / "0" / "0"
 
 
-def _read(chunk: Path) -> np.ndarray[Any, Any]:
+def _read(chunk: Path) -> Array:
     return np.asarray(ZARR.open_array(store=chunk.parents[2], mode="r")[...])
+
+
+def _read_back(chunk: Path) -> Array:
+    sequence = LazyChunkSequence.from_zarr(chunk.parents[2], IdentityConverter(), rows=16)
+    return np.concatenate(sequence.compute())
+
+
+READERS = [_read, _read_back]
 
 
 def flipped(content: bytes, start: int = 0) -> Iterator[bytes]:
@@ -36,24 +46,26 @@ def flipped(content: bytes, start: int = 0) -> Iterator[bytes]:
         yield bytes(changed)
 
 
-def test_a_truncated_chunk_raises(chunk: Path) -> None:
+@pytest.mark.parametrize("read", READERS, ids=["zarr", "from_zarr"])
+def test_a_truncated_chunk_raises(chunk: Path, read: Callable[[Path], Array]) -> None:
     content = chunk.read_bytes()
     for length in range(1, len(content), 7):
         chunk.write_bytes(content[:length])
         with pytest.raises((RuntimeError, ValueError)):
-            _read(chunk)
+            read(chunk)
     chunk.write_bytes(content)
-    assert np.array_equal(_read(chunk), WHOLE)
+    assert np.array_equal(read(chunk), WHOLE)
 
 
+@pytest.mark.parametrize("read", READERS, ids=["zarr", "from_zarr"])
 @pytest.mark.parametrize("start", [0, 11, 23])
-def test_a_flipped_byte_raises(chunk: Path, start: int) -> None:
+def test_a_flipped_byte_raises(chunk: Path, start: int, read: Callable[[Path], Array]) -> None:
     content = chunk.read_bytes()
     count = 0
     for changed in flipped(content, start):
         chunk.write_bytes(changed)
         try:
-            values = _read(chunk)
+            values = read(chunk)
         except (RuntimeError, ValueError, IndexError, OverflowError, MemoryError):
             count += 1
         else:

@@ -40,8 +40,8 @@ def _sizes(staging: Path, canary: Path) -> None:
 
 
 def _metadata(staging: Path, canary: Path) -> None:
-    shutil.move(staging / "zarr.json", canary / "zarr.json")
-    (staging / "zarr.json").symlink_to(canary / "zarr.json")
+    shutil.move(staging / "zarr.json.partial", canary / "zarr.json")
+    (staging / "zarr.json.partial").symlink_to(canary / "zarr.json")
 
 
 def _everything(staging: Path, canary: Path) -> None:

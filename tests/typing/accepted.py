@@ -525,4 +525,6 @@ def to_dask_and_back(
     tensors = from_dask_array(x, scheduler="threads").map(TorchNumpyConverter().from_numpy)
     assert_type(tensors, LazyChunkSequence[Tensor])
     from_dask_array(x, scheduler=executor)
+    arrays.to_zarr("a.zarr", IdentityConverter(), executor=executor)
+    tensor_grid.to_zarr("a.zarr", TorchNumpyConverter(), executor=client)
     nested_from_dask_array(x, scheduler=client)

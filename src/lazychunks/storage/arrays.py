@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     StoredArray: TypeAlias = zarr.Array[Any]  # generic in the newer versions only
 
 __all__ = [
+    "METADATA",
     "Document",
     "Gate",
     "StagedArray",
@@ -36,6 +37,7 @@ __all__ = [
     "parsed",
     "read_key",
     "record_of",
+    "serialized",
     "settled",
     "write_key",
 ]
@@ -83,13 +85,24 @@ class StagedArray:
         Where it is.
     document
         Its metadata, as it is or shall be there.
+    key
+        Where the metadata is kept until all is written; nowhere if this is none.
     resumable
         Whether every change of the metadata is written, not the first and the last only.
     """
 
-    def __init__(self, store: Store, path: str, document: Document, *, resumable: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        path: str,
+        document: Document,
+        *,
+        key: str | None = None,
+        resumable: bool,
+    ) -> None:
         self._store = store
         self._path = path
+        self._key = key
         self._resumable = resumable
         self.document = document
         self.array: StoredArray = described(store, path, document)
@@ -124,12 +137,9 @@ class StagedArray:
         record_of(self.document)["lengths"] = list(lengths)
         self.reshape(shape)
 
-    def record(self, record: Mapping[str, Any] | None) -> None:
-        """Keep a record of the run in the attributes, or remove it, and write the metadata."""
-        attributes = self.document.setdefault("attributes", {})
-        attributes.pop(RESERVED, None)
-        if record is not None:
-            attributes[RESERVED] = dict(record)
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Keep a record of the run in the attributes, and write the metadata."""
+        self.document.setdefault("attributes", {})[RESERVED] = dict(record)
         self._write()
 
     @property
@@ -158,8 +168,8 @@ class StagedArray:
                 gate.shut()
 
     def _write(self) -> None:
-        value = json.dumps(self.document, indent=2).encode()
-        write_key(self._store, metadata_key(self._path), value)
+        if self._key is not None:
+            write_key(self._store, self._key, serialized(self.document))
 
 
 class Gate(WrapperStore[Store]):
@@ -209,6 +219,11 @@ def metadata_key(path: str) -> str:
     return f"{path}/{METADATA}" if path else METADATA
 
 
+def serialized(document: Document) -> bytes:
+    """Metadata as it is stored."""
+    return json.dumps(document, indent=2).encode()
+
+
 def parsed(value: bytes | None) -> Document | None:
     """Parse metadata; ``None`` where there is none that can be read."""
     try:
@@ -237,19 +252,22 @@ def read_key(store: Store, key: str) -> bytes | None:
 
 def write_key(store: Store, key: str, value: bytes) -> None:
     """Set a key."""
-    settled(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+    settled(store.set, key, default_buffer_prototype().buffer.from_bytes(value))
 
 
-def settled(operation: Coroutine[Any, Any, T]) -> T:
+def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
     """Run a store's operation, which has ended when this returns, even by an interrupt.
 
     An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
     """
+    turn = threading.Lock()  # who takes it first: the operation that begins, or its interrupt
     ended = threading.Event()
 
     async def watched() -> T:
+        if not turn.acquire(blocking=False):
+            raise RuntimeError("interrupted before it began")
         try:
-            return await operation
+            return await operation(*args)
         finally:
             ended.set()
 
@@ -258,5 +276,6 @@ def settled(operation: Coroutine[Any, Any, T]) -> T:
     except Exception:
         raise
     except BaseException:
-        ended.wait()
+        if not turn.acquire(blocking=False):
+            ended.wait()
         raise

@@ -26,7 +26,6 @@ from lazychunks.shapes import Shape, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
-    metadata_key,
     new_document,
     parsed,
     read_key,
@@ -115,6 +114,7 @@ class Attempt:
         """The array under way, once there is one; or that of an unfinished write, taken up."""
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
+        self._has_begun = False
         self._published = False
         self._layout = layout
         self._overwrite = overwrite
@@ -147,8 +147,8 @@ class Attempt:
         return self._publication.keys()
 
     def __enter__(self) -> Self:
-        self._publication.lock()
         try:
+            self._publication.lock()
             self._survey()
         except BaseException:
             self._publication.unlock()
@@ -163,12 +163,14 @@ class Attempt:
         /,
     ) -> None:
         try:
-            if self.stage is not None:
-                self._close()
-                if error is not None and self._published:
-                    error.add_note(f"{self.place} is stored: this failed afterwards")
-                elif error is not None:
-                    self._abort(error)
+            if self._has_begun:
+                try:
+                    self._close()
+                except BaseException as interrupt:
+                    self._give_up(interrupt)
+                    raise
+                if error is not None:
+                    self._give_up(error)
         finally:
             self._publication.unlock()
 
@@ -179,23 +181,21 @@ class Attempt:
             dtype = np.dtype(options.dtype)
         plan = self._plan(first, dtype)
         document = new_document(plan, dtype, options)
+        lengths = tuple(
+            extent * (count or 1) for extent, count in zip(first, self._counts, strict=False)
+        )
+        self._has_begun = True
         self._publication.begin()
-        try:
-            lengths = tuple(
-                extent * (count or 1) for extent, count in zip(first, self._counts, strict=False)
-            )
-            staged = StagedArray(
-                self._publication.store,
-                self._publication.path,
-                document,
-                resumable=self._keeps,
-            )
-            staged.reshape(plan.capacity(lengths), self._record(first))
-            journals = self._journals(first, ()) if self._keeps else ()
-            self.stage = Stage(staged, plan, first, journals, None)
-        except BaseException:
-            self._publication.discard()
-            raise
+        staged = StagedArray(
+            self._publication.store,
+            self._publication.path,
+            document,
+            key=self._publication.draft,
+            resumable=self._keeps,
+        )
+        staged.reshape(plan.capacity(lengths), self._record(first))
+        journals = self._journals(first, ()) if self._keeps else ()
+        self.stage = Stage(staged, plan, first, journals, None)
         return self.stage
 
     def publish(self) -> StoredArray:
@@ -251,13 +251,13 @@ class Attempt:
 
     def _go_on(self) -> None:
         """Take up an unfinished write."""
-        store, path = self._publication.store, self._publication.path
-        document = parsed(read_key(store, metadata_key(path)))
+        store, path, draft = self.store, self.path, self._publication.draft
+        document = None if draft is None else parsed(read_key(store, draft))
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
-        staged = StagedArray(store, path, document, resumable=True)
+        staged = StagedArray(store, path, document, key=draft, resumable=True)
         if "first" not in record:  # all was written, only publishing was left
             self.finished = self._publish(staged)
             return
@@ -270,6 +270,7 @@ class Attempt:
         journals = self._journals(first, keys)
         self._layout.first = first
         self.stage = Stage(staged, plan, first, journals, done)
+        self._has_begun = True
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
         return WritePlan.from_first_block(
@@ -295,18 +296,22 @@ class Attempt:
             record["run_id"] = self.options.run_id
         if first is not None:
             record["first"] = list(first)
+            record["hints"] = list(self._counts)  # for who asks how far it is
         return record
 
     def _publish(self, staged: StagedArray) -> StoredArray:
         # In this order: without the journal, the record would have to tell how to go on.
-        staged.record(None if self.options.run_id is None else self._record(None))
+        staged.record(self._record(None))
         self._publication.clear_journal()
-        self._publication.commit(durable=self.options.durable)
+        self._publication.commit(staged.document, durable=self.options.durable)
         self._published = True
         return self._publication.opened(staged.document)
 
-    def _abort(self, error: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
+        if self._published:
+            error.add_note(f"{self.place} is stored: this failed afterwards")
+            return
         if not self._keeps:
             with contextlib.suppress(Exception):
                 self._publication.discard()
@@ -335,7 +340,8 @@ class Attempt:
                 total=total,
                 resumable=self._keeps,
             ) from error
-        error.add_note(message)
+        if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
+            error.add_note(message)
 
 
 class Stage:

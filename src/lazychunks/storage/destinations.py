@@ -20,9 +20,12 @@ from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import read_key
 from lazychunks.storage.options import Destination
 
-__all__ = ["InStore", "LocalPath", "located"]
+__all__ = ["KEPT_BACK", "InStore", "LocalPath", "located"]
 
 Found = Literal["nothing", "array"]
+
+KEPT_BACK = "zarr.json.partial"
+"""Where the metadata of an array waits until the array is complete."""
 
 _PART_OF_AN_ARRAY = re.compile(
     r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
@@ -96,16 +99,18 @@ class InStore:
         sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
         document = read_key(self.store, self.key("zarr.json"))
         parts = self.path.split("/")
-        for parent in (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))):
-            above = read_key(self.store, parent.key("zarr.json")) if self.path else None
-            if _is_array(above) or (self.path and read_key(self.store, parent.key(".zarray"))):
+        for n in range(len(parts) if self.path else 0):
+            parent = InStore(self.store, "/".join(parts[:n]))
+            if _is_array(read_key(self.store, parent.key("zarr.json"))) or any(
+                read_key(self.store, parent.key(name)) for name in (KEPT_BACK, ".zarray")
+            ):
                 raise _refused(self, f"inside the array at {parent}, which")
         names = sorted(set(self._members()))
         if not names:
             return "nothing"
         if document is not None:
             kind = _node_type(document)
-        elif "zarr.json.partial" in names and ".zarray" not in names:
+        elif KEPT_BACK in names and ".zarray" not in names:
             _check_members(self, "array", names)
             return "nothing"
         else:

@@ -100,7 +100,8 @@ class ZarrOptions(TypedDict, total=False):
     """A name for each axis."""
 
     attributes: Mapping[str, JSON] | None
-    """Attributes of the array; must be representable as JSON."""
+    """Attributes of the array; must be representable as JSON. The library adds one of its own,
+    ``lazychunks``, which says who wrote it."""
 
     run_id: str | None
     """Names the run, for ``resume``; stored in the array's attributes. A failed run over a

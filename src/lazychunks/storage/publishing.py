@@ -3,8 +3,8 @@
 A local path is written in a hidden sibling directory, ``.NAME.partial``, which one rename puts
 into place; where an array is replaced, the two directories are exchanged atomically (Linux), or
 the old one steps aside as ``.NAME.old`` for the moment between two renames, and comes back if
-the writer dies in it. Any other store gets the chunks at their final keys, while ``zarr.json`` is
-kept back as ``zarr.json.partial``; writing it to its own key publishes the array.
+the writer dies in it. Any other store gets the chunks at their final keys. In both, ``zarr.json``
+is kept back as ``zarr.json.partial`` until all is written: what has no metadata is no array.
 
 One writer at a time: a lock file beside a local path, a register within this process elsewhere.
 """
@@ -21,34 +21,33 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
+from weakref import WeakValueDictionary
 
 import filelock
-from zarr.abc.store import ByteRequest, Store
-from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.abc.store import Store
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
 from lazychunks.storage.arrays import (
+    METADATA,
     Document,
     described,
     metadata_key,
     parsed,
     read_key,
+    serialized,
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["DirectorySwap", "KeptBack", "MetadataLast", "Publication", "publication_at"]
-
-
-KEPT_BACK = "zarr.json.partial"
+__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at"]
 
 _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
@@ -65,6 +64,11 @@ class Publication(Protocol):
     @property
     def path(self) -> str:
         """Path of the array in the store."""
+        ...
+
+    @property
+    def draft(self) -> str | None:
+        """Key of the metadata until :meth:`commit`; none where nothing can be taken back."""
         ...
 
     @property
@@ -85,7 +89,7 @@ class Publication(Protocol):
         ...
 
     def unlock(self) -> None:
-        """Let others write."""
+        """Let others write; for whoever has begun to lock, also if that failed."""
         ...
 
     def has_leftovers(self) -> bool:
@@ -112,7 +116,7 @@ class Publication(Protocol):
         """Open the array that readers see, whose metadata is known."""
         ...
 
-    def commit(self, *, durable: bool) -> None:
+    def commit(self, document: Document, *, durable: bool) -> None:
         """Show the array at its destination."""
         ...
 
@@ -125,6 +129,7 @@ class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
     path: str = ""
+    draft: str | None = KEPT_BACK
     can_resume: bool = True
 
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
@@ -150,20 +155,16 @@ class DirectorySwap:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise _busy(self._place) from None
-        try:
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+        self._repair()
 
     def unlock(self) -> None:
         """Remove the lock file, and directories that were made in vain.
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
-        try:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-        finally:
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
+                Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
         for directory in self._made:
             try:
@@ -192,15 +193,16 @@ class DirectorySwap:
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        file = self._target / "zarr.json"
+        file = self._target / METADATA
         return parsed(file.read_bytes()) if file.is_file() else None
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
         return described(LocalStore(self._target), "", document)
 
-    def commit(self, *, durable: bool) -> None:
+    def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # is the draft
         """Rename the staging directory into place, whatever is there stepping out in one move."""
+        os.rename(self._staging / KEPT_BACK, self._staging / METADATA)
         if durable:
             _sync_tree(self._staging)
         if self._place.inspect() == "array":
@@ -234,9 +236,12 @@ class DirectorySwap:
                 shutil.rmtree(self._old)
             else:
                 os.rename(self._old, self._target)
+        if (self._staging / METADATA).exists():  # it died when it was about to publish
+            os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
         for parent, _, files in os.walk(self._staging):
             for name in filter(_TEMPORARY.fullmatch, files):
-                Path(parent, name).unlink()
+                if name != KEPT_BACK:
+                    Path(parent, name).unlink()
 
     def _tidy_away(self) -> None:
         """Name what was replaced so that nobody takes it for an unfinished write."""
@@ -259,7 +264,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    _at_work: ClassVar[dict[str, Literal["locked", "read", "replaced"]]] = {}
+    _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
     @classmethod
@@ -273,47 +278,48 @@ class MetadataLast:
         """
         place = str(InStore(array.store, array.path))
         with cls._register:
-            if cls._at_work.get(place) == "replaced":
+            writer = cls._at_work.get(place)
+            if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
                     path=place,
                 )
-            if place in cls._at_work:
-                cls._at_work[place] = "read"
+            if writer is not None:
+                writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
         self._place = place
-        self._kept_back = KeptBack(place.store, metadata_key(place.path))
-        self.store: Store = self._kept_back
+        self.store: Store = place.store
         self.path: str = place.path
         self.can_resume: bool = place.store.supports_deletes
+        self.draft: str | None = place.key(KEPT_BACK) if self.can_resume else None
+        self.is_read = False
+        self.replaces = False
 
     def lock(self) -> None:
-        """Enter this place into the register of this process.
+        """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
         and would be taken for something else.
         """
         with self._register:
-            if str(self._place) in self._at_work:
-                raise _busy(self._place)
-            self._at_work[str(self._place)] = "locked"
-        try:
-            self._place.inspect()
-            self._repair()
-        except BaseException:
-            self.unlock()
-            raise
+            here = str(self._place)
+            for there in list(self._at_work):
+                if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
+                    raise _busy(self._place)
+            self._at_work[here] = self
+        self._place.inspect()
+        self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
-        with self._register:
-            self._at_work.pop(str(self._place), None)
+        if self._at_work.get(str(self._place)) is self:
+            del self._at_work[str(self._place)]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
-        return sync(self._kept_back.exists(metadata_key(self.path)))
+        return self.draft is not None and sync(self.store.exists(self.draft))
 
     def begin(self) -> None:
         """Remove what is there, metadata first, so that no reader sees a mixture.
@@ -322,14 +328,14 @@ class MetadataLast:
         from content that is not ours.
         """
         with self._register:
-            if self._at_work[str(self._place)] == "read":
+            if self.is_read:
                 raise DestinationExistsError(
                     f"{self._place} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
                     path=str(self._place),
                 )
-            self._at_work[str(self._place)] = "replaced"
-        if not self._place.store.supports_deletes:
+            self.replaces = True
+        if self.draft is None:
             if self.published() is not None:
                 raise DestinationExistsError(
                     f"{self._place} holds an array, and its store cannot delete, hence not replace "
@@ -337,9 +343,9 @@ class MetadataLast:
                     path=str(self._place),
                 )
             return
-        write_key(self._place.store, self._place.key(KEPT_BACK), b"null")
-        for name in ("zarr.json", ".zarray"):
-            settled(self._place.store.delete(self._place.key(name)))
+        write_key(self.store, self.draft, b"null")
+        for name in (METADATA, ".zarray"):
+            settled(self.store.delete, self._place.key(name))
         self._remove_chunks()
 
     def keys(self) -> Iterator[str]:
@@ -347,103 +353,50 @@ class MetadataLast:
         prefix = f"{self.path}/" if self.path else ""
 
         async def listed() -> list[str]:
-            return [key async for key in self._place.store.list_prefix(prefix)]
+            return [key async for key in self.store.list_prefix(prefix)]
 
-        if self._place.store.supports_listing:
+        if self.store.supports_listing:
             yield from (key.removeprefix(prefix) for key in sync(listed()))
 
     def clear_journal(self) -> None:
         """Remove the journal's keys."""
-        store = self._place.store
-        if store.supports_deletes:
-            settled(store.delete_dir(self._place.key(JOURNAL)))
+        if self.draft is not None:
+            settled(self.store.delete_dir, self._place.key(JOURNAL))
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        return parsed(read_key(self._place.store, metadata_key(self.path)))
+        return parsed(read_key(self.store, metadata_key(self.path)))
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
-        return described(self._place.store, self.path, document)
+        return described(self.store, self.path, document)
 
-    def commit(self, *, durable: bool) -> None:  # noqa: ARG002  # how durable, is the store's
+    def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
-        settled(self._kept_back.release())
+        write_key(self.store, metadata_key(self.path), serialized(document))
+        if self.draft is not None:
+            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
+                settled(self.store.delete, self.draft)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
-        if self._place.store.supports_deletes:
+        if self.draft is not None:
             if self.published() is None:
                 self._remove_chunks()
-            settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+            settled(self.store.delete, self.draft)
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
-        if self._place.store.supports_deletes:
-            kept_back = read_key(self._place.store, self._place.key(KEPT_BACK))
-            if kept_back and kept_back == read_key(self._place.store, metadata_key(self.path)):
-                settled(self._place.store.delete(self._place.key(KEPT_BACK)))
+        if self.draft is not None:
+            kept_back = read_key(self.store, self.draft)
+            if kept_back and kept_back == read_key(self.store, metadata_key(self.path)):
+                settled(self.store.delete, self.draft)
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
-                settled(self._place.store.delete(self._place.key(key)))
-
-
-class KeptBack(WrapperStore[Store]):
-    """A store that keeps one key back under another name, until it is released.
-
-    A store that cannot delete would show that name for ever, so there the key is only remembered.
-    """
-
-    def __init__(self, store: Store, key: str = "") -> None:
-        super().__init__(store)
-        self._key = key
-        self._remembered: Buffer | None = None
-        self._remembers = not store.supports_deletes
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Read a key; what is kept back is seen here only."""
-        if key == self._key and self._remembers:
-            return self._remembered
-        return await self._store.get(self._renamed(key), prototype, byte_range)
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Write a key."""
-        if key == self._key and self._remembers:
-            self._remembered = value
-        else:
-            await self._store.set(self._renamed(key), value)
-
-    async def exists(self, key: str) -> bool:
-        """Whether a key is there."""
-        if key == self._key and self._remembers:
-            return self._remembered is not None
-        return await self._store.exists(self._renamed(key))
-
-    async def delete(self, key: str) -> None:
-        """Remove a key."""
-        await self._store.delete(self._renamed(key))
-
-    async def release(self) -> None:
-        """Write what is kept back to its own key."""
-        from zarr.core.buffer import default_buffer_prototype
-
-        value = await self.get(self._key, default_buffer_prototype())
-        assert value is not None
-        await self._store.set(self._key, value)
-        if not self._remembers:
-            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                await self._store.delete(self._renamed(self._key))
-
-    def _renamed(self, key: str) -> str:
-        return f"{key}.partial" if key == self._key else key
+                settled(self.store.delete, self._place.key(key))
 
 
 def publication_at(place: LocalPath | InStore, *, overwrite: bool) -> Publication:

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 import zarr
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
-from lazychunks.storage import bfloat16
-from lazychunks.storage.arrays import described, parsed, read_key
-from lazychunks.storage.destinations import InStore, LocalPath, located
+from lazychunks.storage.decoding import ChunkReader
+from lazychunks.storage.destinations import located
+from lazychunks.storage.judging import found, judged, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 from lazychunks.storage.publishing import MetadataLast
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
     from lazychunks.converters import FromNumpy
-    from lazychunks.storage.arrays import Document, StoredArray
+    from lazychunks.storage.arrays import StoredArray
 
     Source: TypeAlias = Destination | StoredArray
 
@@ -40,12 +35,6 @@ T_co = TypeVar("T_co", covariant=True)
 
 READ_AHEAD = 2
 """Number of blocks read ahead of their consumer."""
-
-_CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
-_CODECS_OF_V2 = frozenset(
-    {"blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"}
-)
-_KINDS = "biufc"
 
 
 def read_flat(
@@ -58,7 +47,9 @@ def read_flat(
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    return Ahead(Mapped(_Read(array, converter), spans), None, READ_AHEAD), len(spans)
+    return Ahead(
+        Mapped(_Read(array, converter, ChunkReader.of(array)), spans), None, READ_AHEAD
+    ), len(spans)
 
 
 def read_nested(
@@ -78,7 +69,7 @@ def read_nested(
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
-    factory = Product(_Read(array, converter), below, across)
+    factory = Product(_Read(array, converter, ChunkReader.of(array)), below, across)
     return AheadRows(factory, None, READ_AHEAD), len(below)
 
 
@@ -117,10 +108,13 @@ class _Read(Generic[T_co]):
 
     array: StoredArray
     converter: FromNumpy[T_co]
+    files: ChunkReader | None
 
     def __call__(self, *spans: slice) -> T_co:
         MetadataLast.note_read(self.array)
-        values: Any = self.array[spans]
+        values: Any = None if self.files is None else self.files.read(spans)
+        if values is None:
+            values = self.array[spans]
         return self.converter.from_numpy(np.asarray(values))
 
 
@@ -131,145 +125,27 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         array: StoredArray = source
         where = str(array.store_path)
         metadata: Any = array.metadata  # of Zarr 2 or 3
-        document: Document = metadata.to_dict()
-        chunks = _judged(document, where, axes, max_chunk_bytes)
-        return array, chunks
+        document = metadata.to_dict()
+        facts = judged(document, where, max_chunk_bytes)
+        _check_axes(facts.shape, where, axes)
+        return array, facts.chunks
     place = located(source)
-    store: Store
-    if isinstance(place, LocalPath):
-        store, path = LocalStore(place.path, read_only=True), ""
-    else:
-        store, path = place.store, place.path
-    prefix = f"{path}/" if path else ""
-    try:
-        sync(StorePath.open(store, path))  # reading does not always open it
-        found = _document(store, f"{prefix}zarr.json", 3, place)
-        if found is None:
-            found = _document(store, f"{prefix}.zarray", 2, place)
-    except FileNotFoundError:  # not even the directory
-        found = None
-    if found is None:
+    document = found(place)
+    if document is None:
         raise FileNotFoundError(
             f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
         )
-    chunks = _judged(found, str(place), axes, max_chunk_bytes)
-    try:
-        return described(store, path, found), chunks
-    except Exception as error:
-        raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
+    facts = judged(document, str(place), max_chunk_bytes)
+    _check_axes(facts.shape, str(place), axes)
+    return opened(place, document), facts.chunks
 
 
-def _document(
-    store: Store, key: str, zarr_format: int, place: LocalPath | InStore
-) -> Document | None:
-    """Read an array's metadata, if there is any."""
-    value = read_key(store, key)
-    if value is None:
-        return None
-    try:
-        found = parsed(value)
-    except RecursionError:
-        found = None
-    if found is None or found.get("zarr_format") != zarr_format:
-        raise UntrustedArrayError(
-            f"the metadata of {place} is damaged: {key} holds no JSON object of Zarr {zarr_format}"
-        )
-    if found.get("node_type", "array") != "array":
-        raise UntrustedArrayError(f"{place} holds a zarr group; name an array within it")
-    return found
-
-
-def _judged(document: Document, where: str, axes: int, max_chunk_bytes: int) -> Shape:
-    """Return the chunk shape of an array whose metadata promises nothing unexpected.
-
-    Raises
-    ------
-    UntrustedArrayError
-        If it names a codec or dtype that is not known to be harmless, or a chunk too large.
-    ValueError
-        If it has too few axes to be cut.
-    """
-    try:
-        if document.get("zarr_format") == 2:
-            codecs, dtype, chunks = _parts_of_v2(document)
-        else:
-            codecs, dtype, chunks = _parts(document)
-        shape = tuple(operator.index(length) for length in document["shape"])
-        lawful = all(extent > 0 for extent in chunks) and len(chunks) == len(shape)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UntrustedArrayError(f"the metadata of {where} is damaged: {error!r}") from error
-    unknown = sorted({*codecs} - (_CODECS_OF_V2 if document.get("zarr_format") == 2 else _CODECS))
-    if unknown:
-        raise UntrustedArrayError(
-            f"{where} is stored with {', '.join(unknown)}, which may run code or is not known "
-            "here; read it with zarr itself if you trust its origin"
-        )
-    if dtype is None or not lawful or not all(0 <= length <= sys.maxsize for length in shape):
-        raise UntrustedArrayError(
-            f"{where} has dtype {document.get('data_type', document.get('dtype'))!r}, shape "
-            f"{shape} and chunks {chunks}, expected numbers of a fixed size in positive chunks"
-        )
-    size = math.prod(chunks) * dtype.itemsize
-    if size > max_chunk_bytes:
-        raise UntrustedArrayError(
-            f"one chunk of {where} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
-            "raise that if you trust its origin and have the memory"
-        )
+def _check_axes(shape: Shape, where: str, axes: int) -> None:
     if len(shape) < axes:
         raise ValueError(
             f"{where} has {len(shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence needs "
             f"at least {axes}"
         )
-    return chunks
-
-
-def _parts(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
-    """Codecs (those within shards too), dtype and chunk shape that Zarr 3 metadata names."""
-    grid = document["chunk_grid"]
-    names = [] if grid["name"] == "regular" else [f"chunk grid {grid['name']}"]
-    if document.get("storage_transformers"):
-        names.append("storage transformers")
-    keys = document["chunk_key_encoding"]["name"]
-    names += [] if keys in ("default", "v2") else [f"chunk keys {keys}"]
-    chunks = grid["configuration"]["chunk_shape"]
-    if any(operator.index(extent) < 1 for extent in chunks):
-        raise ValueError(f"chunk shape {chunks}")
-    codecs = document["codecs"]
-    pending = [*codecs]
-    while pending:
-        codec = pending.pop()
-        names.append(str(codec["name"]))
-        if codec["name"] == "sharding_indexed":
-            pending += codec["configuration"]["codecs"]
-            of_index = {
-                str(each["name"]) for each in codec["configuration"].get("index_codecs", ())
-            }
-            names += [f"{name} for an index" for name in of_index - {"bytes", "crc32c"}]
-    # A shard can be read in parts, unless another codec beside asks for it as a whole.
-    while len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
-        chunks = codecs[0]["configuration"]["chunk_shape"]
-        codecs = codecs[0]["configuration"]["codecs"]
-    return names, _dtype(document["data_type"]), tuple(map(operator.index, chunks))
-
-
-def _parts_of_v2(document: Document) -> tuple[list[str], np.dtype[Any] | None, Shape]:
-    """Codecs, dtype and chunk shape that Zarr 2 metadata names."""
-    compressor = document.get("compressor")
-    filters: Iterable[Any] = document.get("filters") or ()
-    codecs = [str(codec["id"]) for codec in (*filters, *([compressor] if compressor else []))]
-    name = document["dtype"]
-    return codecs, _dtype(name), tuple(map(operator.index, document["chunks"]))
-
-
-def _dtype(name: object) -> np.dtype[Any] | None:
-    """Return the dtype of a name, if it is one of numbers of a fixed size."""
-    if name == bfloat16.NAME:
-        return bfloat16.register()
-    try:
-        dtype = np.dtype(name) if isinstance(name, str) else None
-    except TypeError:
-        return None
-    return dtype if dtype is not None and dtype.kind in _KINDS else None
 
 
 def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:

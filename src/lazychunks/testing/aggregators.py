@@ -1,0 +1,249 @@
+"""The laws of an aggregator, flat and nested."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from lazychunks.errors import LengthHintWarning
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.testing.comparing import bits, twin
+from lazychunks.testing.laws import BrokenError, Law, Same, expect, hold
+from lazychunks.testing.strategies import BACKINGS, Backing, flat_sequence, nested_sequence
+
+__all__ = [
+    "AGGREGATOR_LAWS",
+    "END_OF_ROW",
+    "HINTS",
+    "WAYS",
+    "Blocks",
+    "Rows",
+    "check_aggregator",
+    "check_nested_aggregator",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Hint: TypeAlias = Literal["none", "right", "short", "long"]
+"""Which length hint a sequence has."""
+
+HINTS: tuple[Hint, ...] = ("none", "right", "short", "long")
+
+WAYS: dict[str, SearchStrategy[Any]] = {
+    "backing": st.sampled_from(BACKINGS),
+    "hint": st.sampled_from(HINTS),
+}
+"""How blocks come."""
+
+END_OF_ROW = object()
+
+
+def check_aggregator(
+    aggregator: Callable[[LazyChunkSequence[T]], R],
+    blocks: SearchStrategy[Sequence[T]],
+    oracle: Callable[[list[T]], R],
+    *,
+    same: Callable[[R, R], bool] | None = None,
+    settings: hypothesis.settings | None = None,
+) -> None:
+    """Check that an aggregator gives what a function of all blocks gives, however they come.
+
+    Laws, by name:
+
+    - *arguments*: blocks are not changed.
+    - *purity*: the same blocks give the same result, and leave earlier results as they are.
+    - *one generation*: no block is asked for twice.
+    - *oracle*: the result is that of the oracle, whatever makes the blocks (a list, a generator, a
+      map), and whether a length hint is right, wrong or missing.
+
+    An oracle over the joined blocks, such as ``lambda blocks: np.concatenate(blocks).sum(0)``,
+    says in addition that the result does not depend on how they are cut.
+
+    Parameters
+    ----------
+    aggregator
+        What to check.
+    blocks
+        What to draw the blocks of a sequence from, such as :func:`~lazychunks.testing.flat_blocks`.
+    oracle
+        Gives the right result for a list of blocks.
+    same
+        Compares results; by default by their :func:`~lazychunks.testing.bits`.
+    settings
+        How to look for examples; by default as Hypothesis is set up, without a deadline.
+
+    Raises
+    ------
+    LawBrokenError
+        If a law is broken. What the aggregator itself raises is raised as it is.
+
+    Examples
+    --------
+    >>> from lazychunks.testing import flat_blocks
+    >>> check_aggregator(max, flat_blocks().map(lambda blocks: list(map(len, blocks))), max)
+    """
+    case = partial(Blocks, aggregator, oracle, same)
+    hold(AGGREGATOR_LAWS, case, aggregator, settings, blocks=blocks, **WAYS)
+
+
+def check_nested_aggregator(
+    aggregator: Callable[[NestedLazyChunkSequence[T]], R],
+    rows: SearchStrategy[Sequence[Sequence[T]]],
+    oracle: Callable[[list[list[T]]], R],
+    *,
+    same: Callable[[R, R], bool] | None = None,
+    settings: hypothesis.settings | None = None,
+) -> None:
+    """Check an aggregator over rows of blocks; all is as in :func:`check_aggregator`.
+
+    Examples
+    --------
+    >>> from lazychunks import NestedListAggregator
+    >>> from lazychunks.testing import nested_blocks
+    >>> check_nested_aggregator(NestedListAggregator(), nested_blocks(), lambda rows: rows)
+    """
+    case = partial(Rows, aggregator, oracle, same)
+    hold(AGGREGATOR_LAWS, case, aggregator, settings, blocks=rows, **WAYS)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks, how they come, and what is to be done with them: an example."""
+
+    aggregator: Any
+    oracle: Callable[[Any], Any] | None
+    same: Same | None
+    blocks: Sequence[Any]
+    backing: Backing
+    hint: Hint
+
+    @property
+    def count(self) -> int | None:
+        """The length hint."""
+        number = len(self.blocks)
+        return {"none": None, "right": number, "short": number // 2, "long": number + 2}[self.hint]
+
+    def sequence(self, blocks: Sequence[Any]) -> Any:
+        """Return a sequence of blocks."""
+        return flat_sequence(blocks, self.backing, self.count)
+
+    def run(self, aggregator: Any = None, blocks: Sequence[Any] | None = None) -> Any:
+        """Run an aggregator, by default that of the example, over its blocks, or over others."""
+        sequence = self.sequence(self.blocks if blocks is None else blocks)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LengthHintWarning)
+            return (self.aggregator if aggregator is None else aggregator)(sequence)
+
+    @cached_property
+    def expected(self) -> Any:
+        """What the oracle says, or what the aggregator itself gives where there is none."""
+        return self.run() if self.oracle is None else self.oracle(self.listed())
+
+    def expect(self, computed: object, what: str) -> None:
+        """Compare with what is expected."""
+        expect(computed, self.expected, what, self.same)
+
+    def listed(self) -> list[Any]:
+        """Return the blocks as an oracle gets them."""
+        return list(self.blocks)
+
+    def watched(self, asked: Counter[tuple[int, ...]]) -> Sequence[Any]:
+        """Return blocks that count how often each is asked for."""
+        return _Watched(self.blocks, asked)
+
+    def start(self) -> Any:
+        """Start a pass of a fold."""
+        return self.aggregator.start((self.count,))
+
+    def steps(self) -> Iterator[Any]:
+        """Blocks as a pass takes them."""
+        return iter(self.blocks)
+
+
+class Rows(Blocks):
+    """The same for rows of blocks."""
+
+    def sequence(self, blocks: Sequence[Any]) -> Any:
+        """Return a nested sequence of rows."""
+        return nested_sequence(blocks, self.backing, self.count)
+
+    def listed(self) -> list[Any]:
+        """Return the rows as an oracle gets them."""
+        return [list(row) for row in self.blocks]
+
+    def watched(self, asked: Counter[tuple[int, ...]]) -> Sequence[Any]:
+        """Return rows of blocks that count how often each is asked for."""
+        return [_Watched(row, asked, (number,)) for number, row in enumerate(self.blocks)]
+
+    def start(self) -> Any:
+        """Start a pass of a nested fold."""
+        return self.aggregator.start_rows((self.count, None))
+
+    def steps(self) -> Iterator[Any]:
+        """Blocks as a pass takes them, and the ends of rows."""
+        for row in self.blocks:
+            yield from row
+            yield END_OF_ROW
+
+
+class _Watched(Sequence[Any]):
+    def __init__(
+        self, items: Sequence[Any], asked: Counter[tuple[int, ...]], place: tuple[int, ...] = ()
+    ) -> None:
+        self._items = items
+        self._asked = asked
+        self._place = place
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        item: Any = self._items[index]
+        self._asked[*self._place, index] += 1
+        return item
+
+
+def _leaves_its_blocks(case: Blocks) -> None:
+    blocks = twin(case.blocks)
+    before = bits(blocks)
+    case.run(blocks=blocks)
+    if bits(blocks) != before:
+        raise BrokenError("blocks have been changed")
+
+
+def _purity(case: Blocks) -> None:
+    first = case.run()
+    before = twin(first)
+    expect(case.run(), before, "the second run gives another result", case.same)
+    expect(first, before, "the second run has changed the result of the first", case.same)
+
+
+def _one_generation(case: Blocks) -> None:
+    asked: Counter[tuple[int, ...]] = Counter()
+    case.run(blocks=case.watched(asked))
+    for place, times in asked.items():
+        if times > 1:
+            raise BrokenError(f"block {', '.join(map(str, place))} was asked for {times} times")
+
+
+def _oracle(case: Blocks) -> None:
+    for hint in HINTS:
+        result = replace(case, hint=hint).run()
+        case.expect(result, f"the result is another one; the length hint is {hint}")
+
+
+AGGREGATOR_LAWS = (
+    Law("arguments", "blocks are not changed", _leaves_its_blocks),
+    Law("purity", "the same blocks give the same result, each time", _purity),
+    Law("one generation", "no block is asked for twice", _one_generation),
+    Law("oracle", "the result is that of the oracle, however the blocks come", _oracle),
+)

@@ -1,0 +1,178 @@
+"""Row 7: Ctrl-C at any line of the writer: old or new, never a hang, and the next run cleans up."""
+
+import gc
+import linecache
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from zarr.storage import MemoryStore
+
+import lazychunks
+from lazychunks import WriteAbortedError
+from lazychunks.storage import publishing
+from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
+from tests.faults.seed_writer import seed_flat
+
+Array = np.ndarray[Any, Any]
+Line = tuple[str, int]
+Visit = tuple[Line, int]
+
+ROOMS = tuple(
+    str(Path(lazychunks.__file__).parent / "storage" / f"{name}.py")
+    for name in ("arrays", "attempt", "publishing", "resuming", "sinks", "writer", "writing")
+)
+"""Modules that change something."""
+
+
+def lines_of(
+    run: Callable[[], None], rooms: tuple[str, ...], interrupted: Visit | None = None
+) -> Counter[Line]:
+    """Count the visits to the lines of some files in this thread; interrupt at one of them."""
+    visits: Counter[Line] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if frame.f_code.co_filename not in rooms:
+            return None
+        if event == "line":
+            line = (frame.f_code.co_filename, frame.f_lineno)
+            visits[line] += 1
+            if (line, visits[line]) == interrupted:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return visits
+
+
+def some_visits(visits: Counter[Line]) -> list[Visit]:
+    """Return the first and the last visit of each line.
+
+    A line that begins with ``with`` is visited again on leaving, and only there a tracer can come
+    between the block and the release of its lock: a signal cannot.
+    """
+    return [
+        (line, visit)
+        for line, count in visits.items()
+        for visit in sorted({1, count})
+        if visit == 1 or not linecache.getline(*line).lstrip().startswith("with")
+    ]
+
+
+def cannot_exchange(*_: object) -> bool:
+    """Do as a file system that cannot exchange two directories."""
+    return False
+
+
+def leave_unfinished(job: Job, destination: Any) -> None:
+    """Let a run fail at its fourth block."""
+    left = 3
+
+    def fail(*_: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ZeroDivisionError
+
+    with pytest.raises(WriteAbortedError):
+        job.store(destination, fail, overwrite=True, run_id="run")
+
+
+@pytest.fixture(autouse=True)
+def _collecting_is_cheap() -> Iterator[None]:
+    """Keep what is there already out of the hundreds of collections."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+CASES = [
+    (FLAT, "path", ("old",), False),
+    (RAGGED, "path", ("old", "unfinished"), True),
+    (NESTED, "memory", ("old", "unfinished"), True),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("job", "kind", "before", "can_exchange"), CASES)
+def test_an_interrupt_at_any_line_leaves_old_or_new_and_the_next_run_cleans_up(
+    job: Job,
+    kind: str,
+    before: tuple[str, ...],
+    can_exchange: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options: dict[str, Any] = {"overwrite": True}
+    options["max_in_flight"] = 1
+    if "unfinished" in before:
+        options |= {"run_id": "run", "resume": True}
+    if not can_exchange:
+        monkeypatch.setattr(publishing, "_exchange", cannot_exchange)
+    old = old_array({})
+
+    start: Any = str(tmp_path / "start" / "array.zarr") if kind == "path" else MemoryStore()
+    old_array(start)
+    if "unfinished" in before:
+        leave_unfinished(job, start)
+
+    def prepared() -> Any:
+        if kind != "path":
+            return MemoryStore(dict(start._store_dict))
+        shutil.rmtree(tmp_path / "place", ignore_errors=True)
+        shutil.copytree(tmp_path / "start", tmp_path / "place")
+        return str(tmp_path / "place" / "array.zarr")
+
+    def is_whole(seen: Array | None) -> bool:
+        return same(seen, job.whole) or same(seen, old) or (seen is None and not always_there)
+
+    always_there = kind == "path"
+    first = prepared()
+    visits = some_visits(lines_of(lambda: job.store(first, **options), ROOMS))
+    assert len(visits) > 100
+    for visit in visits:
+        destination = prepared()
+        with pytest.raises(KeyboardInterrupt):
+            lines_of(lambda: job.store(destination, **options), ROOMS, visit)  # noqa: B023
+        gc.collect()  # a lock whose holder is gone
+        assert is_whole(seen_at(destination)), visit
+        job.store(destination, **options)
+        assert same(seen_at(destination), job.whole), visit
+        if kind == "path":
+            directory = Path(destination).parent
+            assert names_in(directory) == ["array.zarr"], f"{visit}: something is left"
+        else:
+            assert "zarr.json.partial" not in destination._store_dict, visit
+
+
+@pytest.mark.slow
+def test_this_finds_a_writer_that_overwrites_in_place() -> None:
+    """The negative control."""
+    rooms = (str(Path(__file__).with_name("seed_writer.py")),)
+    old = old_array({})
+
+    def write(store: MemoryStore) -> None:
+        seed_flat(FLAT.sequence(), store, overwrite=True)
+
+    found = False
+    for visit in some_visits(lines_of(lambda: write(MemoryStore()), rooms)):
+        store = MemoryStore()
+        old_array(store)
+        with pytest.raises(KeyboardInterrupt):
+            lines_of(lambda: write(store), rooms, visit)  # noqa: B023
+        seen = seen_at(store)
+        found |= not (seen is None or same(seen, FLAT.whole) or same(seen, old))
+    assert found

@@ -1,0 +1,236 @@
+"""The short way of a chunk from its file: what zarr reads, or it is not taken."""
+
+# pyright: reportUnknownMemberType=false
+# The functions of zarr name a type of fsspec, which is optional and has no types.
+
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, TransposeCodec, ZstdCodec
+from zarr.storage import LocalStore, StorePath, WrapperStore
+
+from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.shapes import Shape
+from lazychunks.storage.arrays import described
+from lazychunks.storage.decoding import ChunkReader, content_size
+from tests.strategies import DTYPES, Array, any_bits, bits, seeds, shapes
+
+CONVERTER = IdentityConverter()
+Flat = LazyChunkSequence
+NATIVE = tuple(dtype for dtype in DTYPES if np.dtype(dtype).isnative)
+
+
+def put(path: Path, values: Array, **options: Any) -> "zarr.Array[Any]":
+    """Store an array as any other program would."""
+    options = {"config": {"write_empty_chunks": True}, **options}
+    return zarr.create_array(path, data=values, **options)
+
+
+def short(array: "zarr.Array[Any]", *spans: slice) -> Array | None:
+    """What is read the short way."""
+    way = ChunkReader.of(array)
+    assert way is not None
+    return way.read(spans)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "a"
+
+
+# Law: a region is what zarr reads.
+
+
+@st.composite
+def regions(draw: st.DrawFn) -> tuple[Shape, Shape, tuple[slice, ...]]:
+    """Draw shape, chunks and some spans."""
+    shape = draw(st.integers(1, 3).flatmap(lambda axes: shapes(axes, 9)))
+    chunks = draw(st.tuples(*(st.integers(1, 5),) * len(shape)))
+    spans: list[slice] = []
+    for length in shape[: draw(st.integers(1, min(2, len(shape))))]:
+        ends = draw(st.tuples(st.integers(0, length), st.integers(0, length)))
+        spans.append(slice(*sorted(ends)))
+    return shape, chunks, tuple(spans)
+
+
+@given(regions(), st.sampled_from(NATIVE), seeds, st.sampled_from([None, "auto"]))
+def test_a_region_is_what_zarr_reads(
+    region: tuple[Shape, Shape, tuple[slice, ...]], dtype: str, seed: int, compressors: Any
+) -> None:
+    shape, chunks, spans = region
+    values = any_bits(shape, np.dtype(dtype), seed)
+    with tempfile.TemporaryDirectory() as directory:
+        array = put(Path(directory, "a"), values, chunks=chunks, compressors=compressors)
+        block = short(array, *spans)
+    assert block is not None
+    assert bits(block) == bits(values[spans])
+    assert block.flags.c_contiguous
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_blocks_are_read_the_short_way(
+    path: Path, compressors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.arange(60, dtype="f4").reshape(12, 5)
+    Flat(lambda: [values]).to_zarr(path, CONVERTER, chunks=(5, 2), compressors=compressors)
+    monkeypatch.setattr(zarr.Array, "__getitem__", pytest.fail)
+    opened = zarr.open_array(path, mode="r")
+    for source in (path, path.as_uri(), LocalStore(path), StorePath(LocalStore(path)), opened):
+        for rows in (None, 1, 5, 7):
+            blocks = Flat.from_zarr(source, CONVERTER, rows=rows).compute()
+            assert bits(np.concatenate(blocks)) == bits(values)
+        grid = NestedLazyChunkSequence.from_zarr(source, CONVERTER, columns=2).compute()
+        assert bits(np.block(grid)) == bits(values)
+
+
+def test_bfloat16_is_read_the_short_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    values = np.arange(65536, dtype=np.uint16).view(ml_dtypes.bfloat16).reshape(256, 256)
+    Flat(lambda: [values]).to_zarr(path, CONVERTER, chunks=(100, 256))
+    monkeypatch.setattr(zarr.Array, "__getitem__", pytest.fail)
+    assert bits(np.concatenate(Flat.from_zarr(path, CONVERTER).compute())) == bits(values)
+
+
+# What is not the usual layout goes zarr's way.
+
+
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "shards": {"shards": (4, 4)},
+    "a filter": {"filters": [TransposeCodec(order=(1, 0))]},
+    "blosc": {"compressors": [BloscCodec()]},
+    "a checksum of its own": {"compressors": [ZstdCodec(), Crc32cCodec()]},
+    "big-endian": {"serializer": BytesCodec(endian="big")},
+    "Zarr 2": {"zarr_format": 2},
+    "names of Zarr 2": {"chunk_key_encoding": {"name": "v2", "separator": "."}},
+    "names with dots": {"chunk_key_encoding": {"name": "default", "separator": "."}},
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_the_unusual_goes_zarrs_way(path: Path, name: str) -> None:
+    values = np.arange(24.0).reshape(4, 6)
+    array = put(path, values, chunks=(2, 2), **UNUSUAL[name])
+    assert ChunkReader.of(array) is None
+    assert bits(np.concatenate(Flat.from_zarr(path, CONVERTER).compute())) == bits(values)
+
+
+def test_other_stores_go_zarrs_way(path: Path) -> None:
+    put(path, np.zeros((4, 4)))
+    for store in (WrapperStore(LocalStore(path)), type("Mine", (LocalStore,), {})(path)):
+        metadata: Any = zarr.open_array(path, mode="r").metadata
+        assert ChunkReader.of(described(store, "", metadata.to_dict())) is None
+
+
+# Nor is an unusual chunk read the short way: it is a value, or an error, of zarr's.
+
+
+def test_a_missing_chunk_is_the_fill_value(path: Path) -> None:
+    array = put(path, np.ones((4, 4)), chunks=(2, 2), fill_value=7)
+    (path / "c" / "1" / "0").unlink()
+    assert short(array, slice(0, 2)) is not None
+    assert short(array, slice(0, 4)) is None
+    block = np.concatenate(Flat.from_zarr(path, CONVERTER).compute())
+    assert block.tolist() == [[1] * 4] * 2 + [[7, 7, 1, 1]] * 2
+
+
+def both(path: Path) -> tuple[bytes | str, bytes | str]:
+    """What zarr reads and what we do: the bytes, or the type of the error."""
+
+    def of(read: Callable[[], Array]) -> bytes | str:
+        try:
+            return read().tobytes()
+        except Exception as error:  # noqa: BLE001  # whatever it is
+            return type(error).__name__
+
+    array = zarr.open_array(path, mode="r")
+    return (
+        of(lambda: np.asarray(array[:])),
+        of(lambda: np.concatenate(Flat.from_zarr(path, CONVERTER).compute())),
+    )
+
+
+def frames(values: Array) -> dict[str, bytes]:
+    """What a file may hold in place of the chunk."""
+    plain, half = values.tobytes(), values[: len(values) // 2].tobytes()
+    codec = Zstd(level=1, checksum=True)
+    whole: bytes = codec.encode(plain)
+    first, rest = codec.encode(half), codec.encode(plain[len(half) :])
+    empty: bytes = codec.encode(b"")
+    return {
+        "nothing": b"",
+        "a part of the magic number": whole[:3],
+        "the magic number": whole[:4],
+        "no header": whole[:5],
+        "half of the frame": whole[: len(whole) // 2],
+        "no checksum": whole[:-1],
+        "a smaller frame": first,
+        "a larger frame": codec.encode(2 * plain),
+        "two frames": first + rest,
+        "a frame and an empty one": whole + empty,
+        "an empty frame and a frame": empty + whole,
+        "a frame and another": whole + first,
+        "a frame and rubbish": whole + b"rubbish",
+        "rubbish": b"rubbish" * 20,
+        "raw values": plain,
+        "a frame that does not say its size": streamed(plain),
+    }
+
+
+def streamed(plain: bytes) -> bytes:
+    """A frame of one raw block, without its content size."""
+    header = bytes.fromhex("28b52ffd") + b"\x00" + b"\x50"  # a window of 1 MiB
+    return header + (len(plain) << 3 | 1).to_bytes(3, "little") + plain
+
+
+@pytest.mark.parametrize("name", frames(np.zeros(8)))
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_an_unusual_file_is_read_as_zarr_does(path: Path, name: str, compressors: Any) -> None:
+    values = np.random.default_rng(1).integers(0, 9, (40, 3))
+    put(path, values, chunks=(40, 3), compressors=compressors)
+    (path / "c" / "0" / "0").write_bytes(frames(values)[name])
+    zarrs, ours = both(path)
+    assert ours == zarrs
+    if compressors == "auto" and name in ("a smaller frame", "a larger frame", "half of the frame"):
+        assert isinstance(ours, str), "an error"
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_file_of_another_length_is_an_error(path: Path, compressors: Any) -> None:
+    put(path, np.arange(12), chunks=(12,), compressors=compressors)
+    file = path / "c" / "0"
+    content = file.read_bytes()
+    for length in range(len(content)):
+        file.write_bytes(content[:length])
+        zarrs, ours = both(path)
+        assert isinstance(ours, str)
+        assert ours == zarrs
+
+
+def test_a_directory_in_place_of_a_chunk(path: Path) -> None:
+    array = put(path, np.arange(12), chunks=(12,))
+    (path / "c" / "0").unlink()
+    (path / "c" / "0").mkdir()
+    assert short(array, slice(0, 12)) is None
+
+
+@given(st.integers(0, 70_000), st.booleans(), st.integers(1, 19))
+def test_the_content_size_is_what_the_frame_holds(size: int, checksum: bool, level: int) -> None:
+    frame: bytes = Zstd(level=level, checksum=checksum).encode(bytes(size))
+    assert content_size(frame) == size
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 65_791, 65_792, 2**20])
+def test_the_content_size_of_every_width(size: int) -> None:
+    assert content_size(Zstd(level=1).encode(bytes(size))) == size
+    assert content_size(streamed(bytes(min(size, 1000)))) is None
+    large = bytes.fromhex("28b52ffd") + bytes([0b11_0_00_0_10]) + b"\x50\x01\x02"
+    assert content_size(large + math.prod([2**8, 2**40]).to_bytes(8, "little")) == 2**48
