@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from zarr.core.buffer import Buffer
 from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
@@ -21,6 +20,7 @@ from lazychunks import (
     LazyChunksError,
     NestedLazyChunkSequence,
 )
+from tests.faults.jobs import ZARR
 from tests.places import (
     OLD,
     LocalPlace,
@@ -282,7 +282,7 @@ def test_siblings_in_a_group_stay() -> None:
 def test_readers_of_the_group_around_see_no_part_of_an_array(kind: str, tmp_path: Path) -> None:
     """Hidden is not hidden from a program that goes through a group."""
     store: Any = LocalStore(tmp_path / "group") if kind == "path" else MemoryStore()
-    group = zarr.create_group(store)
+    group: Any = ZARR.create_group(store)
 
     def watched() -> Iterator[Array]:
         for row in WHOLE:

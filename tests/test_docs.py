@@ -7,10 +7,11 @@ import subprocess
 import sys
 import warnings
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,18 +47,27 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def run_page(page: Path) -> int:
-    """Run the Python blocks of a Markdown page, in order and in one namespace; return how many."""
+def run_page(page: Path, console: Callable[[str], None] | None = None) -> int:
+    """Run the Python blocks of a Markdown page, in order and in one namespace; return how many.
+
+    ``console`` is called with each block of a console, in its turn.
+    """
     sybil = pytest.importorskip("sybil")
     parsers = pytest.importorskip("sybil.parsers.myst")
     # The message of an error may be wrapped, and cut short where the page shows "...".
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-    parser = parsers.PythonCodeBlockParser(doctest_optionflags=flags)
+    blocks = [parsers.PythonCodeBlockParser(doctest_optionflags=flags)]
+    if console is not None:
+
+        def evaluate(example: Any) -> None:
+            console(example.parsed)
+
+        blocks.append(parsers.CodeBlockParser("console", evaluate))
     for name in re.findall(r"^```\{literalinclude\} (\S+)", page.read_text(), flags=re.MULTILINE):
         shutil.copy(page.parent / name, ".")  # what a page shows, its code can run
     fences = [n for n, line in enumerate(page.read_text().splitlines(), 1) if line == "```python"]
     reached: set[int] = set()
-    for example in sybil.Sybil([parser], path=str(page.parent)).parse(page).examples():
+    for example in sybil.Sybil(blocks, path=str(page.parent)).parse(page).examples():
         example.evaluate()
         reached.add(bisect(fences, example.line))  # a block may hold several doctests
     return len(reached)

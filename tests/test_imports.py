@@ -33,6 +33,7 @@ ROOMS = (
     "aggregators",
     "storage",
     "__init__",
+    "__main__",
 )
 """The house from the ground up: a room imports from those before it, and from itself."""
 

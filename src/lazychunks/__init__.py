@@ -10,6 +10,7 @@
 - A *converter* (:class:`NumpyConverter`) turns the blocks' tensor type into NumPy arrays and back.
 - ``sequence.to_zarr(destination, converter)`` stores the blocks as one Zarr array
   (:class:`ZarrOptions` lay it out), or nothing.
+- :func:`status` and :func:`verify` look at what is stored, as ``python -m lazychunks`` does.
 - What is wrong is said by typed errors, all of them :class:`LazyChunksError`.
 
 PyTorch's converter and aggregators are in :mod:`lazychunks.torch`. Importing this package loads
@@ -68,7 +69,7 @@ from lazychunks.sequences import (
 from lazychunks.top import TopK, top_k
 
 if TYPE_CHECKING:
-    from lazychunks.storage import ZarrOptions, zarr_sink
+    from lazychunks.storage import Status, Verification, ZarrOptions, status, verify, zarr_sink
 
 __all__ = [
     "BlockDTypeError",
@@ -100,9 +101,11 @@ __all__ = [
     "SequenceAggregator",
     "SourceExhaustedError",
     "SourceTypeError",
+    "Status",
     "ToNumpy",
     "TopK",
     "UntrustedArrayError",
+    "Verification",
     "WriteAbortedError",
     "ZarrOptions",
     "concatenate",
@@ -117,14 +120,19 @@ __all__ = [
     "nest",
     "nested_concatenate",
     "norm",
+    "status",
     "tee",
     "top_k",
     "total",
+    "verify",
     "zarr_sink",
 ]
 
 
+_STORAGE = ("Status", "Verification", "ZarrOptions", "status", "verify", "zarr_sink")
+
+
 def __getattr__(name: str) -> object:
-    if name in ("ZarrOptions", "zarr_sink"):  # importing them loads zarr
+    if name in _STORAGE:  # importing them loads zarr
         return getattr(importlib.import_module("lazychunks.storage"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

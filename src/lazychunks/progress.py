@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lazychunks.sources import Wrapper, opened, opened_rows
 
-__all__ = ["Reported", "ReportedRows", "is_shown", "logged_duration"]
+__all__ = ["Reported", "ReportedRows", "is_shown", "logged_duration", "with_bar"]
 
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
@@ -31,6 +31,11 @@ def is_shown(progress: bool | None) -> bool:
     if progress is not None:
         return progress
     return sys.stderr is not None and sys.stderr.isatty()  # None where there is no console
+
+
+def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
+    """Pass steps on, each of which moves a progress bar on stderr."""
+    return tqdm(steps, total=total, desc=f"{noun}s", unit=noun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,7 @@ class Reported(Wrapper, Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return iter(tqdm(opened(self.source), total=self.total, desc="blocks", unit="block"))
+        return iter(with_bar(opened(self.source), self.total, "block"))
 
 
 @dataclass(frozen=True, slots=True)

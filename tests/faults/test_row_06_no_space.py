@@ -99,21 +99,21 @@ def test_no_space_left_at_any_moment(job: Job) -> None:
         assert len(computed) <= job.count
 
 
-@pytest.mark.parametrize("key", ["zarr.json.partial", "c/0/0", "c/4/0", "zarr.json"])
-def test_the_first_failure_is_the_cause_where_tidying_up_fails_as_well(key: str) -> None:
+@pytest.mark.parametrize("broken", ["zarr.json.partial", "c/0/0", "c/4/0", "zarr.json"])
+def test_the_first_failure_is_the_cause_where_tidying_up_fails_as_well(broken: str) -> None:
     class Breaking(WrapperStore[Store]):
         is_broken = False
 
-        async def set(self, name: str, value: Buffer) -> None:
-            if name == key:
+        async def set(self, key: str, value: Buffer) -> None:
+            if key == broken:
                 self.is_broken = True
                 raise OSError(errno.ENOSPC, "No space left on device")
-            await self._store.set(name, value)
+            await self._store.set(key, value)
 
-        async def delete(self, name: str) -> None:
+        async def delete(self, key: str) -> None:
             if self.is_broken:
                 raise OSError(errno.EIO, "Input/output error")
-            await self._store.delete(name)
+            await self._store.delete(key)
 
     content: dict[str, Buffer] = {}
     with pytest.raises(WriteAbortedError, match="No space left") as caught:

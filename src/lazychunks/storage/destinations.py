@@ -46,6 +46,11 @@ class LocalPath:
         """Whether other processes see what is written here."""
         return True
 
+    def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
+        """Path of a hidden sibling that writers use."""
+        path = self.path.absolute()
+        return path.with_name(f".{path.name}.{what}")
+
     def inspect(self) -> Found:
         """Tell whether an array is there.
 

@@ -136,9 +136,9 @@ class DirectorySwap:
         self._place = place
         self._overwrite = overwrite
         self._target = place.path.absolute()
-        self._staging = self._target.with_name(f".{self._target.name}.partial")
-        self._old = self._target.with_name(f".{self._target.name}.old")
-        self._lock = filelock.FileLock(self._target.with_name(f".{self._target.name}.lock"))
+        self._staging = place.beside("partial")
+        self._old = place.beside("old")
+        self._lock = filelock.FileLock(place.beside("lock"))
         self._made: list[Path] = []
         self.store: Store = LocalStore(self._staging)
 

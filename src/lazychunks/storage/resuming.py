@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
-from itertools import groupby, product
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby, product, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +34,8 @@ __all__ = [
     "check_same_plan",
     "check_same_run",
     "check_same_values",
+    "noted_sizes",
+    "segments_of",
 ]
 
 JOURNAL = "lazychunks.sizes"
@@ -41,7 +43,7 @@ BATCH = 8
 """Number of irregular sizes noted before they are written down."""
 
 
-class DoneUnits(Container[Shape]):
+class DoneUnits(Collection[Shape]):
     """Which units of an array are stored.
 
     Parameters
@@ -66,6 +68,9 @@ class DoneUnits(Container[Shape]):
 
     def __len__(self) -> int:
         return len(self._cells)
+
+    def __iter__(self) -> Iterator[Shape]:
+        return iter(self._cells)
 
     def __contains__(self, x: object, /) -> bool:
         return x in self._cells
@@ -105,14 +110,10 @@ class Journal:
         self._prefix = f"{path}/{JOURNAL}/{axis}" if path else f"{JOURNAL}/{axis}"
         self._axis = axis
         self._first = first
-        self._regular = True
-        self._sizes: list[int] = []  # of all blocks, once they are irregular
-        self._segments = 0
-        for key in sorted(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/")):
-            value = read_key(store, f"{path}/{key}" if path else key)
-            self._sizes += _unpacked(json.loads(value or b"[]"))
-            self._segments += 1
-            self._regular = False
+        segments = segments_of(axis, keys)
+        self._segments = len(segments)
+        self._regular = not segments
+        self._sizes = list(noted_sizes(store, path, segments))  # of all blocks, if irregular
         self._stored = len(self._sizes)
 
     def size(self, number: int) -> int | None:
@@ -231,6 +232,13 @@ def _own(attributes: Document | None) -> Document:
     return {key: value for key, value in (attributes or {}).items() if key != RESERVED}
 
 
-def _unpacked(runs: list[list[int]]) -> Iterator[int]:
-    for size, count in runs:
-        yield from [size] * count
+def segments_of(axis: int, keys: Iterable[str]) -> list[str]:
+    """Keys of a journal, in order; there are none as long as all sizes are the first one's."""
+    return sorted(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/"))
+
+
+def noted_sizes(store: Store, path: str, segments: Iterable[str]) -> Iterator[int]:
+    """Sizes that a journal holds, one after the other."""
+    for key in segments:
+        for size, count in json.loads(read_key(store, f"{path}/{key}" if path else key) or b"[]"):
+            yield from repeat(size, count)

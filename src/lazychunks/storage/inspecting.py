@@ -1,0 +1,319 @@
+"""What is at a destination; nothing is changed by looking.
+
+Metadata need not be trusted: it is judged as for reading, and what it claims is never counted out.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice, product, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+from zarr.core.sync import sync
+from zarr.storage import StorePath
+
+from lazychunks.storage.arrays import Document, read_key, record_of
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, located
+from lazychunks.storage.judging import Facts, document_of, found, judged, readable
+from lazychunks.storage.options import Destination
+from lazychunks.storage.plan import WritePlan
+from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
+
+__all__ = ["Status", "keys_below", "status"]
+
+COUNTED = 10**6
+"""Number of blocks up to which those that are done are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is at a destination; that which is not known, or not there, is None."""
+
+    place: str
+    """The destination."""
+    state: Literal["complete", "unfinished", "absent"]
+    """Whether there is an array, an unfinished write (of a writer at work, or of a dead one), or
+    nothing."""
+    is_published: bool
+    """Whether there is an array that readers see, be it one that an unfinished write is to
+    replace."""
+    set_aside: str | None = None
+    """Where an array is that a dead writer has moved aside, and that the next one puts back."""
+    shape: tuple[int | None, ...] | None = None
+    """Of the unfinished write, where there is one, like all that follows. The length of an axis
+    that has not ended is not known."""
+    dtype: str | None = None
+    chunks: tuple[int, ...] | None = None
+    shards: tuple[int, ...] | None = None
+    nbytes: int | None = None
+    """Bytes of its values."""
+    stored_bytes: int | None = None
+    """Bytes that the store holds for it, metadata included."""
+    run_id: str | None = None
+    """Name of the run. An unfinished write without one cannot be resumed."""
+    done_blocks: int | None = None
+    """Number of blocks that resuming skips."""
+    blocks: int | None = None
+    """Number of all blocks."""
+    is_written: bool = False
+    """Whether all of an unfinished write is stored, and only publishing it is left."""
+
+
+def status(source: Destination) -> Status:
+    """Tell what is at a destination: an array, an unfinished write, or nothing.
+
+    Nothing is changed, and no chunk is decoded. Where a writer is at work, this is how far it is.
+
+    Parameters
+    ----------
+    source
+        A path, a URL, a zarr store, a dict.
+
+    Raises
+    ------
+    UntrustedArrayError
+        If its metadata is damaged or unexpected, or that of a group.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lazychunks import IdentityConverter, LazyChunkSequence
+    >>> store = {}
+    >>> status(store).state
+    'absent'
+    >>> LazyChunkSequence.from_map(np.arange, [2, 3]).to_zarr(store, IdentityConverter())
+    >>> status(store).state, status(store).shape, status(store).nbytes
+    ('complete', (5,), 40)
+    """
+    place = located(source)
+    if isinstance(place, InStore):
+        sync(StorePath.open(place.store, place.path))  # reading does not always open it
+    try:
+        return _status(place)
+    except FileNotFoundError:  # it was renamed, or removed, while this looked
+        return _status(place)
+
+
+def _status(place: LocalPath | InStore) -> Status:
+    under_way = _unfinished(place)
+    document = found(place)
+    if under_way is not None:
+        return _how_far(place, document is not None, *under_way)
+    aside = _set_aside(place)
+    if document is None:
+        return Status(str(place), "absent", is_published=False, set_aside=aside)
+    facts = judged(document, str(place))
+    return Status(
+        str(place),
+        "complete",
+        is_published=True,
+        set_aside=aside,
+        shape=facts.shape,
+        nbytes=_bytes(facts.shape, facts),
+        stored_bytes=_stored_bytes(place),
+        run_id=_text(record_of(document).get("run_id")),
+        **_layout(facts),
+    )
+
+
+def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Document | None] | None:
+    """Where an unfinished write is, and its metadata, if it has some."""
+    if isinstance(place, LocalPath):
+        staging = LocalPath(place.beside("partial"))
+        if not staging.path.is_dir():
+            return None
+        draft = staging.path / KEPT_BACK
+        if draft.is_file():
+            return staging, document_of(draft.read_bytes(), 3, str(place))
+        return staging, found(staging)  # it died when it was about to publish, or before it began
+    kept_back = read_key(place.store, place.key(KEPT_BACK))
+    if kept_back is None or kept_back == read_key(place.store, place.key("zarr.json")):
+        return None
+    is_mark = kept_back == b"null"  # of an overwrite that has only begun
+    return place, None if is_mark else document_of(kept_back, 3, str(place))
+
+
+def _how_far(
+    place: LocalPath | InStore,
+    is_published: bool,
+    staging: LocalPath | InStore,
+    document: Document | None,
+) -> Status:
+    """Tell how far an unfinished write is."""
+    known = Status(str(place), "unfinished", is_published=is_published, set_aside=_set_aside(place))
+    if document is None:
+        return known
+    record = record_of(document)
+    facts = judged(document, str(place))
+    run_id = _text(record.get("run_id"))
+    known = replace(known, run_id=run_id, stored_bytes=_stored_bytes(staging), **_layout(facts))
+    if "first" not in record:
+        shape: tuple[int | None, ...] = facts.shape
+        return replace(
+            known, shape=shape, nbytes=_bytes(shape, facts), is_written="version" in record
+        )
+    try:
+        begun = _Begun.of(record)
+    except (KeyError, TypeError, ValueError):
+        return known  # of another version, or damaged
+    shape = (*begun.lengths, *facts.shape[len(begun.lengths) :])
+    return replace(
+        known,
+        shape=shape,
+        nbytes=_bytes(shape, facts),
+        done_blocks=None if run_id is None else begun.done_blocks(staging, facts),
+        blocks=None if None in begun.counts else math.prod(count or 0 for count in begun.counts),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What the record of an unfinished write says, along the block axes."""
+
+    first: Sequence[int]
+    """Sizes of the first block."""
+    counts: Sequence[int | None]
+    """Numbers of blocks."""
+    lengths: Sequence[int | None]
+    """Lengths of axes that have ended."""
+
+    @classmethod
+    def of(cls, record: Document) -> _Begun:
+        """Read a record, which need not be trusted."""
+        hints = _numbers(record["hints"])
+        axes = len(hints)
+        counts = _numbers(record.get("counts") or [None] * axes)
+        lengths = _numbers(record.get("lengths") or [None] * axes)
+        first = [size for size in _numbers(record["first"])[:axes] if size is not None]
+        if not 1 <= axes == len(counts) == len(lengths) == len(first):
+            raise ValueError("numbers of block axes differ")
+        known = [
+            hint if count is None else count for hint, count in zip(hints, counts, strict=True)
+        ]
+        return cls(first, known, lengths)
+
+    def done_blocks(self, staging: LocalPath | InStore, facts: Facts) -> int | None:
+        """Count the blocks that resuming skips, if they are not too many."""
+        axes = len(self.first)
+        keys = [key for key in keys_below(staging) or () if not key.endswith(".partial")]
+        try:
+            done = DoneUnits(keys, WritePlan(axes, facts.shape[axes:], facts.unit, None))
+            cells = [self._cells(axis, staging, keys, facts, done) for axis in range(axes)]
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            return None
+        if math.prod(map(len, cells)) > COUNTED:
+            return None
+        return sum(_is_stored(touched, done) for touched in product(*cells))
+
+    def _cells(
+        self,
+        axis: int,
+        staging: LocalPath | InStore,
+        keys: Sequence[str],
+        facts: Facts,
+        done: DoneUnits,
+    ) -> list[tuple[int, int]]:
+        """For each block along an axis that may be done, the units that it touches."""
+        first, unit, count = self.first[axis], facts.unit[axis], self.counts[axis]
+        segments = segments_of(axis, keys)
+        sizes: Iterable[int] = repeat(first, -(-facts.shape[axis] // max(first, 1)))
+        if segments:
+            sizes = noted_sizes(*readable(staging), segments)
+        elif count is not None:
+            sizes = repeat(first, min(count, COUNTED + 1))
+        end = (1 + max((cell[axis] for cell in done), default=-1)) * unit
+        cells: list[tuple[int, int]] = []
+        start = 0
+        for size in map(operator.index, islice(sizes, COUNTED + 1)):
+            if start >= end:
+                break
+            cells.append((start // unit, -(-(start + size) // unit) if size > 0 else 0))
+            start += max(size, 0)
+        return cells
+
+
+def _is_stored(touched: tuple[tuple[int, int], ...], done: DoneUnits) -> bool:
+    """Whether a block touches stored units only, and at least one."""
+    count = math.prod(max(stop - start, 0) for start, stop in touched)
+    return 0 < count <= len(done) and all(
+        cell in done for cell in product(*(range(start, stop) for start, stop in touched))
+    )
+
+
+def _set_aside(place: LocalPath | InStore) -> str | None:
+    if isinstance(place, LocalPath) and not place.path.exists() and place.beside("old").is_dir():
+        return str(place.beside("old"))
+    return None
+
+
+def _layout(facts: Facts) -> dict[str, Any]:
+    return {
+        "dtype": str(facts.dtype),
+        "chunks": facts.chunks,
+        "shards": None if facts.unit == facts.chunks else facts.unit,
+    }
+
+
+def _bytes(shape: tuple[int | None, ...], facts: Facts) -> int | None:
+    known = [length for length in shape if length is not None]
+    return math.prod(known) * facts.dtype.itemsize if len(known) == len(shape) else None
+
+
+def keys_below(place: LocalPath | InStore) -> list[str] | None:
+    """Keys below a place, relative to it; None where the store cannot list."""
+    if isinstance(place, LocalPath):
+        return [file.relative_to(place.path).as_posix() for file in _files(place)]
+    if not place.store.supports_listing:
+        return None
+    prefix = place.key("")
+
+    async def listed() -> list[str]:
+        return [key.removeprefix(prefix) async for key in place.store.list_prefix(prefix)]
+
+    return sync(listed())
+
+
+def _stored_bytes(place: LocalPath | InStore) -> int | None:
+    if isinstance(place, InStore):
+        if not place.store.supports_listing:
+            return None
+        return sync(place.store.getsize_prefix(place.key("")))
+    size = 0
+    for file in _files(place):
+        with suppress(FileNotFoundError):  # temporary files come and go
+            size += file.lstat().st_size
+    return size
+
+
+def _files(place: LocalPath) -> Iterator[Path]:
+    for directory, _, names in os.walk(place.path):
+        yield from (Path(directory, name) for name in names)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _numbers(value: object) -> list[int | None]:
+    """Check a list of lengths, or of None.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    items: Any = value
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    for item in items:
+        if item is not None and not (type(item) is int and 0 <= item <= sys.maxsize):
+            raise TypeError(f"{item!r} is no length")
+    numbers: list[int | None] = items
+    return numbers
