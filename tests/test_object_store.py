@@ -232,17 +232,14 @@ def test_a_worker_makes_the_requests_that_the_guide_counts(
     server: Server, path: str, options: ZarrOptions, to_look: int
 ) -> None:
     """For each object: one to put it, one to see that the run goes on, one to look for a shard."""
+    layout: ZarrOptions = {"chunks": (2, 4) if options else "blocks", **options}
     made: list[Counter[str]] = []
     for count in (5, 15):
         sequence = LazyChunkSequence.from_map(partial(np.full, (4, 4)), range(count))
+        place = by_obstore(f"{path}/{count}")
         server.counted()
         with Shuffling() as executor:
-            sequence.to_zarr(
-                by_obstore(f"{path}/{count}"),
-                IdentityConverter(),
-                chunks=(2, 4) if options else "blocks",
-                executor=executor,
-                **options,
-            )
+            layout["executor"] = executor
+            sequence.to_zarr(place, IdentityConverter(), **layout)
         made.append(Counter(request.method for request in server.counted()))
     assert made[1] - made[0] == {"PUT": 10, "GET": 10 * to_look}
