@@ -27,7 +27,6 @@ from lazychunks import (
     concatenate,
     nested_concatenate,
 )
-from lazychunks.storage.options import Chunks
 from tests.benchmarks import layouts
 from tests.executors import Shuffling
 from tests.faults.jobs import FLAT, JOBS, ZARR, Job, old_array, same, seen_at
@@ -233,13 +232,14 @@ def test_a_worker_makes_the_requests_that_the_guide_counts(
     server: Server, path: str, options: ZarrOptions, to_look: int
 ) -> None:
     """For each object: one to put it, one to see that the run goes on, one to look for a shard."""
+    layout: ZarrOptions = {"chunks": (2, 4) if options else "blocks", **options}
     made: list[Counter[str]] = []
-    chunks: Chunks = (2, 4) if options else "blocks"
     for count in (5, 15):
         sequence = LazyChunkSequence.from_map(partial(np.full, (4, 4)), range(count))
+        place = by_obstore(f"{path}/{count}")
         server.counted()
         with Shuffling() as executor:
-            settings: ZarrOptions = {"chunks": chunks, "executor": executor, **options}
-            sequence.to_zarr(by_obstore(f"{path}/{count}"), IdentityConverter(), **settings)
+            layout["executor"] = executor
+            sequence.to_zarr(place, IdentityConverter(), **layout)
         made.append(Counter(request.method for request in server.counted()))
     assert made[1] - made[0] == {"PUT": 10, "GET": 10 * to_look}
