@@ -414,6 +414,42 @@ def test_when_one_of_two_sinks_fails_the_other_leaves_nothing(place: Place, firs
     assert other == {}
 
 
+@pytest.mark.parametrize("progress", [False, True], ids=["silent", "progress"])
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "tee"])
+@pytest.mark.parametrize("kind", ["flat", "nested"])
+def test_producers_have_ended_when_an_error_arrives(
+    kind: str, alone: bool, progress: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What they hold (files, processes) is free for whoever handles the error."""
+    open_now = 0
+
+    def blocks(row: int = 2) -> Iterator[Array]:
+        nonlocal open_now
+        open_now += 1
+        try:
+            for column in range(4):
+                yield np.ones((2, 4 if (row, column) == (2, 1) else 3))
+        finally:
+            open_now -= 1
+
+    def rows() -> Iterator[Iterator[Array]]:
+        nonlocal open_now
+        open_now += 1
+        try:
+            yield from map(blocks, range(4))
+        finally:
+            open_now -= 1
+
+    sink = zarr_sink({}, CONVERTER)
+    other: Any = count if kind == "flat" else nested_concatenate()
+    folds: Any = sink if alone else tee(sink, other)
+    sequence: Any = LazyChunkSequence(blocks) if kind == "flat" else NestedLazyChunkSequence(rows)
+    with pytest.raises(BlockShapeError) as caught:
+        sequence.compute(folds, progress=progress)
+    assert open_now == 0
+    assert caught.value.block in (1, (2, 1))
+
+
 class Full(WrapperStore[MemoryStore]):
     """Has no space for the last chunk."""
 

@@ -28,6 +28,7 @@ from lazychunks import (
     LazyChunkSequence,
     LengthHintWarning,
     NestedLazyChunkSequence,
+    WriteAbortedError,
     ZarrOptions,
 )
 from lazychunks.shapes import Shape
@@ -411,6 +412,18 @@ def test_a_wrong_hint_warns_and_the_array_is_right(hint: int) -> None:
     with pytest.warns(LengthHintWarning, match="3 rows"):
         array = nested.sequence(hint).to_zarr({}, CONVERTER, True, chunks=(4, 2))
     np.testing.assert_array_equal(read(array), whole)
+
+
+@pytest.mark.parametrize("hint", [2, 4])
+def test_where_that_warning_is_an_error_nothing_is_stored(hint: int, tmp_path: Path) -> None:
+    """A call that raises has stored nothing, whatever it raises."""
+    whole = np.arange(30).reshape(10, 3)
+    for given in (Flat(tuple(np.split(whole, [2, 5]))), grid(whole, (2, 3, 5), (1, 2))):
+        with warnings.catch_warnings(), pytest.raises(WriteAbortedError, match="hint") as caught:
+            warnings.simplefilter("error")
+            given.sequence(hint).to_zarr(tmp_path / "array.zarr", CONVERTER)
+        assert isinstance(caught.value.__cause__, LengthHintWarning)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_progress_bar_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

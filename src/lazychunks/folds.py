@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.sources import block_counts
+from lazychunks.sources import block_counts, ended
 
 __all__ = [
     "Counts",
@@ -382,8 +382,9 @@ def _run_rows(fold: NestedFold[T, R], rows: Iterable[Iterable[T]]) -> R:
     with fold.start_rows(_counts(rows)) as running:
         step = running.step
         for row in rows:
-            for block in row:
-                step(block)
+            with ended(row):
+                for block in row:
+                    step(block)
             running.end_row()
         return running.finish()
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from itertools import chain, compress, repeat
 from types import GeneratorType
@@ -37,6 +38,7 @@ __all__ = [
     "Wrapper",
     "block_counts",
     "counted",
+    "ended",
     "length_of",
     "mapped",
     "mapped_rows",
@@ -243,6 +245,11 @@ def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
         return _fresh(row, lambda: True)
     _refuse_started(row)
     return iter(row)
+
+
+def ended(row: Iterable[object]) -> AbstractContextManager[object]:
+    """End a row's generator on leaving, whoever else still refers to it (a traceback does)."""
+    return closing(row) if _is_generator(row) else nullcontext()
 
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:

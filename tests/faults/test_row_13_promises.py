@@ -320,6 +320,30 @@ def test_the_store_keeps_the_promise(store: str, column: str, tmp_path: Path) ->
         kind.destination.close()
 
 
+@pytest.mark.parametrize("before", ["nothing", "old"])
+def test_the_array_is_synced_before_it_appears_and_the_way_to_it_afterwards(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "made" / "too" / "array.zarr"
+    if before == "old":
+        old_array(str(path))
+    events: list[str] = []
+    sync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        shown = same(seen_at(str(path)), FLAT.whole)
+        events.append(f"{'after' if shown else 'before'} {os.fstat(descriptor).st_ino}")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    FLAT.store(path, durable=True, overwrite=True)
+    assert same(seen_at(str(path)), FLAT.whole)
+    inside = {f"before {file.stat().st_ino}" for file in (path, *path.rglob("*"))}
+    made = [path.parent] if before == "old" else [path.parent, tmp_path / "made", tmp_path]
+    assert set(events[: len(inside)]) == inside
+    assert events[len(inside) :] == [f"after {file.stat().st_ino}" for file in made]
+
+
 def test_the_page_names_every_kind_of_store_and_every_promise() -> None:
     assert TABLE.keys() == KINDS.keys()
     assert all(cells.keys() == MEANINGS.keys() for cells in TABLE.values())

@@ -219,7 +219,8 @@ class DirectorySwap:
         else:
             os.rename(self._staging, self._target)
         if durable:
-            _sync(self._target.parent)
+            for directory in (self._target, *self._made):
+                _sync(directory.parent)
         shutil.rmtree(self._old, ignore_errors=True)
 
     def discard(self) -> None:

@@ -125,8 +125,9 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             else:
                 rows, take = sequence, writer.step
             for row in rows:
-                for block in row:
-                    take(block)
+                with sources.ended(row):
+                    for block in row:
+                        take(block)
                 writer.end_row()
             return writer.finish()
 
