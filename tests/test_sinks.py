@@ -414,6 +414,13 @@ def test_when_one_of_two_sinks_fails_the_other_leaves_nothing(place: Place, firs
     assert other == {}
 
 
+def sinks(kind: str, *, alone: bool) -> Any:
+    sink = zarr_sink({}, CONVERTER)
+    other: Any = count if kind == "flat" else nested_concatenate()
+    both: Any = tee
+    return sink if alone else both(sink, other)
+
+
 @pytest.mark.parametrize("progress", [False, True], ids=["silent", "progress"])
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "tee"])
 @pytest.mark.parametrize("kind", ["flat", "nested"])
@@ -440,9 +447,7 @@ def test_producers_have_ended_when_an_error_arrives(
         finally:
             open_now -= 1
 
-    sink = zarr_sink({}, CONVERTER)
-    other: Any = count if kind == "flat" else nested_concatenate()
-    folds: Any = sink if alone else tee(sink, other)
+    folds = sinks(kind, alone=alone)
     sequence: Any = LazyChunkSequence(blocks) if kind == "flat" else NestedLazyChunkSequence(rows)
     with pytest.raises(BlockShapeError) as caught:
         sequence.compute(folds, progress=progress)

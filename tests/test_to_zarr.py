@@ -418,10 +418,12 @@ def test_a_wrong_hint_warns_and_the_array_is_right(hint: int) -> None:
 def test_where_that_warning_is_an_error_nothing_is_stored(hint: int, tmp_path: Path) -> None:
     """A call that raises has stored nothing, whatever it raises."""
     whole = np.arange(30).reshape(10, 3)
-    for given in (Flat(tuple(np.split(whole, [2, 5]))), grid(whole, (2, 3, 5), (1, 2))):
-        with warnings.catch_warnings(), pytest.raises(WriteAbortedError, match="hint") as caught:
+    for blocks in (Flat(tuple(np.split(whole, [2, 5]))), grid(whole, (2, 3, 5), (1, 2))):
+        sequence = blocks.sequence(hint)
+        with warnings.catch_warnings():
             warnings.simplefilter("error")
-            given.sequence(hint).to_zarr(tmp_path / "array.zarr", CONVERTER)
+            with pytest.raises(WriteAbortedError, match="hint") as caught:
+                sequence.to_zarr(tmp_path / "array.zarr", CONVERTER)
         assert isinstance(caught.value.__cause__, LengthHintWarning)
         assert list(tmp_path.iterdir()) == []
 
