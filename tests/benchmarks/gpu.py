@@ -2,9 +2,9 @@
 
     python tests/benchmarks/gpu.py > tests/benchmarks/gpu.md
 
-Prints a section that tests/benchmarks/run.py puts into docs/benchmarks.md. Needs torch, pytest and
-hypothesis beside the library itself (``pip install --no-deps -e .`` is enough for that), and a
-minute. Without a GPU it runs over a few small blocks and says so.
+Prints a section that tests/benchmarks/run.py puts into docs/benchmarks-folds.md. Needs torch,
+pytest and hypothesis beside the library itself (``pip install --no-deps -e .`` is enough for
+that), and a minute. Without a GPU it runs over a few small blocks and says so.
 """
 
 # pyright: reportUnknownMemberType=false
@@ -144,6 +144,7 @@ def overlap(folder: Path, title: str, options: ZarrOptions, share: float) -> Ite
     overhead, many = made_in(one), made_in(producer(9))
     each = max((many - overhead) / 8, 1e-9)
     make = producer(max(1, round((writes * share - overhead) / each) + 1))
+    ready = [make(number).cpu() for number in range(BLOCKS)]  # others would compress otherwise
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in WRITERS}
     for _ in range(ROUNDS):
         made = made_in(make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import chart
@@ -11,7 +12,6 @@ from tests.benchmarks.writers import WRITERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _TITLES = {writer.name: writer.title for writer in WRITERS}
 
@@ -36,8 +36,27 @@ above 1, we are faster. Everything that a writer stores is read back once and co
 """
 
 
+_HEAD_WITHOUT_RACES = """\
+# Benchmarks: folds, reading, workers, a GPU
+
+<!-- Written by tests/benchmarks/run.py; run it again instead of editing this. -->
+
+How one pass, reading back, many workers and a GPU do; the writers' race is in {doc}`benchmarks`.
+Times are medians over the rounds, of runs that take turns.
+"""
+
+_GPU = Path(__file__).with_name("gpu.md")
+"""What gpu.py has printed on a machine that has one."""
+
+
 def write(found: Results, folder: Path) -> None:
-    """Write benchmarks.md and benchmarks.png into a folder."""
+    """Write benchmarks.md and benchmarks.png into a folder; of scenarios alone, another page."""
+    if not found.timings:
+        scenarios = (part for scenario in found.scenarios for part in _scenario(scenario))
+        parts = [_HEAD_WITHOUT_RACES, *_machine(found), *_goals(found), *scenarios]
+        parts.append(_GPU.read_text())
+        (folder / "benchmarks-folds.md").write_text("\n".join(parts).rstrip() + "\n")
+        return
     parts = [
         _HEAD,
         *_machine(found),
