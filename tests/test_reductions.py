@@ -214,6 +214,31 @@ def test_narrow_numbers_are_not_lost_in_a_sum(dtype: str) -> None:
     assert moments()(blocks).mean == 1
 
 
+@given(st.data())
+def test_bfloat16_is_reduced_in_double_precision_and_rounded_once(data: st.DataObject) -> None:
+    """Arrays of ml_dtypes, and tensors."""
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    pytest.importorskip("torch", reason="torch is not installed")
+    from lazychunks.torch import TorchNumpyConverter
+
+    blocks, axis = data.draw(drawn(("bfloat16",)))
+    to = TorchNumpyConverter()
+    whole = np.concatenate(blocks, axis).astype(float)
+    tensors: list[Any] = [to.from_numpy(block) for block in blocks]
+    extrema: list[tuple[Of, Oracle]] = [
+        (minimum, lambda x, axis: x.min(axis)),
+        (maximum, lambda x, axis: x.max(axis)),
+    ]
+    for of, oracle in ORACLES + (extrema if whole.shape[axis] else []):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's of means of nothing
+            expected = np.asarray(oracle(whole, axis)).astype(ml_dtypes.bfloat16).astype(float)
+        tensor: Any = of(axis)(tensors)
+        for found in (of(axis)(blocks), to.to_numpy(tensor)):
+            assert found.dtype == ml_dtypes.bfloat16
+            np.testing.assert_allclose(found.astype(float), expected, rtol=2**-7, atol=1e-6)
+
+
 def test_the_variance_far_from_zero_is_not_canceled() -> None:
     values = 1e9 + np.random.default_rng(0).standard_normal(4000)
     naive = (values**2).mean() - values.mean() ** 2
