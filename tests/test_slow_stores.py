@@ -4,13 +4,19 @@ The delays are the fault under test; nothing here waits for a clock to be right.
 """
 
 import asyncio
+import tempfile
+import time
 from collections.abc import Iterator
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, WrapperStore
 
@@ -21,6 +27,10 @@ from lazychunks import (
     NestedLazyChunkSequence,
     WriteAbortedError,
 )
+from lazychunks.shapes import Shape
+from lazychunks.storage.arrays import StagedArray
+from lazychunks.storage.assembly import Filled
+from lazychunks.storage.writing import BackgroundWriter
 from tests.places import values_at
 from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks
 
@@ -97,32 +107,116 @@ def read(store: MemoryStore) -> Array:
     return values_at(store)
 
 
-# Law: whatever the delays.
+# Law: whatever the delays, and whatever the layout.
+
+CODECS: tuple[Any, ...] = (
+    "auto",
+    None,
+    GzipCodec(level=1),
+    BloscCodec(),
+    Crc32cCodec(),
+    [ZstdCodec(level=1), Crc32cCodec()],
+)
+
+delays = st.lists(st.sampled_from([0.0, 0.0005, 0.001]), max_size=20)
+
+
+@st.composite
+def settings(draw: st.DrawFn, ndim: int) -> dict[str, Any]:
+    """Draw chunks, shards, codecs, and how many writes there may be at a time."""
+    chosen: dict[str, Any] = {
+        "compressors": draw(st.sampled_from(CODECS)),
+        "max_in_flight": draw(st.none() | st.integers(1, 4)),
+    }
+    extents = st.integers(1, 4)
+    match draw(st.sampled_from(["auto", "blocks", "an extent", "extents"])):
+        case "an extent":
+            chosen["chunks"] = draw(extents)
+            if draw(st.booleans()):
+                chosen["shards"] = chosen["chunks"] * draw(extents)
+        case "extents":
+            chosen["chunks"] = draw(st.tuples(*(extents,) * ndim))
+            if draw(st.booleans()):
+                factors = draw(st.tuples(*(st.integers(1, 3),) * ndim))
+                chosen["shards"] = tuple(map(mul, chosen["chunks"], factors))
+        case name:
+            chosen["chunks"] = name
+    if draw(st.integers(0, 3)) == 0:
+        chosen["filters"] = TransposeCodec(order=tuple(reversed(range(ndim))))
+    return chosen
+
+
+@given(st.data(), flat_blocks(max_ndim=3) | nested_blocks(max_ndim=3), delays)
+def test_what_is_stored_depends_neither_on_delays_nor_on_the_layout(
+    data: st.DataObject, given: Flat | Nested, delays: list[float]
+) -> None:
+    memory = MemoryStore()
+    chosen = data.draw(settings(given.whole.ndim))
+    given.sequence().to_zarr(SlowStore(memory, iter(delays)), CONVERTER, **chosen)
+    assert bits(read(memory)) == bits(given.whole)
+
+
+@given(st.data(), flat_blocks(max_ndim=3) | nested_blocks(max_ndim=3), delays)
+def test_neither_does_it_in_a_slow_directory(
+    data: st.DataObject, given: Flat | Nested, delays: list[float]
+) -> None:
+    write, waits = StagedArray.write, iter(delays)
+
+    def late(self: StagedArray, filled: Filled) -> None:
+        time.sleep(next(waits, 0.0))
+        write(self, filled)
+
+    chosen = data.draw(settings(given.whole.ndim))
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StagedArray, "write", late)
+        given.sequence().to_zarr(Path(root, "a"), CONVERTER, **chosen)
+        assert bits(values_at(Path(root, "a"))) == bits(given.whole)
+
+
+# Law: memory is bounded, whatever the partition.
 
 
 @given(
-    flat_blocks(max_ndim=3) | nested_blocks(max_ndim=3),
-    st.lists(st.sampled_from([0.0, 0.0005, 0.001]), max_size=20),
-    st.integers(1, 4),
+    flat_blocks(max_ndim=2) | nested_blocks(max_ndim=2),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
     st.integers(1, 3),
-    st.sampled_from(["auto", None]),
+    delays,
 )
-def test_what_is_stored_does_not_depend_on_delays(
-    given: Flat | Nested,
-    delays: list[float],
-    max_in_flight: int,
-    chunks: int,
-    compressors: Any,
+def test_buffers_are_those_in_flight_and_those_being_filled(
+    given: Flat | Nested, extents: Shape, max_in_flight: int, delays: list[float]
 ) -> None:
-    memory = MemoryStore()
-    given.sequence().to_zarr(
-        SlowStore(memory, iter(delays)),
-        CONVERTER,
-        chunks=chunks,
-        compressors=compressors,
-        max_in_flight=max_in_flight,
+    """A flat sequence fills one buffer at a time, a nested one a band of them."""
+    buffers: dict[int, Array] = {}
+    allocate = BackgroundWriter.allocate
+
+    def counted(self: BackgroundWriter) -> Array:
+        buffer = allocate(self)
+        buffers[id(buffer)] = buffer
+        return buffer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BackgroundWriter, "allocate", counted)
+        given.sequence().to_zarr(
+            SlowStore(MemoryStore(), iter(delays)),
+            CONVERTER,
+            chunks=extents[: given.whole.ndim],
+            max_in_flight=max_in_flight,
+        )
+    assert len(buffers) <= max_in_flight + most_filled(given, extents)
+
+
+def most_filled(given: Flat | Nested, extents: Shape) -> int:
+    """Most chunks that any row of blocks touches, or one."""
+    if isinstance(given, Flat):
+        return 1
+    bottoms: list[int] = [*accumulate(row[0].shape[0] for row in given.rows)]
+    tops = (0, *bottoms[:-1])
+    bands = (
+        -(-bottom // extents[0]) - top // extents[0]
+        for top, bottom in zip(tops, bottoms, strict=True)
     )
-    assert bits(read(memory)) == bits(given.whole)
+    width: int = given.whole.shape[1]
+    return max(1, *bands) * -(-width // extents[1])
 
 
 @pytest.mark.parametrize("compressors", ["auto", None])

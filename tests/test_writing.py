@@ -84,30 +84,32 @@ def test_writes_run_in_other_threads() -> None:
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 3])
-def test_submitting_waits_for_a_free_place(gate: Gate, max_in_flight: int) -> None:
+def test_one_more_buffer_waits_for_its_turn_and_the_next_is_not_given(
+    gate: Gate, max_in_flight: int
+) -> None:
+    """The producer goes on with the next block while all places are taken, but no further."""
     writer = writing(gate, max_in_flight)
-    for number in range(max_in_flight):
+    for number in range(max_in_flight + 1):
         writer.submit(filled(writer, number))
     for _ in range(max_in_flight):
         gate.entered.get(timeout=PATIENCE)
-    one_more = filled(writer, 99)
-    submitted = Event()
+    allocated = Event()
 
-    def submit() -> None:
-        writer.submit(one_more)
-        submitted.set()
+    def allocate() -> None:
+        writer.submit(filled(writer, 99))
+        allocated.set()
 
-    thread = Thread(target=submit)
+    thread = Thread(target=allocate)
     thread.start()
     assert gate.entered.empty(), "no write begins while all places are taken"
-    assert not submitted.is_set()
+    assert not allocated.is_set()
     gate.open.set()
-    assert submitted.wait(PATIENCE)
+    assert allocated.wait(PATIENCE)
     thread.join(PATIENCE)
     writer.drain()
     writer.close()
-    assert gate.most_inside <= max_in_flight
-    assert sorted(gate.done) == [*range(max_in_flight), 99]
+    assert gate.most_inside == max_in_flight
+    assert sorted(gate.done) == [*range(max_in_flight + 1), 99]
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 2, 4])
@@ -153,15 +155,37 @@ def test_a_failed_write_is_raised_when_draining() -> None:
     writer.close()
 
 
-def test_a_failed_write_is_raised_when_submitting() -> None:
+def test_a_failed_write_is_raised_when_allocating() -> None:
+    submitted = Event()
+
     def failing(one: Filled) -> None:
+        assert submitted.wait(PATIENCE)
         raise DiskFullError(f"chunk {one.data[0]}")
 
-    writer = writing(failing, 1)
-    writer.submit(filled(writer, 5))
-    with pytest.raises(DiskFullError, match="chunk 5"):
+    with closing(writing(failing, 1)) as writer:
+        writer.submit(filled(writer, 5))
         writer.submit(filled(writer, 6))
-    writer.close()
+        submitted.set()
+        with pytest.raises(DiskFullError, match="chunk 5"):
+            writer.allocate()
+
+
+def test_a_failed_write_is_raised_when_submitting() -> None:
+    ended = Event()
+
+    def failing(one: Filled) -> None:
+        ended.set()
+        raise DiskFullError(f"chunk {one.data[0]}")
+
+    def submit_on(writer: BackgroundWriter) -> None:
+        while True:  # the failure is known a moment after it has happened
+            writer.submit(Filled((slice(0, 1),), np.zeros(1, "i8")))
+
+    with closing(writing(failing)) as writer:
+        writer.submit(filled(writer, 5))
+        assert ended.wait(PATIENCE)
+        with pytest.raises(DiskFullError, match="chunk 5"):
+            submit_on(writer)
 
 
 def test_closing_waits_for_the_writes_under_way(gate: Gate) -> None:

@@ -106,10 +106,11 @@ def measure(options: argparse.Namespace, folder: Path) -> results.Results:
                 size, racing, repeats=repeats, budget=options.budget, folder=folder
             )
             keep(found, options)
+    seconds = {(t.workload, t.writer): t.median for t in found.timings if t.ran}
     for name, scenario in SCENARIOS.items():
         if name in names:
             note(name)
-            found.scenarios.append(scenario(Setting(repeats, options.quick, folder)))
+            found.scenarios.append(scenario(Setting(repeats, options.quick, folder, seconds)))
             keep(found, options)
     return found
 

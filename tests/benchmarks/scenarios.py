@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from tests.benchmarks import folding, seed, writers
 from tests.benchmarks.measure import fresh_path, note, peak_memory
 from tests.benchmarks.results import Figure, Scenario
 from tests.benchmarks.spreading import spreading
-from tests.benchmarks.workloads import WORKLOADS, Block, Job, in_memory
+from tests.benchmarks.workloads import WORKLOADS, ZSTD_LEVEL, Block, Job, in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 
@@ -28,6 +29,8 @@ class Setting:
     repeats: int
     quick: bool
     folder: Path
+    seconds: Mapping[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    """Median of what each writer took for each workload, as far as that was measured before."""
 
 
 def _clock(task: Callable[[], object]) -> tuple[float, float]:
@@ -40,87 +43,172 @@ def _installed(*names: str) -> list[writers.Writer]:
     return [w for w in map(writers.by_name, names) if w.version() is not None]
 
 
-def overlap(setting: Setting) -> Scenario:
-    """Let a producer compute as long as our writer writes."""
-    workload = WORKLOADS[0].shortened(8 if setting.quick else 48)
-    pool = in_memory(workload.shortened(8))
-    count = len(workload.heights)
-    numbers = np.linspace(0, 1, 2**16)
+NUMBERS = np.linspace(0, 1, 2**16)
 
-    def instant(row: int, column: int) -> Block:
-        return pool(row % 8, column)
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """Hands out ready blocks after it has taken its time."""
+
+    title: str
+    each: float
+    """Seconds that a block takes."""
+    pool: Callable[[int, int], Block]
+    computes: bool = False
+    """Whether it keeps a core busy; it waits otherwise, as one does for a device."""
+
+    def __call__(self, row: int, column: int) -> Block:
+        if not self.computes:
+            time.sleep(self.each)
+        else:
+            start = time.thread_time()  # work, not time: others may use the core meanwhile
+            while time.thread_time() - start < self.each:
+                np.sin(NUMBERS)
+        return self.pool(row, column)
+
+
+def overlap(setting: Setting) -> Scenario:
+    """Let a producer take as long as our writer."""
+    workload = WORKLOADS[0].shortened(8 if setting.quick else 48)
+    ready = in_memory(workload.shortened(8))
+    count, cores = len(workload.heights), len(os.sched_getaffinity(0))
+
+    def pool(row: int, column: int) -> Block:
+        return ready(row % 8, column)
 
     def run(writer: writers.Writer, block: Callable[[int, int], Block]) -> tuple[float, float]:
         with fresh_path(setting.folder) as path:
             return _clock(lambda: writer.write(Job(workload, block, path)))
 
-    ours = writers.by_name("lazychunks")
-    run(ours, instant)
-    each = statistics.median(run(ours, instant)[0] for _ in range(setting.repeats)) / count
-    steps = max(1, round(each / (_clock(lambda: [np.sin(numbers) for _ in range(200)])[0] / 200)))
+    def paced(title: str, writer: writers.Writer, *, computes: bool = False) -> Producer:
+        run(writer, pool)
+        taken = statistics.median(run(writer, pool)[0] for _ in range(setting.repeats))
+        return Producer(title, taken / count, pool, computes)
 
-    def waiting(row: int, column: int) -> Block:
-        time.sleep(each)
-        return instant(row, column)
+    def compared(writer: writers.Writer, producer: Producer) -> tuple[list[str], float, float]:
+        rounds: list[tuple[float, float, float, float]] = []
+        for _ in range(setting.repeats):
+            alone, processor = run(writer, pool)
+            made, busy = _clock(lambda: [producer(number, 0) for number in range(count)])
+            together = run(writer, producer)[0]
+            rounds.append((alone, made, together, (processor + busy) / cores))
+        note(f"overlap: {writer.name}, producer {producer.title}")
+        over = statistics.median(t / max(w, p) for w, p, t, _ in rounds)
+        least = statistics.median(t / max(w, p, least) for w, p, t, least in rounds)
+        times = [statistics.median(column) for column in list(zip(*rounds, strict=True))[:3]]
+        row = [writer.title, producer.title, *(f"{s:.2f} s" for s in times)]
+        return [*row, f"{over:.2f}", f"{least:.2f}"], over, least
 
-    def computing(row: int, column: int) -> Block:
-        for _ in range(steps):
-            np.sin(numbers)
-        return instant(row, column)
-
+    ours, single = writers.by_name("lazychunks"), writers.SINGLE
+    waiting = paced("waits for a device", ours)
+    computing = paced("computes on one core", ours, computes=True)
+    beside = paced("computes on one core", single, computes=True)
     rows: list[list[str]] = []
     figures: list[Figure] = []
-    cores = len(os.sched_getaffinity(0))
-    for kind, produce in (("waits for a device", waiting), ("computes on one core", computing)):
+    for producer in (waiting, computing):
         for writer in _installed("lazychunks", "zarr-full", "tensorstore", "pydvl"):
-            alone: list[float] = []
-            producer: list[float] = []
-            both: list[float] = []
-            bound: list[float] = []
-            for _ in range(setting.repeats):
-                seconds, processor = run(writer, instant)
-                alone.append(seconds)
-                made, busy = _clock(lambda p=produce: [p(i, 0) for i in range(count)])  # type: ignore[misc]  # mypy cannot infer a lambda's default
-                producer.append(made)
-                both.append(run(writer, produce)[0])
-                bound.append(max(seconds, made, (processor + busy) / cores))
-            over = statistics.median(
-                t / max(w, p) for t, w, p in zip(both, alone, producer, strict=True)
-            )
-            least = statistics.median(t / b for t, b in zip(both, bound, strict=True))
-            columns = [statistics.median(times) for times in (alone, producer, both)]
-            rows.append(
-                [
-                    writer.title,
-                    kind,
-                    *(f"{s:.2f} s" for s in columns),
-                    f"{over:.2f}",
-                    f"{least:.2f}",
-                ]
-            )
+            row, over, least = compared(writer, producer)
+            rows.append(row)
             if writer is ours:
-                figures.append(
-                    Figure(
-                        f"producer that {kind}: total over the slower of the two alone",
-                        "at most 1.1",
-                        f"{over:.2f}",
-                        over <= 1.1,
-                    )
-                )
-            note(f"overlap: {writer.name}, producer {kind}")
+                figures.append(_overlapped(producer.title, "the slower of the two alone", over))
+                if producer.computes:
+                    what = f"what {cores} cores allow"
+                    figures.append(_overlapped(producer.title, what, least))
+    row, over, _ = compared(single, beside)
+    rows.insert(len(rows) - 3, row)
+    figures.append(
+        _overlapped("computes on one core, one write at a time", "the slower of the two", over)
+    )
+    copied = _median(setting, lambda: ready(0, 0).copy())
+    with fresh_path(setting.folder) as path:
+        last = _median(setting, lambda: _chunk_written(ready(0, 0), path))
     return Scenario(
         "overlap",
         f"A producer that takes as long as our writer ({count} blocks of 256 x 4096, zstd level 3)",
         "The producer hands out ready blocks after it has waited, as one does for a GPU, or has "
-        "computed in one thread, for as long as our writer needs for a block. What can be had is "
-        "the largest of the two times alone and of all processor time over the number of cores: a "
-        "producer that computes on the same cores takes them from the compression.",
+        "computed in one thread, for as long as our writer needs for a block. Two things cannot "
+        f"overlap with a producer that waits: the copy of a block into a buffer ({copied * 1e3:.1f}"
+        f" ms, {copied / waiting.each:.0%} of its time), since the producer may use its memory "
+        f"again; and the last chunk ({last * 1e3:.0f} ms, {last / waiting.each / count:.0%} of all "
+        "of it), which is compressed when nothing else is left to do. A producer that computes "
+        f"takes its core from the compression, which alone keeps all {cores} busy here: then all "
+        "processor time over the number of cores is what can be had. With "
+        "`max_in_flight=1` each of the two has a core of its own.",
         [
             "writer", "producer", "writer alone", "producer alone", "both",
             "both / the slower", "both / what can be had",
         ],
         rows,
         figures,
+    )  # fmt: skip
+
+
+def _overlapped(producer: str, bound: str, over: float) -> Figure:
+    return Figure(
+        f"producer that {producer}: total over {bound}", "at most 1.1", f"{over:.2f}", over <= 1.1
+    )
+
+
+def _median(setting: Setting, task: Callable[[], object]) -> float:
+    return statistics.median(_clock(task)[0] for _ in range(4 * setting.repeats))
+
+
+def _chunk_written(block: Block, path: Path) -> None:
+    encode = writers.module("numcodecs").Zstd(level=ZSTD_LEVEL, checksum=True).encode
+    path.write_bytes(encode(block))
+
+
+def limits(setting: Setting) -> Scenario:
+    """Compress the chunks that our writer stores on all cores, and do nothing else."""
+    rows: list[list[str]] = []
+    cores = len(os.sched_getaffinity(0))
+    encode = writers.module("numcodecs").Zstd(level=ZSTD_LEVEL, checksum=True).encode
+    ours = writers.by_name("lazychunks")
+    for workload in WORKLOADS:
+        if not workload.compressed:
+            continue
+        size = workload.shortened(8) if setting.quick else workload
+        block = in_memory(size)
+        with fresh_path(setting.folder) as path:
+            ours.write(Job(size, block, path))
+            stored: Any = writers.module("zarr").open_array(path, mode="r")
+            whole, (height, width) = np.asarray(stored[...]), stored.chunks
+        chunks = [
+            np.ascontiguousarray(whole[top : top + height, left : left + width])
+            for top in range(0, whole.shape[0], height)
+            for left in range(0, whole.shape[1], width)
+        ]
+        times: list[tuple[float, float]] = []
+        with ThreadPoolExecutor(cores) as pool:
+            for _ in range(setting.repeats + 1):
+                alone = _clock(lambda: list(pool.map(encode, chunks)))[0]  # noqa: B023  # run here
+                with fresh_path(setting.folder) as path:
+                    times.append((alone, _clock(lambda: ours.write(Job(size, block, path)))[0]))  # noqa: B023  # run here
+        times = times[1:]  # the first one warms up
+        alone, taken = (statistics.median(column) for column in zip(*times, strict=True))
+        share = statistics.median(a / t for a, t in times)
+        others = [setting.seconds.get((workload.name, name)) for name in ("pydvl", "tensorstore")]
+        rows.append(
+            [
+                workload.title,
+                f"{alone * 1e3:.0f} ms",
+                f"{taken * 1e3:.0f} ms",
+                f"{share:.0%}",
+                *("" if seconds is None else f"{seconds / alone:.1f}" for seconds in others),
+            ]
+        )
+        note(f"limits: {workload.name}: {alone:.3f} s of {taken:.3f} s")
+    return Scenario(
+        "limits",
+        f"What limits: compressing alone, on all {cores} cores",
+        "The chunks that our writer stores, compressed by the zstd that zarr uses and thrown away. "
+        "Whoever stores these bytes and uses this zstd cannot be faster, nor further ahead of the "
+        "others than the last two columns say.",
+        [
+            "workload", "compressing alone", "lazychunks", "share", "pyDVL over compressing",
+            "TensorStore over compressing",
+        ],
+        rows,
     )  # fmt: skip
 
 
@@ -254,6 +342,7 @@ def cat(setting: Setting) -> Scenario:
 
 
 SCENARIOS: dict[str, Callable[[Setting], Scenario]] = {
+    "limits": limits,
     "overlap": overlap,
     "growth": growth,
     "compute": compute,

@@ -87,6 +87,10 @@ def _lazychunks_blocks(job: Job) -> None:
     _lazychunks(job, chunks="blocks")
 
 
+def _lazychunks_single(job: Job) -> None:
+    _lazychunks(job, max_in_flight=1)
+
+
 def _pydvl(job: Job) -> None:
     # No length: it would only draw a progress bar.
     library: Any = seed.load()
@@ -236,6 +240,17 @@ WRITERS = (
         "without knowing. Compressed with numcodecs' zstd where the others compress",
     ),
 )
+
+
+SINGLE = Writer(
+    "lazychunks-single",
+    "lazychunks, `max_in_flight=1`",
+    "lazychunks",
+    _lazychunks_single,
+    read_zarr,
+    "the same with one write at a time",
+)
+"""Not in the races: it is there to leave a core to the producer."""
 
 
 def by_name(name: str) -> Writer:

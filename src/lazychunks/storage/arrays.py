@@ -17,7 +17,7 @@ from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.encoding import ChunkFiles
+from lazychunks.storage.encoding import ChunkFiles, keep_freed_memory
 from lazychunks.storage.options import RESERVED, WriteOptions
 from lazychunks.storage.plan import WritePlan
 
@@ -105,9 +105,17 @@ class StagedArray:
         self._key = key
         self._resumable = resumable
         self.document = document
-        self.array: StoredArray = described(store, path, document)
-        """The array, open for writing."""
         self._files = ChunkFiles.of(store, document, atomic=resumable)
+        self._array: StoredArray | None = None
+        self._reopen()
+        keep_freed_memory()
+
+    @property
+    def array(self) -> StoredArray:
+        """The array, open for writing."""
+        if self._array is None:
+            self._array = described(self._store, self._path, self.document)
+        return self._array
 
     @property
     def shape(self) -> Shape:
@@ -120,7 +128,7 @@ class StagedArray:
         With a record of the run, that is kept in the attributes, and written in any case.
         """
         self.document["shape"] = list(shape)
-        self.array = described(self._store, self._path, self.document)
+        self._reopen()
         if record is not None:
             self.record(record)
         elif self._resumable:
@@ -166,6 +174,12 @@ class StagedArray:
                 array[filled.region] = filled.data
             finally:
                 gate.shut()
+
+    def _reopen(self) -> None:
+        """Describe it anew: now if background threads need it, which must not see a change."""
+        self._array = None
+        if self._files is None:
+            self._array = described(self._store, self._path, self.document)
 
     def _write(self) -> None:
         if self._key is not None:

@@ -120,13 +120,12 @@ class GridLayout:
         if known and self.column == len(self.widths):
             found = f"more than {len(self.widths)} blocks"
             raise ragged_row(self.row, self.column, found, len(self.widths))
-        check_grid_block(
-            shape,
-            shape if self.first is None else self.first,
-            block=self.next_block,
-            height=self.row_height,
-            width=self.widths[self.column] if known else None,
-        )
+        width = self.widths[self.column] if known else None
+        first = shape if self.first is None else self.first
+        if shape != (self.row_height, width, *first[2:]):  # most are; the check takes longer
+            check_grid_block(
+                shape, first, block=self.next_block, height=self.row_height, width=width
+            )
         if self.first is None:
             self.first = shape
         if not known:
@@ -244,14 +243,16 @@ class Assembly:
         """Copy a block to its place, and hand out what it completes."""
         if block.size == 0:
             return ()
-        axes = range(len(self._unit))
-        offsets = [origin[axis] % self._unit[axis] for axis in axes]
-        if all(offsets[axis] + block.shape[axis] <= self._unit[axis] for axis in axes):
-            cell = tuple(origin[axis] // self._unit[axis] for axis in axes)
-            within = tuple(slice(offsets[axis], offsets[axis] + block.shape[axis]) for axis in axes)
-            filled = self._fill(cell, within, block)  # one cell: no need to cut
-            return () if filled is None else (filled,)
-        return self._scatter(origin, block)
+        cell: list[int] = []
+        within: list[slice] = []
+        for start, length, size in zip(origin, block.shape, self._unit, strict=False):  # hot
+            index, offset = divmod(start, size)
+            if offset + length > size:
+                return self._scatter(origin, block)
+            cell.append(index)
+            within.append(slice(offset, offset + length))
+        filled = self._fill(tuple(cell), tuple(within), block)  # one cell: no need to cut
+        return () if filled is None else (filled,)
 
     def _scatter(self, origin: Shape, block: NDArray[Any]) -> Iterator[Filled]:
         parts = [

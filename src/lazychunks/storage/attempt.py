@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from types import TracebackType
@@ -297,7 +299,7 @@ class Attempt:
         )
 
     def _record(self, first: Shape | None) -> Document:
-        record: Document = {"version": metadata.version("lazychunks")}
+        record: Document = {"version": _version()}
         # What is unfinished has a name only if it was written so that another start can go on: with
         # a journal of sizes, and chunk files that appear whole.
         if self.options.run_id is not None and (self._keeps or first is None):
@@ -350,6 +352,11 @@ class Attempt:
             ) from error
         if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
             error.add_note(message)
+
+
+@functools.cache  # it parses a file
+def _version() -> str:
+    return metadata.version("lazychunks")
 
 
 class Stage:
@@ -430,7 +437,7 @@ class Stage:
     def make_room(self, lengths: Shape) -> None:
         """Grow the array where it does not hold so much along the block axes."""
         room = self.staged.shape
-        if any(length > there for length, there in zip(lengths, room, strict=False)):
+        if any(map(operator.gt, lengths, room)):
             grown = self.plan.capacity(tuple(map(grow, room, lengths)))
             self.staged.reshape(
                 tuple(self.fixed.get(axis, length) for axis, length in enumerate(grown))

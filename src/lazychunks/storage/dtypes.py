@@ -68,6 +68,8 @@ def checked_block(
     BlockDTypeError
         If its dtype cannot be stored, or differs from the first block's.
     """
+    if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:  # hot
+        return array
     if np.ma.isMaskedArray(array):
         raise BlockTypeError(
             f"block {block} is a masked array, whose mask would be lost; fill it first, e.g. with "

@@ -178,7 +178,7 @@ class WriteOptions:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
         _check_tolerance(self.rtol)
         _check_executor(self.executor)
-        if self.compressors != "auto":
+        if self.compressors is not None and self.compressors != "auto":
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
             zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
                 MemoryStore(), shape=(1,), chunks=(1,), dtype="u1", compressors=self.compressors

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ __all__ = ["BackgroundWriter"]
 class BackgroundWriter:
     """Writes filled buffers in threads, and recycles the buffers.
 
-    - At most ``max_in_flight`` writes are under way; :meth:`submit` waits for a free place, which
-      is the back-pressure on the producer.
-    - A failed write is raised by the next :meth:`submit` or :meth:`drain`.
+    - At most ``max_in_flight`` writes are under way. One more buffer may wait for its turn, while
+      the producer goes on; :meth:`allocate` waits where there are more, which is the back-pressure.
+    - A failed write is raised by the next call of :meth:`allocate`, :meth:`submit` or
+      :meth:`drain`.
     - After :meth:`close` nothing is written any more.
 
     Parameters
@@ -51,17 +53,22 @@ class BackgroundWriter:
         self._recycle = recycle
         self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-write")
         self._pending: dict[Future[None], NDArray[Any]] = {}
+        self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._free: list[NDArray[Any]] = []
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
+        while len(self._pending) > self._max_in_flight:
+            self._collect()
         return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
 
     def submit(self, filled: Filled) -> None:
         """Write a buffer in the background, as soon as there is a free place."""
-        while len(self._pending) >= self._max_in_flight:
+        while not self._ended.empty():
             self._collect()
-        self._pending[self._pool.submit(self._write, filled)] = filled.buffer
+        future = self._pool.submit(self._write, filled)
+        self._pending[future] = filled.buffer
+        future.add_done_callback(self._ended.put)
 
     def drain(self) -> None:
         """Wait for all writes, and raise the first failure."""
@@ -86,9 +93,9 @@ class BackgroundWriter:
             raise interrupt
 
     def _collect(self) -> None:
-        done, _ = wait(self._pending, return_when=FIRST_COMPLETED)
-        for future in done:
-            buffer = self._pending.pop(future)
-            future.result()
-            if self._recycle:
-                self._free.append(buffer)
+        """Wait for a write to end, and take its buffer back."""
+        future = self._ended.get()
+        buffer = self._pending.pop(future)
+        future.result()
+        if self._recycle:
+            self._free.append(buffer)
