@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -221,6 +221,8 @@ class Assembly:
         Lengths of the other axes.
     allocate
         Gives a free buffer of shape ``(*unit, *trailing)``.
+    hand_out
+        Takes a buffer that is complete.
     done
         Units that are stored already: what belongs into them is dropped.
     """
@@ -230,60 +232,58 @@ class Assembly:
         unit: Shape,
         trailing: Shape,
         allocate: Callable[[], NDArray[Any]],
+        hand_out: Callable[[Filled], None],
         done: Container[Shape] = (),
     ) -> None:
         self._unit = unit
         self._trailing = trailing
         self._allocate = allocate
+        self._take = hand_out
         self._done = done
         self._open: dict[Shape, _Open] = {}
         self._lengths: list[int | None] = [None] * len(unit)
 
-    def add(self, origin: Shape, block: NDArray[Any]) -> Iterable[Filled]:
+    def add(self, origin: Shape, block: NDArray[Any]) -> None:
         """Copy a block to its place, and hand out what it completes."""
         if block.size == 0:
-            return ()
+            return
         cell: list[int] = []
         within: list[slice] = []
         for start, length, size in zip(origin, block.shape, self._unit, strict=False):  # hot
             index, offset = divmod(start, size)
             if offset + length > size:
-                return self._scatter(origin, block)
+                self._scatter(origin, block)
+                return
             cell.append(index)
             within.append(slice(offset, offset + length))
-        filled = self._fill(tuple(cell), tuple(within), block)  # one cell: no need to cut
-        return () if filled is None else (filled,)
+        self._fill(tuple(cell), tuple(within), block)  # one cell: no need to cut
 
-    def _scatter(self, origin: Shape, block: NDArray[Any]) -> Iterator[Filled]:
-        parts = [
-            tuple(overlaps(start, length, size))
-            for start, length, size in zip(origin, block.shape, self._unit, strict=False)
-        ]
+    def _scatter(self, origin: Shape, block: NDArray[Any]) -> None:
+        parts = map(overlaps, origin, block.shape, self._unit)
         for meeting in product(*parts):
             cell = tuple(overlap.cell for overlap in meeting)
             piece = block[tuple(overlap.in_span for overlap in meeting)]
-            filled = self._fill(cell, tuple(overlap.in_cell for overlap in meeting), piece)
-            if filled is not None:
-                yield filled
+            self._fill(cell, tuple(overlap.in_cell for overlap in meeting), piece)
 
-    def _fill(self, cell: Shape, within: Region, piece: NDArray[Any]) -> Filled | None:
+    def _fill(self, cell: Shape, within: Region, piece: NDArray[Any]) -> None:
         """Copy a piece to its place in a cell, and hand out the cell if that completes it."""
         if cell in self._done:
-            return None
+            return
         target = self._open.get(cell)
         if target is None:
             target = self._open[cell] = _Open(self._allocate(), self._size(cell))
         target.buffer[within] = piece
         target.filled += math.prod(piece.shape[: len(self._unit)])
-        return self._hand_out(cell) if target.filled == target.size else None
+        if target.filled == target.size:
+            self._hand_out(cell)
 
-    def fix_length(self, axis: int, length: int) -> Iterator[Filled]:
+    def fix_length(self, axis: int, length: int) -> None:
         """Learn where a block axis ends, and hand out what is complete thereby."""
         self._lengths[axis] = length
         for cell, target in tuple(self._open.items()):
             target.size = self._size(cell)
             if target.filled == target.size:
-                yield self._hand_out(cell)
+                self._hand_out(cell)
 
     @property
     def is_empty(self) -> bool:
@@ -300,6 +300,6 @@ class Assembly:
     def _size(self, cell: Shape) -> int:
         return math.prod(region_shape(self._region(cell)))
 
-    def _hand_out(self, cell: Shape) -> Filled:
+    def _hand_out(self, cell: Shape) -> None:
         rest = tuple(slice(0, length) for length in self._trailing)
-        return Filled((*self._region(cell), *rest), self._open.pop(cell).buffer)
+        self._take(Filled((*self._region(cell), *rest), self._open.pop(cell).buffer))

@@ -13,12 +13,7 @@ from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.dtypes import checked_block
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.resuming import (
-    DoneUnits,
-    check_same_dtype,
-    check_same_values,
-    stored_values,
-)
+from lazychunks.storage.resuming import check_same_dtype, check_same_values, stored_values
 from lazychunks.storage.writing import BackgroundWriter
 
 if TYPE_CHECKING:
@@ -62,7 +57,8 @@ class ArrayWriter(Attempt, Generic[T]):
         self._converter = converter
         self._dtype: np.dtype[Any] | None = None
         self._verified = False
-        self._pipeline: _Pipeline | None = None
+        self._assembly: Assembly | None = None
+        self._background: BackgroundWriter | None = None
 
     def offer(self, task: Callable[[], T]) -> None:
         """Take the next block, computing it only if it is not stored already."""
@@ -86,13 +82,12 @@ class ArrayWriter(Attempt, Generic[T]):
         origin = self._blocks.place(array.shape)
         stage = self.stage or self.begin(array.shape, array.dtype)
         stage.check_lengths(self._blocks.lengths)
-        if self._pipeline is None:
-            self._pipeline = _Pipeline(stage, self.options)
+        assembly = self._assembly or self._start(stage)
         for axis, number in enumerate(numbers):
             if number is not None:
                 stage.note(axis, number, array.shape[axis])
         stage.make_room(self._blocks.lengths)
-        self._pipeline.add(origin, array)
+        assembly.add(origin, array)
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
@@ -104,14 +99,15 @@ class ArrayWriter(Attempt, Generic[T]):
     def fix_length(self, axis: int, length: int) -> None:
         """Set the final length of an axis, once, and write what is complete thereby."""
         assert self.stage is not None
-        if self.stage.fix_length(axis, length) and self._pipeline is not None:
-            self._pipeline.fix_length(axis, length)
+        if self.stage.fix_length(axis, length) and self._assembly is not None:
+            self._assembly.fix_length(axis, length)
 
     def prepare(self) -> None:
         """Write what is left, so that only publishing remains."""
         self.trim()
-        if self._pipeline is not None:
-            self._pipeline.finish()
+        if self._assembly is not None and self._background is not None:
+            assert self._assembly.is_empty
+            self._background.drain()
 
     def finish(self) -> StoredArray:
         """Write what is left, and publish."""
@@ -119,8 +115,29 @@ class ArrayWriter(Attempt, Generic[T]):
         return self.publish()
 
     def _close(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.background.close(drop=not self._keeps)
+        if self._background is not None:
+            self._background.close(drop=not self._keeps)
+
+    def _start(self, stage: Stage) -> Assembly:
+        """Make ready what takes blocks apart and what writes chunks in the background."""
+        plan, staged = stage.plan, stage.staged
+        self._background = BackgroundWriter(
+            staged.write,
+            plan.unit_shape,
+            staged.array.dtype,
+            self.options.max_in_flight or WRITES_IN_FLIGHT,
+            recycle=staged.lets_go,
+        )
+        self._assembly = Assembly(
+            plan.unit,
+            plan.trailing,
+            self._background.allocate,
+            self._background.submit,
+            stage.done or (),
+        )
+        for axis, length in stage.fixed.items():
+            self._assembly.fix_length(axis, length)
+        return self._assembly
 
     def _stored_shape(self) -> Shape | None:
         """Shape of the next block, if it is known to be stored."""
@@ -147,36 +164,3 @@ class ArrayWriter(Attempt, Generic[T]):
             if self.stage is not None and self.options.dtype is None:
                 check_same_dtype(self.stage.staged.array.dtype, array.dtype)
         return array
-
-
-class _Pipeline:
-    """Blocks into whole chunks, and these to the store in the background."""
-
-    def __init__(self, stage: Stage, options: WriteOptions) -> None:
-        plan = stage.plan
-        self.background = BackgroundWriter(
-            stage.staged.write,
-            plan.unit_shape,
-            stage.staged.array.dtype,
-            options.max_in_flight or WRITES_IN_FLIGHT,
-            recycle=stage.staged.lets_go,
-        )
-        done = DoneUnits((), plan) if stage.done is None else stage.done
-        self._assembly = Assembly(plan.unit, plan.trailing, self.background.allocate, done)
-        for axis, length in stage.fixed.items():
-            self.fix_length(axis, length)
-
-    def add(self, origin: Shape, block: NDArray[Any]) -> None:
-        """Take a block at its place."""
-        for filled in self._assembly.add(origin, block):
-            self.background.submit(filled)
-
-    def fix_length(self, axis: int, length: int) -> None:
-        """Learn where an axis ends, and write what is complete thereby."""
-        for filled in self._assembly.fix_length(axis, length):
-            self.background.submit(filled)
-
-    def finish(self) -> None:
-        """Wait until all is written."""
-        assert self._assembly.is_empty
-        self.background.drain()
