@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lazychunks.errors import BlockShapeError, EmptyRowError
+from lazychunks.errors import BlockShapeError, EmptyRowError, EmptySequenceError
 from lazychunks.shapes import (
     Region,
     Shape,
@@ -21,7 +21,15 @@ from lazychunks.shapes import (
     region_shape,
 )
 
-__all__ = ["Assembly", "Filled", "FlatLayout", "GridLayout", "empty_row", "ragged_row"]
+__all__ = [
+    "Assembly",
+    "Filled",
+    "FlatLayout",
+    "GridLayout",
+    "empty_row",
+    "empty_sequence",
+    "ragged_row",
+]
 
 
 @dataclass(slots=True)
@@ -161,6 +169,14 @@ class GridLayout:
     def lengths(self) -> Shape:
         """Lengths along the block axes so far, the current row included."""
         return (self.height + (self.row_height or 0), max(self.offset, self.width))
+
+
+def empty_sequence() -> EmptySequenceError:
+    """Refuse a sequence without blocks."""
+    return EmptySequenceError(
+        "the sequence holds no block, hence neither shape nor dtype; check the factory, or do not "
+        "store an empty sequence"
+    )
 
 
 def empty_row(row: int) -> EmptyRowError:

@@ -12,19 +12,18 @@ import operator
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from lazychunks.errors import (
     DestinationExistsError,
-    EmptySequenceError,
     LazyChunksError,
     NotResumableError,
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape, grow
+from lazychunks.shapes import Region, Shape, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
@@ -33,6 +32,7 @@ from lazychunks.storage.arrays import (
     read_key,
     record_of,
 )
+from lazychunks.storage.assembly import empty_sequence
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
@@ -50,34 +50,7 @@ if TYPE_CHECKING:
 
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["Attempt", "Layout", "Stage"]
-
-
-class Layout(Protocol):
-    """Places blocks."""
-
-    first: Shape | None
-    """Shape of the first block."""
-
-    @property
-    def axes(self) -> int:
-        """Number of block axes."""
-        ...
-
-    @property
-    def taken(self) -> int:
-        """Number of blocks placed."""
-        ...
-
-    @property
-    def counts(self) -> Sequence[int]:
-        """Number of blocks along each block axis so far."""
-        ...
-
-    @property
-    def lengths(self) -> Shape:
-        """Lengths along the block axes so far."""
-        ...
+__all__ = ["Attempt", "Stage"]
 
 
 class Attempt:
@@ -89,8 +62,6 @@ class Attempt:
 
     Parameters
     ----------
-    layout
-        Places the blocks.
     destination, overwrite
         As in ``to_zarr``.
     options
@@ -108,7 +79,6 @@ class Attempt:
 
     def __init__(
         self,
-        layout: Layout,
         destination: Destination,
         overwrite: bool,
         options: WriteOptions,
@@ -122,11 +92,12 @@ class Attempt:
         """The array under way, once there is one; or that of an unfinished write, taken up."""
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
+        self.taken = 0
+        """Number of blocks that have been stored, for who asks after a failure."""
         self._has_begun = False
         self._published = False
-        self._layout = layout
         self._overwrite = overwrite
-        self._counts = counts
+        self.counts = counts
         self._publication = publication_at(self.place, overwrite=overwrite)
         self._keeps = can_skip and options.run_id is not None and self._publication.can_resume
         if options.resume and not self._publication.can_resume:
@@ -190,7 +161,7 @@ class Attempt:
         plan = self._plan(first, dtype)
         document = new_document(plan, dtype, options)
         lengths = tuple(
-            extent * (count or 1) for extent, count in zip(first, self._counts, strict=False)
+            extent * (count or 1) for extent, count in zip(first, self.counts, strict=False)
         )
         self._has_begun = True
         self._publication.begin()
@@ -211,17 +182,13 @@ class Attempt:
         assert self.stage is not None
         return self._publish(self.stage.staged)
 
-    def trim(self) -> Stage:
-        """Set the final length of every block axis."""
-        if self.stage is None or 0 in self._layout.counts:
-            raise EmptySequenceError(
-                "the sequence holds no block, hence neither shape nor dtype; check the factory, or "
-                "do not store an empty sequence"
-            )
-        for axis, length in enumerate(self._layout.lengths):
-            self.stage.check_count(axis, self._layout.counts[axis])
+    def trim(self, counts: Sequence[int], lengths: Shape) -> None:
+        """Set the final number of blocks and the final length of every block axis."""
+        if self.stage is None or 0 in counts:
+            raise empty_sequence()
+        for axis, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+            self.stage.check_count(axis, count)
             self.fix_length(axis, length)
-        return self.stage
 
     def fix_length(self, axis: int, length: int) -> None:
         """Set the final length of an axis, once."""
@@ -278,7 +245,6 @@ class Attempt:
         keys = tuple(self._publication.keys())
         done = DoneUnits(keys, plan)
         journals = self._journals(first, keys)
-        self._layout.first = first
         self.stage = Stage(staged, plan, first, journals, done)
         self._has_begun = True
 
@@ -286,16 +252,16 @@ class Attempt:
         return WritePlan.from_first_block(
             first,
             dtype.itemsize,
-            self._layout.axes,
+            len(self.counts),
             chunks=self.options.chunks,
             shards=self.options.shards,
-            counts=self._counts,
+            counts=self.counts,
         )
 
     def _journals(self, first: Shape, keys: tuple[str, ...]) -> tuple[Journal, ...]:
         store, path = self._publication.store, self._publication.path
         return tuple(
-            Journal(store, path, axis, first[axis], keys) for axis in range(self._layout.axes)
+            Journal(store, path, axis, first[axis], keys) for axis in range(len(self.counts))
         )
 
     def _record(self, first: Shape | None) -> Document:
@@ -306,7 +272,7 @@ class Attempt:
             record["run_id"] = self.options.run_id
         if first is not None:
             record["first"] = list(first)
-            record["hints"] = list(self._counts)  # for who asks how far it is
+            record["hints"] = list(self.counts)  # for who asks how far it is
         return record
 
     def _publish(self, staged: StagedArray) -> StoredArray:
@@ -326,11 +292,10 @@ class Attempt:
             with contextlib.suppress(Exception):
                 self._publication.discard()
         total = None
-        if all(count is not None for count in self._counts):
-            total = math.prod(count or 0 for count in self._counts)
-        done = self._layout.taken
+        if all(count is not None for count in self.counts):
+            total = math.prod(count or 0 for count in self.counts)
         message = (
-            f"writing {self.place} stopped after {done} of "
+            f"writing {self.place} stopped after {self.taken} of "
             f"{'an unknown number of' if total is None else total} blocks; "
         )
         if self._keeps:
@@ -346,7 +311,7 @@ class Attempt:
         if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
             raise WriteAbortedError(
                 f"{message} (the failure: {type(error).__name__}: {error})",
-                done=done,
+                done=self.taken,
                 total=total,
                 resumable=self._keeps,
             ) from error
@@ -399,9 +364,9 @@ class Stage:
         """Size of a block along an axis, as far as it is known without computing it."""
         return self._journals[axis].size(number) if self._journals else None
 
-    def is_stored(self, origin: Shape, shape: Shape) -> bool:
+    def is_stored(self, region: Region) -> bool:
         """Whether all units that a block touches are stored."""
-        return self.done is not None and self.done.cover(origin, shape)
+        return self.done is not None and self.done.cover(region)
 
     def note(self, axis: int, number: int, size: int) -> None:
         """Learn a block's size along an axis, before anything of it is written."""

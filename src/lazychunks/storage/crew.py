@@ -18,7 +18,6 @@ from lazychunks.storage.workers import (
     Maker,
     Receipt,
     Sent,
-    Shared,
     Shipped,
     Site,
     store,
@@ -97,7 +96,7 @@ class Crew:
             If it cannot be sent to other processes.
         """
         if self.shares_memory:
-            return Shared(value)
+            return value
         shipped: Shipped[T] = Shipped(self.pickled(value, what))
         if self._client is not None and len(shipped.data) > SENT_WITH_EACH_TASK:
             scattered: Sent[T] = self._client.scatter(shipped, broadcast=True)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.shapes import Region, Shape, cell_count, overlaps
+from lazychunks.shapes import Region, Shape, cell_count
 from lazychunks.storage.arrays import Document, read_key, write_key
 from lazychunks.storage.options import RESERVED
 
@@ -83,17 +83,17 @@ class DoneUnits(Collection[Shape]):
         """Length along an axis that the array has at least."""
         return max((cell[axis] * self._unit[axis] + 1 for cell in self._begun), default=0)
 
-    def cover(self, origin: Shape, shape: Shape) -> bool:
+    def cover(self, region: Region) -> bool:
         """Whether a block that has elements lies on stored units only."""
-        if math.prod(shape) == 0:
-            return False
-        touched = product(
-            *(
-                [overlap.cell for overlap in overlaps(start, length, size)]
-                for start, length, size in zip(origin, shape, self._unit, strict=False)
-            )
+        touched = [
+            range(span.start // size, -(-span.stop // size))
+            for span, size in zip(region, self._unit, strict=False)
+        ]
+        return (
+            all(span.start < span.stop for span in region)
+            and math.prod(map(len, touched)) <= len(self._cells)
+            and all(cell in self._cells for cell in product(*touched))
         )
-        return all(cell in self._cells for cell in touched)
 
 
 class Journal:

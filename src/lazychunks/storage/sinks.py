@@ -15,7 +15,7 @@ from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage.assembly import FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
-from lazychunks.storage.spreading import EvenLayout, spread
+from lazychunks.storage.spreading import spread
 from lazychunks.storage.writer import ArrayWriter
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def start(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store blocks."""
-        return self._writer(FlatLayout(), counts[:1])
+        return self._writer(FlatLayout(), counts)
 
     def start_rows(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store rows of blocks."""
@@ -133,15 +133,12 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def _spread(self, rows: Iterator[tuple[Any, ...]], counts: Counts) -> StoredArray:
         """Have the blocks computed and stored by an executor's workers."""
-        layout = EvenLayout(len(counts))
-        attempt = Attempt(
-            layout, self.destination, self.overwrite, self.options, counts, can_skip=True
-        )
-        with attempt:
+        with Attempt(
+            self.destination, self.overwrite, self.options, counts, can_skip=True
+        ) as attempt:
             if attempt.finished is not None:
                 return attempt.finished
-            spread(attempt, layout, rows, self.converter)
-            attempt.trim()
+            spread(attempt, rows, self.converter)
             return attempt.publish()
 
     def _writer(
@@ -167,11 +164,11 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             )
         return ArrayWriter(
             layout,
-            self.destination,
             self.converter,
+            self.destination,
             self.overwrite,
             self.options,
-            counts,
+            (*counts, None, None)[: layout.axes],
             can_skip=can_skip or not alone,
         )
 

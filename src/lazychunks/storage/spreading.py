@@ -10,15 +10,23 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lazychunks.errors import BlockShapeError, DestinationError, NotSpreadableError
-from lazychunks.shapes import Shape, align_down, check_flat_block, check_grid_block, group_count
+from lazychunks.shapes import (
+    Region,
+    Shape,
+    align_down,
+    check_flat_block,
+    check_grid_block,
+    group_count,
+    region_at,
+)
 from lazychunks.sources import Task
 from lazychunks.storage.arrays import write_key
-from lazychunks.storage.assembly import empty_row, ragged_row
+from lazychunks.storage.assembly import empty_row, empty_sequence, ragged_row
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.crew import Crew
 from lazychunks.storage.resuming import DoneUnits
@@ -37,41 +45,13 @@ from lazychunks.storage.workers import (
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
 
-__all__ = ["EvenLayout", "spread"]
+__all__ = ["spread"]
 
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class EvenLayout:
-    """Blocks of one size, but for the last along each block axis, which may be smaller."""
-
-    axes: int
-    first: Shape | None = None
-    taken: int = 0
-    counts: list[int] = field(default_factory=list[int])
-    """Number of blocks along each axis so far."""
-    last: list[int | None] = field(default_factory=list[int | None])
-    """Size of the last block along each axis, once it is known."""
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * self.axes
-        self.last = [None] * self.axes
-
-    @property
-    def lengths(self) -> Shape:
-        """Lengths along the block axes so far."""
-        if self.first is None:
-            return (0,) * self.axes
-        return tuple(
-            count * size - (0 if last is None else size - last)
-            for count, size, last in zip(self.counts, self.first, self.last, strict=False)
-        )
-
-
 def spread(
     attempt: Attempt,
-    layout: EvenLayout,
     rows: Iterator[Sequence[Task[T]]],
     converter: ToNumpy[T],
 ) -> None:
@@ -81,8 +61,6 @@ def spread(
     ----------
     attempt
         The write; entered.
-    layout
-        Its layout, of no block yet.
     rows
         Rows of calls that compute the blocks; for a flat sequence, one call each.
     converter
@@ -94,6 +72,8 @@ def spread(
         Before any block is computed, if the workers could not do it.
     BlockShapeError
         If blocks do not fall on whole units, or are of uneven sizes.
+    EmptySequenceError, EmptyRowError
+        If there is no block, or none in a row.
     """
     executor = attempt.options.executor
     assert executor is not None
@@ -105,7 +85,7 @@ def spread(
         )
     first = next(rows, None)
     if first is None:
-        return
+        raise empty_sequence()
     if not first:
         raise empty_row(0)
     maker = Maker(first[0].func, converter, attempt.options.dtype is not None)
@@ -115,123 +95,118 @@ def spread(
         crew.pickled(attempt.store, "the store")
     with crew:
         if attempt.stage is None:
-            shape, dtype = crew.ask(probe, sent, first[0].args, layout.axes)
-            _check_first(shape, layout.axes)
+            axes = len(attempt.counts)
+            shape, dtype = crew.ask(probe, sent, first[0].args, axes)
+            _check_first(shape, axes)
             attempt.begin(shape, dtype)
-        _Coordinator(attempt, layout, crew, sent).run(chain((first,), rows))
+        _Coordinator(attempt, crew, sent).run(chain((first,), rows))
 
 
 class _Coordinator:
-    """Cuts the rows of calls into assignments, and gives those that are not stored to the crew."""
+    """Cuts the rows of calls into assignments, and gives those that are not stored to the crew.
 
-    def __init__(
-        self, attempt: Attempt, layout: EvenLayout, crew: Crew, maker: Sent[Maker[Any]]
-    ) -> None:
+    Blocks have the first one's size, but for the last along each block axis.
+    """
+
+    def __init__(self, attempt: Attempt, crew: Crew, maker: Sent[Maker[Any]]) -> None:
         assert attempt.stage is not None
         self._attempt = attempt
         self._stage: Stage = attempt.stage
-        self._layout = layout
+        self._axes = self._stage.plan.block_axes
+        self._first: Shape = self._stage.first
         self._crew = crew
         self._maker = maker
         self._verified = False
-        self._first: Shape = attempt.stage.first
-        layout.first = self._first
+        self._rows = 0
+        self._columns = 0
+        self._last: list[int | None] = [None] * self._axes
+        """Size of the last block along each axis, once it is known."""
         self._site = self._opened()
 
     def run(self, rows: Iterator[Sequence[Task[Any]]]) -> None:
         """Store everything."""
-        layout = self._layout
-        unit = self._stage.plan.unit
-        groups = [group_count(size, one) for size, one in zip(self._first, unit, strict=False)]
-        for band, is_last in _bands(rows, groups[0] or 1):
-            if groups[0] is None and not is_last:
+        below, across = (*map(group_count, self._first, self._stage.plan.unit), 1)[:2]
+        for band, is_last in _bands(rows, below or 1):
+            if below is None and not is_last:
                 raise self._misaligned(0)
-            if not layout.counts[0] and layout.axes == 2:
-                layout.counts[1] = len(band[0])
-                self._stage.end(1, len(band[0]))
-                if groups[1] is None and len(band[0]) > 1:
+            if not self._rows:
+                self._columns = len(band[0])
+                if self._axes == 2:
+                    self._stage.end(1, self._columns)
+                if across is None and self._columns > 1:
                     raise self._misaligned(1)
-            columns = layout.counts[1] if layout.axes == 2 else 1
-            for number, row in enumerate(band, start=layout.counts[0]):
-                _check_row(row, columns, number)
+            for number, row in enumerate(band, start=self._rows):
+                _check_row(row, self._columns, number)
             if is_last:
-                self._stage.end(0, layout.counts[0] + len(band))
-            across = (groups[1] or 1) if layout.axes == 2 else 1
-            for column in range(0, columns, across):
-                calls = [row[column : column + across] for row in band]
+                self._stage.end(0, self._rows + len(band))
+            for column in range(0, self._columns, across or 1):
+                calls = [row[column : column + (across or 1)] for row in band]
                 self._take(self._assignment(calls, column, is_last=is_last))
-            layout.counts[0] += len(band)
+            self._rows += len(band)
         self._settle(self._crew.collect_all())
-        self._check_complete()
+        lengths = tuple(
+            (count - 1) * first + (first if last is None else last)
+            for count, first, last in zip(self._counts, self._first, self._last, strict=False)
+        )
+        self._check_complete(lengths)
+        self._attempt.trim(self._counts, lengths)
+
+    @property
+    def _counts(self) -> Shape:
+        return (self._rows, self._columns)[: self._axes]
 
     def _assignment(
         self, calls: list[Sequence[Task[Any]]], column: int, *, is_last: bool
     ) -> Assignment:
         """Describe a group of calls: where it is, and what sizes its blocks have."""
-        axes = self._layout.axes
-        index = (self._layout.counts[0], column)[:axes]
-        numbers = (len(calls), len(calls[0]))[:axes]
-        ends = (is_last, axes == 2 and column + len(calls[0]) == self._layout.counts[1])
+        index = (self._rows, column)[: self._axes]
+        numbers = (len(calls), len(calls[0]))[: self._axes]
+        ends = (is_last, column + len(calls[0]) == self._columns)
         return Assignment(
             index,
-            tuple(number * size for number, size in zip(index, self._first, strict=False)),
+            numbers,
             tuple(
-                (
-                    *(self._first[axis],) * (numbers[axis] - 1),
-                    self._last_size(axis, index[axis] + numbers[axis] - 1, ends=ends[axis]),
-                )
-                for axis in range(axes)
+                self._last_size(axis, start + number - 1) if ends[axis] else self._first[axis]
+                for axis, (start, number) in enumerate(zip(index, numbers, strict=True))
             ),
             tuple(call.args for row in calls for call in row),
         )
 
-    def _last_size(self, axis: int, number: int, *, ends: bool) -> int | None:
-        """Size of the last block of a group along an axis, where it is known."""
-        first = self._first[axis]
-        if not ends or number == 0:
-            return first
-        if self._layout.last[axis] is None:
+    def _last_size(self, axis: int, number: int) -> int | None:
+        """Size of the last block along an axis, where it is known."""
+        if number == 0:
+            return self._first[axis]
+        if self._last[axis] is None:
             noted = self._stage.size(axis, number)
-            if noted != first:  # an earlier start has come so far; the first's size may be a guess
-                self._layout.last[axis] = noted
-        return self._layout.last[axis]
+            if noted != self._first[axis]:  # by an earlier start; the first's size may be a guess
+                self._last[axis] = noted
+        return self._last[axis]
 
     def _take(self, assignment: Assignment) -> None:
         """See that the units of an assignment are stored; what is stored is not computed again."""
-        if self._is_stored(assignment):
-            if not self._verified:
-                one = Assignment(
-                    assignment.index,
-                    assignment.origin,
-                    tuple((sizes[0],) for sizes in assignment.sizes),
-                    assignment.arguments[:1],
-                )
-                self._crew.ask(compare, self._maker, self._site, one, self._attempt.options.rtol)
-                self._verified = True
-            last = (sizes[-1] for sizes in assignment.sizes)
-            self._note(
-                assignment,
-                Receipt(
-                    tuple(
-                        first if size is None else size
-                        for size, first in zip(last, self._first, strict=False)
-                    ),
-                    written=True,
-                ),
-            )
+        region = assignment.region(self._first, assignment.last)
+        if not self._is_stored(assignment, region):
+            self._stage.make_room(tuple(span.stop for span in region[: self._axes]))
+            self._give(assignment)
             return
-        ends = (
-            at + size for at, size in zip(assignment.origin, self._extents(assignment), strict=True)
+        if not self._verified:
+            rtol = self._attempt.options.rtol
+            self._crew.ask(compare, self._maker, self._site, assignment, rtol)
+            self._verified = True
+        last = (
+            first if size is None else size
+            for size, first in zip(assignment.last, self._first, strict=False)
         )
-        self._stage.make_room(tuple(ends))
-        self._give(assignment)
+        self._note(assignment, Receipt(tuple(last), written=True))
 
     def _give(self, assignment: Assignment) -> None:
         while self._crew.is_busy:
             self._settle(self._crew.collect())
         self._crew.give(assignment, self._maker, self._site)
-        axes = range(self._layout.axes)
-        while any(assignment.sizes[n][-1] is None and self._layout.last[n] is None for n in axes):
+        while any(
+            size is None and known is None
+            for size, known in zip(assignment.last, self._last, strict=True)
+        ):
             self._settle(self._crew.collect())  # others need to know this size as well
 
     def _settle(self, receipts: Iterator[tuple[Assignment, Receipt]]) -> None:
@@ -239,31 +214,29 @@ class _Coordinator:
         for assignment, receipt in receipts:
             self._note(assignment, receipt)
             if not receipt.written:
-                sizes = tuple(
-                    (*sizes[:-1], last)
-                    for sizes, last in zip(assignment.sizes, receipt.last, strict=True)
-                )
-                again.append(replace(assignment, sizes=sizes))
+                again.append(replace(assignment, last=receipt.last))
         for assignment in again:
             self._give(assignment)
 
     def _note(self, assignment: Assignment, receipt: Receipt) -> None:
         """Learn from a receipt what sizes the last blocks have, before they are written."""
-        for axis, (sizes, size) in enumerate(zip(assignment.sizes, receipt.last, strict=True)):
-            if sizes[-1] is None:
-                self._layout.last[axis] = size
+        for axis, (known, size) in enumerate(zip(assignment.last, receipt.last, strict=True)):
+            if known is None:
+                self._last[axis] = size
                 if size != self._first[axis]:
-                    number = assignment.index[axis] + len(sizes) - 1
+                    number = assignment.index[axis] + assignment.numbers[axis] - 1
                     self._stage.note(axis, number, size)
         if receipt.written:
-            self._layout.taken += assignment.count
+            self._attempt.taken += len(assignment.arguments)
 
-    def _is_stored(self, assignment: Assignment) -> bool:
+    def _is_stored(self, assignment: Assignment, region: Region) -> bool:
         if self._stage.done is None:
             return False
-        for axis, sizes in enumerate(assignment.sizes):
-            for number, size in enumerate(sizes, start=assignment.index[axis]):
+        for axis, start in enumerate(assignment.index):
+            end = start + assignment.numbers[axis] - 1
+            for number in range(start, end + 1):
                 noted = self._stage.size(axis, number)
+                size = self._first[axis] if number < end else assignment.last[axis]
                 if noted is not None and size is not None and noted != size:
                     raise BlockShapeError(
                         f"block {number} along axis {axis} has size {noted} in the unfinished "
@@ -273,14 +246,7 @@ class _Coordinator:
                         expected=size,
                         got=noted,
                     )
-        return self._stage.is_stored(assignment.origin, self._extents(assignment))
-
-    def _extents(self, assignment: Assignment) -> Shape:
-        """Extents of an assignment along the block axes, at most."""
-        return tuple(
-            sum(first if size is None else size for size in sizes)
-            for sizes, first in zip(assignment.sizes, self._first, strict=False)
-        )
+        return self._stage.is_stored(region)
 
     def _opened(self) -> Sent[Site]:
         """Mark the unfinished write as this run's, and tell the workers where it is."""
@@ -299,14 +265,11 @@ class _Coordinator:
         )
         return self._crew.send(site, "the store")
 
-    def _check_complete(self) -> None:
+    def _check_complete(self, lengths: Shape) -> None:
         """Refuse to publish what is not all there, whatever the receipts say."""
-        lengths = self._layout.lengths
         if not (math.prod(lengths) and self._attempt.store.supports_listing):
             return
-        if not DoneUnits(self._attempt.keys(), self._stage.plan).cover(
-            (0,) * len(lengths), lengths
-        ):
+        if not DoneUnits(self._attempt.keys(), self._stage.plan).cover(region_at((), lengths)):
             raise DestinationError(
                 f"chunks of {self._attempt.place} that workers have written are not there; use a "
                 "store that all of them share",
@@ -316,7 +279,7 @@ class _Coordinator:
     def _misaligned(self, axis: int) -> BlockShapeError:
         size, unit = self._first[axis], self._stage.plan.unit[axis]
         what = "shard" if self._stage.plan.shards else "chunk"
-        index = tuple(int(axis == number) for number in range(self._layout.axes))
+        index = tuple(int(axis == number) for number in range(self._axes))
         cell = align_down(size, unit)
         return BlockShapeError(
             f"block {block_name(index)} begins at {size} along axis {axis}, inside the {what} of "

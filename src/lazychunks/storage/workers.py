@@ -7,18 +7,19 @@ once in each process.
 from __future__ import annotations
 
 import math
+import operator
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
-from lazychunks.shapes import Region, Shape, check_even_block, region_at
+from lazychunks.shapes import Region, Shape, check_even_block, region_at, region_shape
 from lazychunks.storage.arrays import Document, StagedArray, read_key
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.dtypes import checked_block
@@ -34,7 +35,6 @@ __all__ = [
     "Maker",
     "Receipt",
     "Sent",
-    "Shared",
     "Shipped",
     "Site",
     "block_name",
@@ -51,35 +51,23 @@ Arguments: TypeAlias = tuple[Any, ...]
 """Of one call of the block function."""
 
 
-class Sent(Protocol[T_co]):
-    """A value that a task gets."""
-
-    def value(self) -> T_co:
-        """Return it."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
-class Shared(Generic[T]):
-    """A value in the memory that coordinator and workers share."""
-
-    shared: T
-
-    def value(self) -> T:
-        """Return it."""
-        return self.shared
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped(Generic[T]):
+class Shipped(Generic[T_co]):
     """A value that is pickled once, and unpickled once in each process."""
 
     data: bytes
 
-    def value(self) -> T:
-        """Return this process's copy."""
-        loaded: T = _loaded(self.data)
-        return loaded
+
+Sent: TypeAlias = T | Shipped[T]
+"""A value that every task gets: itself, where coordinator and workers share memory."""
+
+
+def received(sent: Sent[T]) -> T:
+    """Return this process's copy of a value."""
+    if not isinstance(sent, Shipped):
+        return sent
+    loaded: T = _loaded(sent.data)
+    return loaded
 
 
 @lru_cache(maxsize=4)  # that of this run, and of one that has just ended
@@ -148,17 +136,24 @@ class Assignment:
 
     index: Shape
     """Place of the first block along each block axis."""
-    origin: Shape
-    """Where the first block begins."""
-    sizes: tuple[tuple[int | None, ...], ...]
-    """Sizes of the blocks along each block axis; ``None`` for a last one that is not known yet."""
+    numbers: Shape
+    """Number of blocks along each block axis."""
+    last: tuple[int | None, ...]
+    """Size of the last of them along each block axis, if known; others have the first one's."""
     arguments: tuple[Arguments, ...]
     """Of the calls that compute the blocks, row by row."""
 
-    @property
-    def count(self) -> int:
-        """Number of blocks."""
-        return len(self.arguments)
+    def region(self, first: Shape, last: Sequence[int | None]) -> Region:
+        """Where the blocks lie, at most, if the last of them have these sizes."""
+        return (
+            *(
+                slice(start * size, (start + number - 1) * size + (size if end is None else end))
+                for start, number, size, end in zip(
+                    self.index, self.numbers, first, last, strict=False
+                )
+            ),
+            *(slice(0, length) for length in first[len(last) :]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,24 +169,21 @@ class Receipt:
 
 def probe(maker: Sent[Maker[Any]], arguments: Arguments, axes: int) -> tuple[Shape, np.dtype[Any]]:
     """Compute the first block, and tell its shape and dtype."""
-    block = maker.value().block(arguments, block_name((0,) * axes))
+    block = received(maker).block(arguments, block_name((0,) * axes))
     return block.shape, block.dtype
 
 
 def store(maker: Sent[Maker[Any]], site: Sent[Site], assignment: Assignment) -> Receipt:
     """Compute the blocks of an assignment, and write their units."""
-    here = site.value()
-    sizes = [list(each) for each in assignment.sizes]
-    values = _values(maker.value(), here, assignment, sizes)
-    last = tuple(each[-1] or 0 for each in sizes)
-    for known, size, first in zip(assignment.sizes, last, here.first, strict=False):
-        if known[-1] is None and size != first:
+    here = received(site)
+    values, last = _values(received(maker), here, assignment)
+    for known, size, first in zip(assignment.last, last, here.first, strict=False):
+        if known is None and size != first:
             return Receipt(last, written=False)
-    extents = tuple(sum(size or 0 for size in each) for each in sizes)
-    region = region_at(assignment.origin, (*extents, *here.first[len(sizes) :]))
-    if math.prod(extents):
+    region = assignment.region(here.first, last)
+    if math.prod(region_shape(region)):
         staged = here.staged(region)
-        if not staged.lets_go and assignment.count == 1:
+        if not staged.lets_go and len(assignment.arguments) == 1:
             values = values.copy()
         here.check()
         staged.write(Filled(region, values))
@@ -201,51 +193,58 @@ def store(maker: Sent[Maker[Any]], site: Sent[Site], assignment: Assignment) -> 
 def compare(
     maker: Sent[Maker[Any]], site: Sent[Site], assignment: Assignment, rtol: float | None
 ) -> None:
-    """Compute one block that is stored already, and compare.
+    """Compute the first block of an assignment that is stored already, and compare.
 
     Raises
     ------
     ResumeMismatchError
         If it has another dtype, or other values.
     """
-    here = site.value()
-    block = maker.value().block(assignment.arguments[0], block_name(assignment.index))
-    sizes = [size for (size,) in assignment.sizes]
-    check_even_block(block.shape, here.first, sizes, block=block_name(assignment.index))
-    region = region_at(assignment.origin, block.shape)
-    staged = here.staged(region)
-    if not maker.value().cast:
-        check_same_dtype(here.dtype, block.dtype)
+    here, made = received(site), received(maker)
     index = block_name(assignment.index)
-    stored = stored_values(staged.array, region, index)
+    block = made.block(assignment.arguments[0], index)
+    sizes = _sizes(assignment, (0,) * len(assignment.index), here.first, assignment.last)
+    check_even_block(block.shape, here.first, sizes, block=index)
+    if not made.cast:
+        check_same_dtype(here.dtype, block.dtype)
+    region = region_at(tuple(map(operator.mul, assignment.index, here.first)), block.shape)
+    stored = stored_values(here.staged(region).array, region, index)
     check_same_values(stored, block, index, rtol)
 
 
-def _values(
-    maker: Maker[Any], site: Site, assignment: Assignment, sizes: list[list[int | None]]
-) -> NDArray[Any]:
-    """Compute the blocks side by side, and fill in the sizes that were not known."""
-    axes = len(sizes)
+def _values(maker: Maker[Any], site: Site, assignment: Assignment) -> tuple[NDArray[Any], Shape]:
+    """Compute the blocks side by side, and tell the sizes of the last ones."""
+    last = list(assignment.last)
     whole: NDArray[Any] | None = None
-    places = product(*(range(len(each)) for each in sizes))
+    places = product(*map(range, assignment.numbers))
     for place, arguments in zip(places, assignment.arguments, strict=True):
-        index = block_name([first + at for first, at in zip(assignment.index, place, strict=True)])
+        index = block_name(tuple(map(operator.add, assignment.index, place)))
         block = maker.block(arguments, index)
-        known = [each[at] for each, at in zip(sizes, place, strict=True)]
-        check_even_block(block.shape, site.first, known, block=index)
+        sizes = _sizes(assignment, place, site.first, last)
+        check_even_block(block.shape, site.first, sizes, block=index)
         if not maker.cast and not _same(block.dtype, site.dtype):
             checked_block(block, block=index, dtype=site.dtype, cast=False)
-        for each, at, size in zip(sizes, place, block.shape, strict=False):
-            each[at] = size
-        if assignment.count == 1:
-            return block.astype(site.dtype, copy=False)
+        if len(assignment.arguments) == 1:
+            return block.astype(site.dtype, copy=False), block.shape[: len(last)]
+        for axis, at in enumerate(place):
+            if at == assignment.numbers[axis] - 1:
+                last[axis] = block.shape[axis]
         if whole is None:
-            most = [len(each) * size for each, size in zip(sizes, site.first, strict=False)]
-            whole = np.empty((*most, *site.first[axes:]), site.dtype)
-        origin = [at * size for at, size in zip(place, site.first, strict=False)]
-        whole[region_at(origin, block.shape)] = block
+            most = map(operator.mul, assignment.numbers, site.first)
+            whole = np.empty((*most, *site.first[len(last) :]), site.dtype)
+        whole[region_at(tuple(map(operator.mul, place, site.first)), block.shape)] = block
     assert whole is not None
-    return whole
+    return whole, tuple(size or 0 for size in last)
+
+
+def _sizes(
+    assignment: Assignment, place: Shape, first: Shape, last: Sequence[int | None]
+) -> list[int | None]:
+    """Sizes of the block at a place within an assignment, where they are known."""
+    return [
+        end if at == number - 1 else size
+        for at, number, size, end in zip(place, assignment.numbers, first, last, strict=False)
+    ]
 
 
 def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:

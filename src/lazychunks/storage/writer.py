@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.shapes import Shape, region_at
+from lazychunks.shapes import region_at, region_shape
 from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.dtypes import checked_block
@@ -33,10 +33,12 @@ class ArrayWriter(Attempt, Generic[T]):
 
     Parameters
     ----------
-    layout, destination, overwrite, options, counts, can_skip
-        As in :class:`~lazychunks.storage.attempt.Attempt`.
+    layout
+        Places the blocks.
     converter
         As in ``to_zarr``.
+    destination, overwrite, options, counts, can_skip
+        As in :class:`~lazychunks.storage.attempt.Attempt`.
     """
 
     publishes: bool = True
@@ -44,57 +46,65 @@ class ArrayWriter(Attempt, Generic[T]):
     def __init__(
         self,
         layout: FlatLayout | GridLayout,
-        destination: Destination,
         converter: ToNumpy[T],
+        destination: Destination,
         overwrite: bool,
         options: WriteOptions,
         counts: tuple[int | None, ...],
         *,
         can_skip: bool,
     ) -> None:
-        super().__init__(layout, destination, overwrite, options, counts, can_skip=can_skip)
-        self._blocks = layout
+        super().__init__(destination, overwrite, options, counts, can_skip=can_skip)
+        self._layout = layout
         self._converter = converter
         self._dtype: np.dtype[Any] | None = None
         self._verified = False
         self._assembly: Assembly | None = None
         self._background: BackgroundWriter | None = None
 
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._layout.first = None if self.stage is None else self.stage.first
+        return self
+
     def offer(self, task: Callable[[], T]) -> None:
         """Take the next block, computing it only if it is not stored already."""
-        shape = self._stored_shape()
-        if shape is None:
+        assert self.stage is not None
+        index = self._layout.next_block
+        numbers = index if isinstance(index, tuple) else (index,)
+        # A size that is not known counts as zero: nothing is stored of an empty block.
+        sizes = [self.stage.size(axis, number) or 0 for axis, number in enumerate(numbers)]
+        region = region_at(self._layout.origin, (*sizes, *self.stage.plan.trailing))
+        if not self.stage.is_stored(region):
             self.step(task())
             return
         if not self._verified:
-            assert self.stage is not None
             block = self._numpy(task())
-            index, region = self._blocks.next_block, region_at(self._blocks.origin, shape)
             stored = stored_values(self.stage.staged.array, region, index)
             check_same_values(stored, block, index, self.options.rtol)
             self._verified = True
-        self._blocks.place(shape)
+        self._layout.place(region_shape(region))
 
     def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
         array = self._numpy(block)
-        numbers = self._blocks.numbers()
-        origin = self._blocks.place(array.shape)
+        numbers = self._layout.numbers()
+        origin = self._layout.place(array.shape)
         stage = self.stage or self.begin(array.shape, array.dtype)
-        stage.check_lengths(self._blocks.lengths)
+        stage.check_lengths(self._layout.lengths)
         assembly = self._assembly or self._start(stage)
         for axis, number in enumerate(numbers):
             if number is not None:
                 stage.note(axis, number, array.shape[axis])
-        stage.make_room(self._blocks.lengths)
+        stage.make_room(self._layout.lengths)
         assembly.add(origin, array)
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
-        assert isinstance(self._blocks, GridLayout)
-        self._blocks.end_row()
-        if self._blocks.row == 1 and self.stage is not None:
-            self.fix_length(1, self._blocks.width)
+        assert isinstance(self._layout, GridLayout)
+        self._layout.end_row()
+        if self._layout.row == 1 and self.stage is not None:
+            self.fix_length(1, self._layout.width)
 
     def fix_length(self, axis: int, length: int) -> None:
         """Set the final length of an axis, once, and write what is complete thereby."""
@@ -104,7 +114,7 @@ class ArrayWriter(Attempt, Generic[T]):
 
     def prepare(self) -> None:
         """Write what is left, so that only publishing remains."""
-        self.trim()
+        self.trim(self._layout.counts, self._layout.lengths)
         if self._assembly is not None and self._background is not None:
             assert self._assembly.is_empty
             self._background.drain()
@@ -115,6 +125,7 @@ class ArrayWriter(Attempt, Generic[T]):
         return self.publish()
 
     def _close(self) -> None:
+        self.taken = self._layout.taken
         if self._background is not None:
             self._background.close(drop=not self._keeps)
 
@@ -139,23 +150,11 @@ class ArrayWriter(Attempt, Generic[T]):
             self._assembly.fix_length(axis, length)
         return self._assembly
 
-    def _stored_shape(self) -> Shape | None:
-        """Shape of the next block, if it is known to be stored."""
-        if self.stage is None:
-            return None
-        index = self._blocks.next_block
-        numbers = index if isinstance(index, tuple) else (index,)
-        sizes = [self.stage.size(axis, number) for axis, number in enumerate(numbers)]
-        known = tuple(size for size in sizes if size is not None)
-        shape = (*known, *self.stage.plan.trailing)
-        stored = len(known) == len(sizes) and self.stage.is_stored(self._blocks.origin, shape)
-        return shape if stored else None
-
     def _numpy(self, block: T) -> NDArray[Any]:
         """Convert and check a block."""
         array = checked_block(
             self._converter.to_numpy(block),
-            block=self._blocks.next_block,
+            block=self._layout.next_block,
             dtype=self._dtype,
             cast=self.options.dtype is not None,
         )
