@@ -93,7 +93,6 @@ CASES = [
     ("plan", 1, True),
     ("plan", 2, True),
     ("shape", 1, True),
-    ("shape", 2, True),
     ("chunk", 1, True),
     ("chunk", 3, True),
     ("sizes", 1, True),

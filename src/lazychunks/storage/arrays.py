@@ -100,11 +100,11 @@ class StagedArray:
         key: str | None = None,
         resumable: bool,
     ) -> None:
-        self._store = store
-        self._path = path
-        self._key = key
-        self._resumable = resumable
+        self.store = store
+        self.path = path
         self.document = document
+        self.resumable = resumable
+        self._key = key
         self._files = ChunkFiles.of(store, document, atomic=resumable)
         self._array: StoredArray | None = None
         self._reopen()
@@ -114,7 +114,7 @@ class StagedArray:
     def array(self) -> StoredArray:
         """The array, open for writing."""
         if self._array is None:
-            self._array = described(self._store, self._path, self.document)
+            self._array = described(self.store, self.path, self.document)
         return self._array
 
     @property
@@ -122,28 +122,16 @@ class StagedArray:
         """Shape of the array: room for more than has come, until it is trimmed."""
         return tuple(self.document["shape"])
 
-    def reshape(self, shape: Shape, record: Mapping[str, Any] | None = None) -> None:
-        """Give it another shape by one write of its metadata; no chunk is listed or touched.
+    def reshape(self, shape: Shape, **facts: object) -> None:
+        """Give it another shape, and note facts in the record of the run; no chunk is touched.
 
-        With a record of the run, that is kept in the attributes, and written in any case.
+        It is one write of the metadata, where another start may go on with them.
         """
         self.document["shape"] = list(shape)
-        self._reopen()
-        if record is not None:
-            self.record(record)
-        elif self._resumable:
-            self._write()
-
-    def note(self, **facts: object) -> None:
-        """Keep something in the record of the run, if another start may go on with it."""
         record_of(self.document).update(facts)
-        if self._resumable:
+        self._reopen()
+        if self.resumable:
             self._write()
-
-    def end_axis(self, shape: Shape, lengths: list[int | None]) -> None:
-        """Trim it where an axis has ended, and keep the lengths in the record of the run."""
-        record_of(self.document)["lengths"] = list(lengths)
-        self.reshape(shape)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Keep a record of the run in the attributes, and write the metadata."""
@@ -157,7 +145,7 @@ class StagedArray:
         A store may keep the very buffer that it gets (a memory store does), and zarr hands it on
         uncopied where no codec makes new bytes of it.
         """
-        return type(self._store) is LocalStore or any(
+        return type(self.store) is LocalStore or any(
             codec["name"] in ("blosc", "gzip", "zstd") for codec in self.document["codecs"]
         )
 
@@ -166,9 +154,9 @@ class StagedArray:
         if self._files is not None:
             self._files.write(filled)
         else:
-            gate = Gate(self._store)
+            gate = Gate(self.store)
             metadata: Any = self.array.metadata  # parsed already
-            where = StorePath(gate, self._path)
+            where = StorePath(gate, self.path)
             array: StoredArray = zarr.Array(zarr.AsyncArray(metadata, where, WRITE_EVERYTHING))
             try:
                 array[filled.region] = filled.data
@@ -177,13 +165,12 @@ class StagedArray:
 
     def _reopen(self) -> None:
         """Describe it anew: now if background threads need it, which must not see a change."""
-        self._array = None
-        if self._files is None:
-            self._array = described(self._store, self._path, self.document)
+        needed = self._files is None
+        self._array = described(self.store, self.path, self.document) if needed else None
 
     def _write(self) -> None:
         if self._key is not None:
-            write_key(self._store, self._key, serialized(self.document))
+            write_key(self.store, self._key, serialized(self.document))
 
 
 class Gate(WrapperStore[Store]):

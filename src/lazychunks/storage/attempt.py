@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from importlib import metadata
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -46,8 +46,6 @@ from lazychunks.storage.resuming import (
 )
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["Attempt", "Stage"]
@@ -98,39 +96,22 @@ class Attempt:
         self._published = False
         self._overwrite = overwrite
         self.counts = counts
-        self._publication = publication_at(self.place, overwrite=overwrite)
-        self._keeps = can_skip and options.run_id is not None and self._publication.can_resume
-        if options.resume and not self._publication.can_resume:
+        self.publication = publication_at(self.place, overwrite=overwrite)
+        """Where the array is written."""
+        can_resume = self.publication.draft is not None
+        self._keeps = can_skip and options.run_id is not None and can_resume
+        if options.resume and not can_resume:
             raise NotResumableError(
                 f"{self.place} cannot delete, so nothing can be kept aside there to go on with; "
                 "leave out resume=True, or write to a directory or another store"
             )
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether an unfinished write was taken up, so that blocks should be offered, not given."""
-        return self.stage is not None
-
-    @property
-    def store(self) -> Store:
-        """Where the array is written."""
-        return self._publication.store
-
-    @property
-    def path(self) -> str:
-        """Path of the array in the store."""
-        return self._publication.path
-
-    def keys(self) -> Iterator[str]:
-        """Keys written so far, relative to the array."""
-        return self._publication.keys()
-
     def __enter__(self) -> Self:
         try:
-            self._publication.lock()
+            self.publication.lock()
             self._survey()
         except BaseException:
-            self._publication.unlock()
+            self.publication.unlock()
             raise
         return self
 
@@ -151,7 +132,7 @@ class Attempt:
                 if error is not None:
                     self._give_up(error)
         finally:
-            self._publication.unlock()
+            self.publication.unlock()
 
     def begin(self, first: Shape, dtype: np.dtype[Any]) -> Stage:
         """Start a new write, with the shape and the dtype of the first block."""
@@ -160,21 +141,13 @@ class Attempt:
             dtype = np.dtype(options.dtype)
         plan = self._plan(first, dtype)
         document = new_document(plan, dtype, options)
-        lengths = tuple(
-            extent * (count or 1) for extent, count in zip(first, self.counts, strict=False)
-        )
+        lengths = (size * (count or 1) for size, count in zip(first, self.counts, strict=False))
+        document["shape"] = list(plan.capacity(tuple(lengths)))
         self._has_begun = True
-        self._publication.begin()
-        staged = StagedArray(
-            self._publication.store,
-            self._publication.path,
-            document,
-            key=self._publication.draft,
-            resumable=self._keeps,
-        )
-        staged.reshape(plan.capacity(lengths), self._record(first))
-        journals = self._journals(first, ()) if self._keeps else ()
-        self.stage = Stage(staged, plan, first, journals, None)
+        self.publication.begin()
+        staged = self._staged(document)
+        staged.record(self._record(first))
+        self.stage = Stage(staged, plan, first)
         return self.stage
 
     def publish(self) -> StoredArray:
@@ -201,19 +174,19 @@ class Attempt:
     def _survey(self) -> None:
         """Look at what is there, and decide where to begin."""
         options = self.options
-        published = self._publication.published()
+        published = self.publication.published()
         if options.resume and record_of(published).get("run_id") == options.run_id:
-            if self._publication.has_leftovers():
-                self._publication.discard()
+            if self.publication.has_leftovers():
+                self.publication.discard()
             assert published is not None
-            self.finished = self._publication.opened(published)
+            self.finished = self.publication.opened(published)
             return
         if self.place.inspect() == "array" and not self._overwrite:
             raise DestinationExistsError(
                 f"{self.place} holds an array; pass overwrite=True to replace it",
                 path=str(self.place),
             )
-        if not self._publication.has_leftovers():
+        if not self.publication.has_leftovers():
             return
         if options.resume:
             self._go_on()
@@ -226,13 +199,13 @@ class Attempt:
 
     def _go_on(self) -> None:
         """Take up an unfinished write."""
-        store, path, draft = self.store, self.path, self._publication.draft
-        document = None if draft is None else parsed(read_key(store, draft))
+        draft = self.publication.draft
+        document = None if draft is None else parsed(read_key(self.publication.store, draft))
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
-        staged = StagedArray(store, path, document, key=draft, resumable=True)
+        staged = self._staged(document)
         if "first" not in record:  # all was written, only publishing was left
             self.finished = self._publish(staged)
             return
@@ -242,10 +215,7 @@ class Attempt:
             check_same_dtype(dtype, np.dtype(self.options.dtype))
         plan = self._plan(first, dtype)
         check_same_plan(document, new_document(plan, dtype, self.options), str(self.place))
-        keys = tuple(self._publication.keys())
-        done = DoneUnits(keys, plan)
-        journals = self._journals(first, keys)
-        self.stage = Stage(staged, plan, first, journals, done)
+        self.stage = Stage(staged, plan, first, tuple(self.publication.keys()))
         self._has_begun = True
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
@@ -258,10 +228,14 @@ class Attempt:
             counts=self.counts,
         )
 
-    def _journals(self, first: Shape, keys: tuple[str, ...]) -> tuple[Journal, ...]:
-        store, path = self._publication.store, self._publication.path
-        return tuple(
-            Journal(store, path, axis, first[axis], keys) for axis in range(len(self.counts))
+    def _staged(self, document: Document) -> StagedArray:
+        publication = self.publication
+        return StagedArray(
+            publication.store,
+            publication.path,
+            document,
+            key=publication.draft,
+            resumable=self._keeps,
         )
 
     def _record(self, first: Shape | None) -> Document:
@@ -278,10 +252,10 @@ class Attempt:
     def _publish(self, staged: StagedArray) -> StoredArray:
         # In this order: without the journal, the record would have to tell how to go on.
         staged.record(self._record(None))
-        self._publication.clear_journal()
-        self._publication.commit(staged.document, durable=self.options.durable)
+        self.publication.clear_journal()
+        self.publication.commit(staged.document, durable=self.options.durable)
         self._published = True
-        return self._publication.opened(staged.document)
+        return self.publication.opened(staged.document)
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
@@ -290,7 +264,7 @@ class Attempt:
             return
         if not self._keeps:
             with contextlib.suppress(Exception):
-                self._publication.discard()
+                self.publication.discard()
         total = None
         if all(count is not None for count in self.counts):
             total = math.prod(count or 0 for count in self.counts)
@@ -335,9 +309,7 @@ class Stage:
         Its plan.
     first
         Shape of the first block.
-    journals
-        Sizes of the blocks along each block axis, where the run can be resumed.
-    done
+    keys
         What is stored, of an unfinished write that was taken up.
     """
 
@@ -346,14 +318,17 @@ class Stage:
         staged: StagedArray,
         plan: WritePlan,
         first: Shape,
-        journals: tuple[Journal, ...],
-        done: DoneUnits | None,
+        keys: Collection[str] = (),
     ) -> None:
         self.staged = staged
         self.plan = plan
         self.first = first
-        self.done = done
-        self._journals = journals
+        self.done = DoneUnits(keys, plan)
+        self._journals = [
+            Journal(staged.store, staged.path, axis, first[axis], keys)
+            for axis in range(plan.block_axes if staged.resumable else 0)
+        ]
+        """Sizes of the blocks along each block axis, where another start may go on."""
         unknown = [None] * plan.block_axes
         record = record_of(staged.document)
         self._lengths: list[int | None] = list(record.get("lengths") or unknown)
@@ -366,7 +341,7 @@ class Stage:
 
     def is_stored(self, region: Region) -> bool:
         """Whether all units that a block touches are stored."""
-        return self.done is not None and self.done.cover(region)
+        return self.done.cover(region)
 
     def note(self, axis: int, number: int, size: int) -> None:
         """Learn a block's size along an axis, before anything of it is written."""
@@ -378,7 +353,7 @@ class Stage:
         self.check_count(axis, count)
         if self._counts[axis] is None:
             self._counts[axis] = count
-            self.staged.note(counts=self._counts)
+            self.staged.reshape(self.staged.shape, counts=self._counts)
 
     def check_count(self, axis: int, count: int) -> None:
         """Compare the number of blocks along an axis with that of an earlier start."""
@@ -412,19 +387,19 @@ class Stage:
         """Set the final length of an axis; whether that is news."""
         if self.fixed.get(axis) == length:
             return False
-        reach = 0 if self.done is None else self.done.reach(axis)
+        reach = self.done.reach(axis)
         if self._lengths[axis] not in (None, length) or length < reach:
             raise self._other_length(axis, length)
         self.fixed[axis] = self._lengths[axis] = length
         shape = tuple(
             length if number == axis else there for number, there in enumerate(self.staged.shape)
         )
-        self.staged.end_axis(shape, self._lengths)
+        self.staged.reshape(shape, lengths=self._lengths)
         return True
 
     def _other_length(self, axis: int, length: int) -> ResumeMismatchError:
         known = self._lengths[axis]
-        reach = 0 if self.done is None else self.done.reach(axis)
+        reach = self.done.reach(axis)
         expected = f"at least {reach}" if known is None else known
         return ResumeMismatchError(
             f"axis {axis} has length {length}, had {expected} in the unfinished write; the "

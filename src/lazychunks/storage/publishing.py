@@ -21,7 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from weakref import WeakValueDictionary
 
 import filelock
@@ -53,84 +53,13 @@ _TEMPORARY = re.compile(r".*\.partial")
 """Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
 
 
-class Publication(Protocol):
-    """A place where an array is written unseen, until :meth:`commit` shows it."""
-
-    @property
-    def store(self) -> Store:
-        """Where to write."""
-        ...
-
-    @property
-    def path(self) -> str:
-        """Path of the array in the store."""
-        ...
-
-    @property
-    def draft(self) -> str | None:
-        """Key of the metadata until :meth:`commit`; none where nothing can be taken back."""
-        ...
-
-    @property
-    def can_resume(self) -> bool:
-        """Whether an unfinished write can be kept for another run to find."""
-        ...
-
-    def lock(self) -> None:
-        """Become the only writer of a place that may be written, and repair what a dead one left.
-
-        Raises
-        ------
-        DestinationBusyError
-            If another writer is at work.
-        DestinationExistsError, DestinationReadOnlyError
-            If the destination may not, or cannot, be written.
-        """
-        ...
-
-    def unlock(self) -> None:
-        """Let others write; for whoever has begun to lock, also if that failed."""
-        ...
-
-    def has_leftovers(self) -> bool:
-        """Whether an unfinished write is there."""
-        ...
-
-    def begin(self) -> None:
-        """Make room for a new write, which an unfinished one must leave."""
-        ...
-
-    def keys(self) -> Iterator[str]:
-        """Keys written so far, relative to the array."""
-        ...
-
-    def clear_journal(self) -> None:
-        """Remove what was kept beside the chunks for resuming."""
-        ...
-
-    def published(self) -> Document | None:
-        """Metadata of the array that readers see."""
-        ...
-
-    def opened(self, document: Document) -> StoredArray:
-        """Open the array that readers see, whose metadata is known."""
-        ...
-
-    def commit(self, document: Document, *, durable: bool) -> None:
-        """Show the array at its destination."""
-        ...
-
-    def discard(self) -> None:
-        """Remove what has been written."""
-        ...
-
-
 class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
     path: str = ""
+    """Path of the array in the store where it is written."""
     draft: str | None = KEPT_BACK
-    can_resume: bool = True
+    """Key of its metadata until :meth:`commit`."""
 
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
         self._place = place
@@ -146,6 +75,13 @@ class DirectorySwap:
         """Take the lock file, and put an old array back that a dead writer moved aside.
 
         The place is looked at first: a lock file is a change that a refusal must not make.
+
+        Raises
+        ------
+        DestinationBusyError
+            If another writer is at work.
+        DestinationExistsError, DestinationReadOnlyError
+            If the destination may not, or cannot, be written.
         """
         self._place.inspect()
         parents = self._target.parents
@@ -158,7 +94,7 @@ class DirectorySwap:
         self._repair()
 
     def unlock(self) -> None:
-        """Remove the lock file, and directories that were made in vain.
+        """Remove the lock file, and directories that were made in vain, also if locking failed.
 
         Removing the file while it is held is safe: who locks a file that is gone, tries again.
         """
@@ -300,8 +236,8 @@ class MetadataLast:
         self._place = place
         self.store: Store = place.store
         self.path: str = place.path
-        self.can_resume: bool = place.store.supports_deletes
-        self.draft: str | None = place.key(KEPT_BACK) if self.can_resume else None
+        self.draft = place.key(KEPT_BACK) if place.store.supports_deletes else None
+        """Key of the metadata until :meth:`commit`; none where nothing can be taken back."""
         self.is_read = False
         self.replaces: bool = False
 
@@ -309,7 +245,7 @@ class MetadataLast:
         """Enter this place into the register of this process, unless it meets one that is there.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
-        and would be taken for something else.
+        and would be taken for something else. Raises as :meth:`DirectorySwap.lock` does.
         """
         with self._register:
             here = str(self._place)
@@ -405,6 +341,10 @@ class MetadataLast:
         for key in tuple(self.keys()):
             if key != KEPT_BACK:
                 settled(self.store.delete, self._place.key(key))
+
+
+Publication: TypeAlias = DirectorySwap | MetadataLast
+"""Where an array is written unseen, until ``commit`` shows it."""
 
 
 def publication_at(place: LocalPath | InStore, *, overwrite: bool) -> Publication:

@@ -101,7 +101,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
         with self._writer(FlatLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
             if writer.finished is not None:
                 return writer.finished
-            if writer.goes_on and tasks is not None:
+            if writer.stage is not None and tasks is not None:
                 for task in LazyChunkSequence(tasks, hint):
                     writer.offer(task)
             else:
@@ -119,7 +119,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
         with self._writer(GridLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
             if writer.finished is not None:
                 return writer.finished
-            if writer.goes_on and tasks is not None:
+            if writer.stage is not None and tasks is not None:
                 rows: NestedLazyChunkSequence[Any] = NestedLazyChunkSequence(tasks, hint)
                 take: Callable[[Any], None] = writer.offer
             else:

@@ -92,7 +92,7 @@ def spread(
     sent = crew.send(maker, "the function that computes blocks, or the converter,")
     if not crew.shares_memory:
         crew.pickled(first[0].args, "an item")
-        crew.pickled(attempt.store, "the store")
+        crew.pickled(attempt.publication.store, "the store")
     with crew:
         if attempt.stage is None:
             axes = len(attempt.counts)
@@ -230,7 +230,7 @@ class _Coordinator:
             self._attempt.taken += len(assignment.arguments)
 
     def _is_stored(self, assignment: Assignment, region: Region) -> bool:
-        if self._stage.done is None:
+        if not self._stage.done:
             return False
         for axis, start in enumerate(assignment.index):
             end = start + assignment.numbers[axis] - 1
@@ -250,26 +250,27 @@ class _Coordinator:
 
     def _opened(self) -> Sent[Site]:
         """Mark the unfinished write as this run's, and tell the workers where it is."""
-        attempt, staged = self._attempt, self._stage.staged
+        staged = self._stage.staged
         mark = None if self._crew.shares_memory else secrets.token_hex(8)
         if mark is not None:
-            write_key(attempt.store, mark_key(attempt.path), mark.encode())
+            write_key(staged.store, mark_key(staged.path), mark.encode())
         site = Site(
-            attempt.store,
-            attempt.path,
+            staged.store,
+            staged.path,
             dict(staged.document),
             staged.array.dtype,
             self._first,
             mark,
-            str(attempt.place),
+            str(self._attempt.place),
         )
         return self._crew.send(site, "the store")
 
     def _check_complete(self, lengths: Shape) -> None:
         """Refuse to publish what is not all there, whatever the receipts say."""
-        if not (math.prod(lengths) and self._attempt.store.supports_listing):
+        if not (math.prod(lengths) and self._stage.staged.store.supports_listing):
             return
-        if not DoneUnits(self._attempt.keys(), self._stage.plan).cover(region_at((), lengths)):
+        found = DoneUnits(self._attempt.publication.keys(), self._stage.plan)
+        if not found.cover(region_at((), lengths)):
             raise DestinationError(
                 f"chunks of {self._attempt.place} that workers have written are not there; use a "
                 "store that all of them share",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +61,6 @@ class ArrayWriter(Attempt, Generic[T]):
         self._verified = False
         self._assembly: Assembly | None = None
         self._background: BackgroundWriter | None = None
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        self._layout.first = None if self.stage is None else self.stage.first
-        return self
 
     def offer(self, task: Callable[[], T]) -> None:
         """Take the next block, computing it only if it is not stored already."""
@@ -129,6 +124,10 @@ class ArrayWriter(Attempt, Generic[T]):
         if self._background is not None:
             self._background.close(drop=not self._keeps)
 
+    def _go_on(self) -> None:
+        super()._go_on()
+        self._layout.first = None if self.stage is None else self.stage.first
+
     def _start(self, stage: Stage) -> Assembly:
         """Make ready what takes blocks apart and what writes chunks in the background."""
         plan, staged = stage.plan, stage.staged
@@ -144,7 +143,7 @@ class ArrayWriter(Attempt, Generic[T]):
             plan.trailing,
             self._background.allocate,
             self._background.submit,
-            stage.done or (),
+            stage.done,
         )
         for axis, length in stage.fixed.items():
             self._assembly.fix_length(axis, length)
