@@ -9,7 +9,6 @@ compression), a chunk can be decompressed right into the block. Whatever is unus
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
 
 from lazychunks.shapes import Shape, overlaps
+from lazychunks.storage.encoding import is_usual
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
@@ -44,22 +43,11 @@ class ChunkReader:
         """Return a reader for an array, if its layout is the usual one."""
         metadata: Any = array.metadata  # of Zarr 2 or 3
         document: Document = metadata.to_dict()
-        if document["zarr_format"] != 3 or type(array.store) is not LocalStore:
+        store = array.store
+        if not (is_usual(store, document) and array.dtype.isnative):
             return None
-        names = [codec["name"] for codec in document["codecs"]]
-        endian = document["codecs"][0].get("configuration", {}).get("endian", sys.byteorder)
-        keys = document["chunk_key_encoding"]
-        usual = (
-            names in (["bytes"], ["bytes", "zstd"])
-            and (endian == sys.byteorder or array.dtype.itemsize == 1)
-            and array.dtype.isnative
-            and keys["name"] == "default"
-            and keys.get("configuration", {}).get("separator", "/") == "/"
-        )
-        if not usual:
-            return None
-        root = os.path.join(array.store.root, array.path, "c")
-        return cls(root, array.shape, array.chunks, array.dtype, len(names) == 2)
+        root = os.path.join(store.root, array.path, "c")
+        return cls(root, array.shape, array.chunks, array.dtype, len(document["codecs"]) == 2)
 
     def read(self, spans: Sequence[slice]) -> NDArray[Any] | None:
         """Return a region, whole along the axes that have no span; None if it is for zarr to read.

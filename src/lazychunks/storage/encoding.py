@@ -9,13 +9,13 @@ against zarr's. For everything else there is zarr's way.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numcodecs.zstd import Zstd
@@ -30,71 +30,54 @@ if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document
     from lazychunks.storage.assembly import Filled
 
-__all__ = ["ChunkFiles", "keep_freed_memory"]
+__all__ = ["ChunkFiles", "is_usual", "keep_freed_memory"]
 
 Encode = Callable[[NDArray[Any]], Any]
 
 
+@dataclass(frozen=True, slots=True)
 class ChunkFiles:
-    """Writes the chunks of one array to files.
+    """Writes the chunks of one array to files."""
 
-    Parameters
-    ----------
-    root
-        Directory of the array.
-    chunks
-        Shape of a chunk.
-    encode
-        Makes the bytes of a chunk of its values.
-    atomic
-        Whether a file appears whole or not at all, as it must where another run may go on with
-        what is there; it costs a rename.
-    """
-
-    def __init__(self, root: Path, chunks: Shape, encode: Encode, *, atomic: bool) -> None:
-        self._atomic = atomic
-        self._root = root
-        self._chunks = chunks
-        self._encode = encode
+    root: Path
+    """Directory of the array."""
+    chunks: Shape
+    """Shape of a chunk."""
+    encode: Encode
+    """Makes the bytes of a chunk of its values."""
+    atomic: bool
+    """Whether a file appears whole or not at all, as it must where another run may go on with what
+    is there; it costs a rename."""
 
     @classmethod
     def of(cls, store: Store, document: Document, *, atomic: bool = True) -> ChunkFiles | None:
         """Return a writer for an array, if its layout is the usual one."""
-        encode = _encoder(document)
-        keys = document["chunk_key_encoding"]
-        if type(store) is not LocalStore or encode is None or keys["name"] != "default":
+        if not is_usual(store, document):
             return None
-        if keys.get("configuration", {}).get("separator", "/") != "/":
-            return None
-        grid = document["chunk_grid"]
-        chunks = tuple(grid["configuration"]["chunk_shape"])
-        if grid["name"] != "regular":
-            return None
-        return cls(store.root, chunks, encode, atomic=atomic)
+        chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
+        return cls(store.root, chunks, _encoder(document["codecs"]), atomic)
 
     def write(self, filled: Filled) -> None:
         """Encode and write the chunks of a buffer."""
         data = filled.data
-        parts = [
-            tuple(overlaps(span.start, length, size))
-            for span, length, size in zip(filled.region, data.shape, self._chunks, strict=True)
-        ]
+        starts = (span.start for span in filled.region)
+        parts = map(overlaps, starts, data.shape, self.chunks)
         for meeting in product(*parts):
             piece = data[tuple(part.in_span for part in meeting)]
             index = [part.cell for part in meeting]
-            self._write(index, self._encode(self._whole(piece)))
+            self._write(index, self.encode(self._whole(piece)))
 
     def _whole(self, piece: NDArray[Any]) -> NDArray[Any]:
         """Pad what the array's end cuts off, as zarr does: a stored chunk is always whole."""
-        if piece.shape == self._chunks:
+        if piece.shape == self.chunks:
             return np.ascontiguousarray(piece)
-        chunk = np.zeros(self._chunks, piece.dtype)
+        chunk = np.zeros(self.chunks, piece.dtype)
         chunk[tuple(slice(0, length) for length in piece.shape)] = piece
         return chunk
 
     def _write(self, index: list[int], value: Any) -> None:
-        file = os.path.join(self._root, "c", *map(str, index))  # hot
-        partial = f"{file}.partial" if self._atomic else file
+        file = os.path.join(self.root, "c", *map(str, index))  # hot
+        partial = f"{file}.partial" if self.atomic else file
         try:
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
@@ -104,7 +87,7 @@ class ChunkFiles:
             view = memoryview(value).cast("B")
             while view.nbytes:
                 view = view[stream.write(view) :]
-        if self._atomic:
+        if self.atomic:
             os.replace(partial, file)
 
 
@@ -120,24 +103,28 @@ def keep_freed_memory() -> None:
         np.empty(31 * 2**20, np.uint8)
 
 
-def _encoder(document: Document) -> Encode | None:
-    """Return the function that encodes a chunk, where its codecs are the usual ones."""
-    names = [codec["name"] for codec in document["codecs"]]
-    if names not in (["bytes"], ["bytes", "zstd"]) or not _is_plain(document):
-        return None
-    if len(names) == 1:
+def is_usual(store: Store, document: Document) -> TypeGuard[LocalStore]:
+    """Whether chunks are files of plain values, compressed by zstd or by nothing."""
+    if type(store) is not LocalStore or document["zarr_format"] != 3:
+        return False
+    codecs, keys = document["codecs"], document["chunk_key_encoding"]
+    return (
+        [codec["name"] for codec in codecs] in (["bytes"], ["bytes", "zstd"])
+        and codecs[0].get("configuration", {}).get("endian", sys.byteorder) == sys.byteorder
+        and isinstance(document["data_type"], str)
+        and document["chunk_grid"]["name"] == "regular"
+        and keys["name"] == "default"
+        and keys.get("configuration", {}).get("separator", "/") == "/"
+    )
+
+
+def _encoder(codecs: Sequence[Document]) -> Encode:
+    if len(codecs) == 1:
         return _bytes_of
-    settings = document["codecs"][1]["configuration"]
+    settings = codecs[1]["configuration"]
     codec = Zstd(level=settings["level"], checksum=settings["checksum"])
     return lambda chunk: codec.encode(_bytes_of(chunk))
 
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[Any]:
     return chunk.reshape(-1).view(np.uint8)
-
-
-def _is_plain(document: Document) -> bool:
-    """Whether values are stored as they are in memory."""
-    endian = document["codecs"][0].get("configuration", {}).get("endian", sys.byteorder)
-    trailing = math.prod(document["shape"][1:])
-    return endian == sys.byteorder and trailing >= 0 and isinstance(document["data_type"], str)
