@@ -26,6 +26,7 @@ from lazychunks import (
     status,
 )
 from lazychunks.storage import inspecting
+from lazychunks.storage.destinations import LocalPath
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group
 from tests.strategies import Array
@@ -358,14 +359,14 @@ def test_an_array_that_is_published_while_this_looks(
 ) -> None:
     place = LocalPlace(tmp_path)
     begin(FLAT, place, 3)
-    listed = inspecting.keys_below
+    keys = LocalPath.keys
 
-    def late(where: Any) -> Any:
-        monkeypatch.setattr(inspecting, "keys_below", listed)
+    def late(_: LocalPath) -> list[str]:
+        monkeypatch.setattr(LocalPath, "keys", keys)
         FLAT.store(place.destination, run_id="r", resume=True)
         raise FileNotFoundError
 
-    monkeypatch.setattr(inspecting, "keys_below", late)
+    monkeypatch.setattr(LocalPath, "keys", late)
     assert status(place.destination).state == "complete"
 
 

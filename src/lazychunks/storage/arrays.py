@@ -32,7 +32,6 @@ __all__ = [
     "Gate",
     "StagedArray",
     "described",
-    "metadata_key",
     "new_document",
     "parsed",
     "read_key",
@@ -213,11 +212,6 @@ def described(store: Store, path: str, document: Document) -> StoredArray:
     where = StorePath(store, path)
     described: Any = document  # a plain JSON object; zarr checks it
     return zarr.Array(zarr.AsyncArray(described, where, WRITE_EVERYTHING))
-
-
-def metadata_key(path: str) -> str:
-    """Key of the metadata of the array at a path."""
-    return f"{path}/{METADATA}" if path else METADATA
 
 
 def serialized(document: Document) -> bytes:

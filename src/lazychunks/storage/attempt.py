@@ -181,7 +181,7 @@ class Attempt:
             assert published is not None
             self.finished = self.publication.opened(published)
             return
-        if self.place.inspect() == "array" and not self._overwrite:
+        if self.place.holds_array() and not self._overwrite:
             raise DestinationExistsError(
                 f"{self.place} holds an array; pass overwrite=True to replace it",
                 path=str(self.place),

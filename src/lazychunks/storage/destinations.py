@@ -20,9 +20,7 @@ from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import read_key
 from lazychunks.storage.options import Destination
 
-__all__ = ["KEPT_BACK", "InStore", "LocalPath", "foreign_among", "located"]
-
-Found = Literal["nothing", "array"]
+__all__ = ["KEPT_BACK", "InStore", "LocalPath", "files_below", "foreign_among", "located"]
 
 KEPT_BACK = "zarr.json.partial"
 """Where the metadata of an array waits until the array is complete."""
@@ -54,7 +52,16 @@ class LocalPath:
         """Path of a hidden sibling that writers use."""
         return self.path.with_name(f".{self.path.name}.{what}")
 
-    def inspect(self) -> Found:
+    def read(self, name: str) -> bytes | None:
+        """Read a file, if it is there."""
+        file = self.path / name
+        return file.read_bytes() if file.is_file() else None
+
+    def keys(self) -> list[str]:
+        """Files below, by their paths relative to this one."""
+        return [key for key, _ in files_below(self.path)]
+
+    def holds_array(self) -> bool:
         """Tell whether an array is there.
 
         Raises
@@ -70,12 +77,13 @@ class LocalPath:
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
         for parent in path.parents:
-            if (parent / ".zarray").is_file() or _is_array(_content(parent / "zarr.json")):
+            above = LocalPath(parent)
+            if above.read(".zarray") is not None or _is_array(above.read("zarr.json")):
                 raise _refused(self, f"inside the array at {parent}")
         if not path.exists():
             ancestor = next(parent for parent in path.parents if parent.exists())
             _check_directory(ancestor, self)
-            return "nothing"
+            return False
         if not path.is_dir():
             raise _refused(self, "a file")
         if os.path.ismount(path):
@@ -84,14 +92,7 @@ class LocalPath:
             raise _refused(self, "the working directory of this process, or above it")
         _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
-        if not names:
-            return "nothing"
-        if "zarr.json" in names:
-            kind = _node_type((path / "zarr.json").read_bytes())
-        else:
-            kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
-        _check_members(self, kind, names)
-        return "array"
+        return _holds_array(self, names, self.read("zarr.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,33 +105,39 @@ class InStore:
     def __str__(self) -> str:
         return f"{self.store}/{self.path}" if self.path else str(self.store)
 
-    def inspect(self) -> Found:
-        """Tell whether an array is there; raises as :meth:`LocalPath.inspect` does."""
+    def read(self, name: str) -> bytes | None:
+        """Read the value at a key here, if there is one."""
+        sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
+        return read_key(self.store, self.key(name))
+
+    def keys(self) -> list[str] | None:
+        """Keys below, relative to this place; None where the store cannot list."""
+        if not self.store.supports_listing:
+            return None
+        prefix = self.key("")
+
+        async def listed() -> list[str]:
+            return [key.removeprefix(prefix) async for key in self.store.list_prefix(prefix)]
+
+        return sync(listed())
+
+    def holds_array(self) -> bool:
+        """Tell whether an array is there; raises as :meth:`LocalPath.holds_array` does."""
         if self.store.read_only:
             raise DestinationReadOnlyError(
                 f"{self} is read-only; open the store for writing", path=str(self)
             )
-        sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
-        document = read_key(self.store, self.key("zarr.json"))
+        document = self.read("zarr.json")
         parts = self.path.split("/")
         for n in range(len(parts) if self.path else 0):
-            parent = InStore(self.store, "/".join(parts[:n]))
-            if _is_array(read_key(self.store, parent.key("zarr.json"))) or any(
-                read_key(self.store, parent.key(name)) for name in (KEPT_BACK, ".zarray")
-            ):
-                raise _refused(self, f"inside the array at {parent}")
+            above = InStore(self.store, "/".join(parts[:n]))
+            if _is_array(above.read("zarr.json")) or any(map(above.read, (KEPT_BACK, ".zarray"))):
+                raise _refused(self, f"inside the array at {above}")
         names = sorted(set(self._members()))
-        if not names:
-            return "nothing"
-        if document is not None:
-            kind = _node_type(document)
-        elif KEPT_BACK in names and ".zarray" not in names:
+        if document is None and KEPT_BACK in names and ".zarray" not in names:
             _check_members(self, "array", names)
-            return "nothing"
-        else:
-            kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
-        _check_members(self, kind, names)
-        return "array"
+            return False
+        return _holds_array(self, names, document)
 
     @property
     def is_seen_by_processes(self) -> bool:
@@ -153,7 +160,7 @@ class InStore:
             yield from (name.strip("/").rsplit("/", 1)[-1] for name in sync(listed()))
         else:
             for name in ("zarr.json", ".zarray", ".zgroup"):
-                if read_key(self.store, self.key(name)) is not None:
+                if self.read(name) is not None:
                     yield name
 
 
@@ -176,6 +183,16 @@ def located(destination: Destination) -> LocalPath | InStore:
             return _at_url(destination)
         case _:
             return _local(destination)
+
+
+def files_below(directory: str | Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Files and links below a directory, by their keys relative to it."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry
 
 
 def foreign_among(names: Iterable[str]) -> list[str]:
@@ -217,10 +234,6 @@ def _innermost(store: object) -> object:
     return store if inner is None else _innermost(inner)
 
 
-def _content(file: Path) -> bytes | None:
-    return file.read_bytes() if file.is_file() else None
-
-
 def _is_array(document: bytes | None) -> bool:
     return document is not None and _node_type(document) == "array"
 
@@ -231,6 +244,17 @@ def _node_type(document: bytes) -> str | None:
     except (ValueError, AttributeError):
         return None
     return kind if isinstance(kind, str) else None
+
+
+def _holds_array(place: LocalPath | InStore, names: list[str], document: bytes | None) -> bool:
+    """Tell of a place with these members whether an array is there, and refuse anything else."""
+    if document is not None:
+        kind = _node_type(document)
+    else:
+        kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
+    if names:
+        _check_members(place, kind, names)
+    return bool(names)
 
 
 def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str]) -> None:

@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, product, repeat
-from pathlib import Path
 from typing import Any, Literal
 
 from zarr.core.sync import sync
-from zarr.storage import StorePath
 
-from lazychunks.storage.arrays import Document, read_key, record_of
-from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, located
+from lazychunks.storage.arrays import Document, record_of
+from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, files_below, located
 from lazychunks.storage.judging import Facts, document_of, found, judged, readable
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 
-__all__ = ["Status", "keys_below", "status"]
+__all__ = ["Status", "status"]
 
 COUNTED = 10**6
 """Number of blocks up to which those that are done are counted."""
@@ -93,8 +90,6 @@ def status(source: Destination) -> Status:
     ('complete', (5,), 40)
     """
     place = located(source)
-    if isinstance(place, InStore):
-        sync(StorePath.open(place.store, place.path))  # reading does not always open it
     try:
         return _status(place)
     except FileNotFoundError:  # it was renamed, or removed, while this looked
@@ -129,12 +124,12 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
         staging = LocalPath(place.beside("partial"))
         if not staging.path.is_dir():
             return None
-        draft = staging.path / KEPT_BACK
-        if draft.is_file():
-            return staging, document_of(draft.read_bytes(), 3, str(place))
+        draft = staging.read(KEPT_BACK)
+        if draft is not None:
+            return staging, document_of(draft, 3, str(place))
         return staging, found(staging)  # it died when it was about to publish, or before it began
-    kept_back = read_key(place.store, place.key(KEPT_BACK))
-    if kept_back is None or kept_back == read_key(place.store, place.key("zarr.json")):
+    kept_back = place.read(KEPT_BACK)
+    if kept_back is None or kept_back == place.read("zarr.json"):
         return None
     is_mark = kept_back == b"null"  # of an overwrite that has only begun
     return place, None if is_mark else document_of(kept_back, 3, str(place))
@@ -202,7 +197,7 @@ class _Begun:
     def done_blocks(self, staging: LocalPath | InStore, facts: Facts) -> int | None:
         """Count the blocks that resuming skips, if they are not too many."""
         axes = len(self.first)
-        keys = [key for key in keys_below(staging) or () if not key.endswith(".partial")]
+        keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
         try:
             done = DoneUnits(keys, WritePlan(axes, facts.shape[axes:], facts.unit, None))
             cells = [self._cells(axis, staging, keys, facts, done) for axis in range(axes)]
@@ -266,35 +261,15 @@ def _bytes(shape: tuple[int | None, ...], facts: Facts) -> int | None:
     return math.prod(known) * facts.dtype.itemsize if len(known) == len(shape) else None
 
 
-def keys_below(place: LocalPath | InStore) -> list[str] | None:
-    """Keys below a place, relative to it; None where the store cannot list."""
-    if isinstance(place, LocalPath):
-        return [file.relative_to(place.path).as_posix() for file in _files(place)]
-    if not place.store.supports_listing:
-        return None
-    prefix = place.key("")
-
-    async def listed() -> list[str]:
-        return [key.removeprefix(prefix) async for key in place.store.list_prefix(prefix)]
-
-    return sync(listed())
-
-
 def _stored_bytes(place: LocalPath | InStore) -> int | None:
     if isinstance(place, InStore):
-        if not place.store.supports_listing:
-            return None
-        return sync(place.store.getsize_prefix(place.key("")))
+        listed = place.store.supports_listing
+        return sync(place.store.getsize_prefix(place.key(""))) if listed else None
     size = 0
-    for file in _files(place):
+    for _, entry in files_below(place.path):
         with suppress(FileNotFoundError):  # temporary files come and go
-            size += file.lstat().st_size
+            size += entry.stat(follow_symlinks=False).st_size
     return size
-
-
-def _files(place: LocalPath) -> Iterator[Path]:
-    for directory, _, names in os.walk(place.path):
-        yield from (Path(directory, name) for name in names)
 
 
 def _text(value: object) -> str | None:

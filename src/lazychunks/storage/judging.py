@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore
 
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
-from lazychunks.storage.arrays import described, parsed, read_key
+from lazychunks.storage.arrays import described, parsed
 from lazychunks.storage.destinations import InStore, LocalPath
 
 if TYPE_CHECKING:
@@ -65,11 +64,9 @@ def found(place: LocalPath | InStore) -> Document | None:
     UntrustedArrayError
         If it is damaged, or that of a group.
     """
-    store, path = readable(place)
     try:
-        sync(StorePath.open(store, path))  # reading does not always open it
         for name, zarr_format in (("zarr.json", 3), (".zarray", 2)):
-            value = read_key(store, f"{path}/{name}" if path else name)
+            value = place.read(name)
             if value is not None:
                 return document_of(value, zarr_format, str(place))
     except FileNotFoundError:  # not even the directory

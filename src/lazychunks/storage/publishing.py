@@ -15,11 +15,10 @@ import contextlib
 import ctypes
 import errno
 import os
-import re
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from weakref import WeakValueDictionary
@@ -34,23 +33,24 @@ from lazychunks.storage.arrays import (
     METADATA,
     Document,
     described,
-    metadata_key,
     parsed,
-    read_key,
     serialized,
     settled,
     write_key,
 )
-from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, foreign_among
+from lazychunks.storage.destinations import (
+    KEPT_BACK,
+    InStore,
+    LocalPath,
+    files_below,
+    foreign_among,
+)
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at"]
-
-_TEMPORARY = re.compile(r".*\.partial")
-"""Name under which a file is written before it is renamed, by zarr's ``LocalStore`` or by us."""
 
 
 class DirectorySwap:
@@ -83,7 +83,7 @@ class DirectorySwap:
         DestinationExistsError, DestinationReadOnlyError
             If the destination may not, or cannot, be written.
         """
-        self._place.inspect()
+        self._place.holds_array()
         parents = self._target.parents
         self._made = [parent for parent in parents if not parent.exists()]
         self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,10 @@ class DirectorySwap:
 
     def keys(self) -> Iterator[str]:
         """Files in the staging directory, where symbolic links are refused."""
-        return _files(self._staging, "")
+        for key, entry in files_below(self._staging):
+            if entry.is_symlink():
+                raise _link(entry.path)
+            yield key
 
     def clear_journal(self) -> None:
         """Remove the journal's directory."""
@@ -129,8 +132,7 @@ class DirectorySwap:
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        file = self._target / METADATA
-        return parsed(file.read_bytes()) if file.is_file() else None
+        return parsed(self._place.read(METADATA))
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
@@ -141,7 +143,7 @@ class DirectorySwap:
         os.rename(self._staging / KEPT_BACK, self._staging / METADATA)
         if durable:
             _sync_tree(self._staging)
-        if self._place.inspect() == "array":
+        if self._place.holds_array():
             if not self._overwrite:
                 raise DestinationExistsError(
                     f"{self._place} was created by another writer in the meantime; pass "
@@ -183,8 +185,8 @@ class DirectorySwap:
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
         for parent, _, files in os.walk(self._staging):
-            for name in filter(_TEMPORARY.fullmatch, files):
-                if name != KEPT_BACK:
+            for name in files:
+                if name.endswith(".partial") and name != KEPT_BACK:
                     Path(parent, name).unlink()
 
     def _tidy_away(self) -> None:
@@ -253,7 +255,7 @@ class MetadataLast:
                 if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
                     raise _busy(self._place)
             self._at_work[here] = self
-        self._place.inspect()
+        self._place.holds_array()
         self._repair()
 
     def unlock(self) -> None:
@@ -292,15 +294,9 @@ class MetadataLast:
             settled(self.store.delete, self._place.key(name))
         self._remove_chunks()
 
-    def keys(self) -> Iterator[str]:
+    def keys(self) -> Iterable[str]:
         """Keys below the destination."""
-        prefix = f"{self.path}/" if self.path else ""
-
-        async def listed() -> list[str]:
-            return [key async for key in self.store.list_prefix(prefix)]
-
-        if self.store.supports_listing:
-            yield from (key.removeprefix(prefix) for key in sync(listed()))
+        return self._place.keys() or ()
 
     def clear_journal(self) -> None:
         """Remove the journal's keys."""
@@ -309,7 +305,7 @@ class MetadataLast:
 
     def published(self) -> Document | None:
         """Metadata at the destination."""
-        return parsed(read_key(self.store, metadata_key(self.path)))
+        return parsed(self._place.read(METADATA))
 
     def opened(self, document: Document) -> StoredArray:
         """Open the array at the destination."""
@@ -317,7 +313,7 @@ class MetadataLast:
 
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
-        write_key(self.store, metadata_key(self.path), serialized(document))
+        write_key(self.store, self._place.key(METADATA), serialized(document))
         if self.draft is not None:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
                 settled(self.store.delete, self.draft)
@@ -332,13 +328,13 @@ class MetadataLast:
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
         if self.draft is not None:
-            kept_back = read_key(self.store, self.draft)
-            if kept_back and kept_back == read_key(self.store, metadata_key(self.path)):
+            kept_back = self._place.read(KEPT_BACK)
+            if kept_back and kept_back == self._place.read(METADATA):
                 settled(self.store.delete, self.draft)
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
-        for key in tuple(self.keys()):
+        for key in self.keys():
             if key != KEPT_BACK:
                 settled(self.store.delete, self._place.key(key))
 
@@ -378,17 +374,6 @@ def _exchange(one: Path, other: Path) -> bool:
     if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(number, os.strerror(number), str(other))
-
-
-def _files(directory: str | Path, prefix: str) -> Iterator[str]:
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.is_symlink():
-                raise _link(entry.path)
-            if entry.is_dir():
-                yield from _files(entry.path, f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name
 
 
 def _link(path: str | Path) -> DestinationExistsError:

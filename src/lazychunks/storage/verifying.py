@@ -20,7 +20,6 @@ from lazychunks.shapes import Region, Shape, cell_region, cut, partition_slices
 from lazychunks.sources import Mapped
 from lazychunks.storage.arrays import record_of
 from lazychunks.storage.destinations import located
-from lazychunks.storage.inspecting import keys_below
 from lazychunks.storage.judging import Facts, found, judged, opened
 from lazychunks.storage.options import Destination
 
@@ -104,7 +103,7 @@ def verify(
         raise FileNotFoundError(f"there is no Zarr array at {place}")
     facts = judged(document, str(place), max_chunk_bytes)
     chunks = _Chunks(opened(place, document), facts, max_chunk_bytes)
-    stored = sorted(chunks.stored(keys_below(place)))
+    stored = sorted(chunks.stored(place.keys()))
     each = math.prod(facts.unit) * facts.dtype.itemsize
     at_once = max(min(READ_BYTES // max(each, 1), 8), 1)
     ahead: Ahead[str | None] = Ahead(Mapped(chunks.fault, stored), None, at_once)
