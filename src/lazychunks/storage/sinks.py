@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -88,51 +88,45 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
         """Store blocks, or rows of blocks if they are a nested sequence."""
         asked: Any = blocks
         if _is_nested(asked):
-            return self._store_rows(asked)
-        return self._store(asked if _is_flat(asked) else LazyChunkSequence(lambda: asked))
+            return self._store(asked, asked.len_outer_generator, NestedLazyChunkSequence)
+        flat = asked if _is_flat(asked) else LazyChunkSequence(lambda: asked)
+        return self._store(flat, flat.len_generator, LazyChunkSequence)
 
-    def _store(self, sequence: LazyChunkSequence[Any]) -> StoredArray:
-        factory, hint = sequence.generator_factory, sequence.len_generator
-        tasks = sources.tasks_of(factory)
-        counts = sources.block_counts(factory, hint)[:1]
+    def _store(self, sequence: Any, hint: int | None, kind: Callable[..., Any]) -> StoredArray:
+        """Store a sequence, of which what is stored already is skipped where it can be."""
+        layout = FlatLayout() if kind is LazyChunkSequence else GridLayout()
+        tasks = sources.tasks_of(sequence.generator_factory)
+        counts = sources.block_counts(sequence.generator_factory, hint)[: layout.axes]
+        calls = None if tasks is None else kind(tasks, hint)
         if self.options.executor is not None:
-            calls: LazyChunkSequence[Any] = LazyChunkSequence(_tasks(tasks), hint)
-            return self._spread(((call,) for call in calls), counts)
-        with self._writer(FlatLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
+            return self._spread(calls, counts)
+        can_skip = calls is not None
+        with self._writer(layout, counts, alone=True, can_skip=can_skip) as writer:
             if writer.finished is not None:
                 return writer.finished
-            if writer.stage is not None and tasks is not None:
-                for task in LazyChunkSequence(tasks, hint):
-                    writer.offer(task)
-            else:
+            take: Callable[[Any], None] = writer.step
+            if writer.stage is not None:
+                sequence, take = calls, writer.offer
+            if layout.axes == 1:
                 for block in sequence:
-                    writer.step(block)
-            return writer.finish()
-
-    def _store_rows(self, sequence: NestedLazyChunkSequence[Any]) -> StoredArray:
-        factory, hint = sequence.generator_factory, sequence.len_outer_generator
-        tasks = sources.tasks_of(factory)
-        counts = sources.block_counts(factory, hint)
-        if self.options.executor is not None:
-            calls: NestedLazyChunkSequence[Any] = NestedLazyChunkSequence(_tasks(tasks), hint)
-            return self._spread((tuple(row) for row in calls), counts)
-        with self._writer(GridLayout(), counts, alone=True, can_skip=tasks is not None) as writer:
-            if writer.finished is not None:
-                return writer.finished
-            if writer.stage is not None and tasks is not None:
-                rows: NestedLazyChunkSequence[Any] = NestedLazyChunkSequence(tasks, hint)
-                take: Callable[[Any], None] = writer.offer
+                    take(block)
             else:
-                rows, take = sequence, writer.step
-            for row in rows:
-                with sources.ended(row):
-                    for block in row:
-                        take(block)
-                writer.end_row()
+                for row in sequence:
+                    with sources.ended(row):
+                        for block in row:
+                            take(block)
+                    writer.end_row()
             return writer.finish()
 
-    def _spread(self, rows: Iterator[tuple[Any, ...]], counts: Counts) -> StoredArray:
+    def _spread(self, calls: Any, counts: Counts) -> StoredArray:
         """Have the blocks computed and stored by an executor's workers."""
+        if calls is None:
+            raise NotSpreadableError(
+                "only the blocks of a sequence that can skip can be computed by an executor's "
+                "workers; build it with LazyChunkSequence.from_map or "
+                "NestedLazyChunkSequence.from_product"
+            )
+        rows = ((call,) if len(counts) == 1 else tuple(call) for call in calls)
         with Attempt(
             self.destination, self.overwrite, self.options, counts, can_skip=True
         ) as attempt:
@@ -171,15 +165,6 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             (*counts, None, None)[: layout.axes],
             can_skip=can_skip or not alone,
         )
-
-
-def _tasks(tasks: Callable[[], Iterator[Any]] | None) -> Callable[[], Iterator[Any]]:
-    if tasks is None:
-        raise NotSpreadableError(
-            "only the blocks of a sequence that can skip can be computed by an executor's workers; "
-            "build it with LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
-        )
-    return tasks
 
 
 def _is_nested(x: object) -> TypeGuard[NestedLazyChunkSequence[Any]]:
