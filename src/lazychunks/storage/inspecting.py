@@ -200,46 +200,38 @@ class _Begun:
         keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
         try:
             done = DoneUnits(keys, WritePlan(axes, facts.shape[axes:], facts.unit, None))
-            cells = [self._cells(axis, staging, keys, facts, done) for axis in range(axes)]
+            spans = [self._spans(axis, staging, keys, facts, done) for axis in range(axes)]
+            if math.prod(map(len, spans)) > COUNTED:
+                return None
+            return sum(map(done.cover, product(*spans)))
         except (TypeError, ValueError, OverflowError, RecursionError):
             return None
-        if math.prod(map(len, cells)) > COUNTED:
-            return None
-        return sum(_is_stored(touched, done) for touched in product(*cells))
 
-    def _cells(
+    def _spans(
         self,
         axis: int,
         staging: LocalPath | InStore,
         keys: Sequence[str],
         facts: Facts,
         done: DoneUnits,
-    ) -> list[tuple[int, int]]:
-        """For each block along an axis that may be done, the units that it touches."""
-        first, unit, count = self.first[axis], facts.unit[axis], self.counts[axis]
+    ) -> list[slice]:
+        """Where each block along an axis lies, as far as there is something stored."""
+        first, count = self.first[axis], self.counts[axis]
         segments = segments_of(axis, keys)
         sizes: Iterable[int] = repeat(first, -(-facts.shape[axis] // max(first, 1)))
         if segments:
             sizes = noted_sizes(*readable(staging), segments)
         elif count is not None:
             sizes = repeat(first, min(count, COUNTED + 1))
-        end = (1 + max((cell[axis] for cell in done), default=-1)) * unit
-        cells: list[tuple[int, int]] = []
+        end = (1 + max((cell[axis] for cell in done), default=-1)) * facts.unit[axis]
+        spans: list[slice] = []
         start = 0
         for size in map(operator.index, islice(sizes, COUNTED + 1)):
             if start >= end:
                 break
-            cells.append((start // unit, -(-(start + size) // unit) if size > 0 else 0))
-            start += max(size, 0)
-        return cells
-
-
-def _is_stored(touched: tuple[tuple[int, int], ...], done: DoneUnits) -> bool:
-    """Whether a block touches stored units only, and at least one."""
-    count = math.prod(max(stop - start, 0) for start, stop in touched)
-    return 0 < count <= len(done) and all(
-        cell in done for cell in product(*(range(start, stop) for start, stop in touched))
-    )
+            spans.append(slice(start, start + max(size, 0)))
+            start = spans[-1].stop
+        return spans
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:

@@ -95,16 +95,24 @@ def document_of(value: bytes, zarr_format: int, where: str) -> Document:
     return document
 
 
-def opened(place: LocalPath | InStore, document: Document) -> StoredArray:
-    """Open an array whose metadata has been judged.
+def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> tuple[StoredArray, Facts]:
+    """Open an array whose metadata promises nothing unexpected.
 
     Raises
     ------
+    FileNotFoundError
+        If there is none.
     UntrustedArrayError
-        If zarr finds more wrong with it.
+        As :func:`judged`, or if zarr finds more wrong with it.
     """
+    document = found(place)
+    if document is None:
+        raise FileNotFoundError(
+            f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
+        )
+    facts = judged(document, str(place), max_chunk_bytes)
     try:
-        return described(*readable(place), document)
+        return described(*readable(place), document), facts
     except Exception as error:
         raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
 

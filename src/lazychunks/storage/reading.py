@@ -17,7 +17,7 @@ from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
 from lazychunks.storage.decoding import ChunkReader
 from lazychunks.storage.destinations import located
-from lazychunks.storage.judging import found, judged, opened
+from lazychunks.storage.judging import judged, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 from lazychunks.storage.publishing import MetadataLast
@@ -124,27 +124,17 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         array: StoredArray = source
         where = str(array.store_path)
         metadata: Any = array.metadata  # of Zarr 2 or 3
-        document = metadata.to_dict()
-        facts = judged(document, where, max_chunk_bytes)
-        _check_axes(facts.shape, where, axes)
-        return array, facts.chunks
-    place = located(source)
-    document = found(place)
-    if document is None:
-        raise FileNotFoundError(
-            f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
-        )
-    facts = judged(document, str(place), max_chunk_bytes)
-    _check_axes(facts.shape, str(place), axes)
-    return opened(place, document), facts.chunks
-
-
-def _check_axes(shape: Shape, where: str, axes: int) -> None:
-    if len(shape) < axes:
+        facts = judged(metadata.to_dict(), where, max_chunk_bytes)
+    else:
+        place = located(source)
+        where = str(place)
+        array, facts = opened(place, max_chunk_bytes)
+    if len(facts.shape) < axes:
         raise ValueError(
-            f"{where} has {len(shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence needs "
-            f"at least {axes}"
+            f"{where} has {len(facts.shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence "
+            f"needs at least {axes}"
         )
+    return array, facts.chunks
 
 
 def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:

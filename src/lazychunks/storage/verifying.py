@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from lazychunks.ahead import Ahead
 from lazychunks.progress import is_shown, with_bar
@@ -20,7 +21,7 @@ from lazychunks.shapes import Region, Shape, cell_region, cut, partition_slices
 from lazychunks.sources import Mapped
 from lazychunks.storage.arrays import record_of
 from lazychunks.storage.destinations import located
-from lazychunks.storage.judging import Facts, found, judged, opened
+from lazychunks.storage.judging import Facts, opened
 from lazychunks.storage.options import Destination
 
 if TYPE_CHECKING:
@@ -98,11 +99,8 @@ def verify(
     (False, ('c/1',))
     """
     place = located(source)
-    document = found(place)
-    if document is None:
-        raise FileNotFoundError(f"there is no Zarr array at {place}")
-    facts = judged(document, str(place), max_chunk_bytes)
-    chunks = _Chunks(opened(place, document), facts, max_chunk_bytes)
+    array, facts = opened(place, max_chunk_bytes)
+    chunks = _Chunks(array, facts, max_chunk_bytes)
     stored = sorted(chunks.stored(place.keys()))
     each = math.prod(facts.unit) * facts.dtype.itemsize
     at_once = max(min(READ_BYTES // max(each, 1), 8), 1)
@@ -121,7 +119,7 @@ def verify(
         bad=bad,
         missing=missing,
         missing_keys=tuple(islice(chunks.missing(frozenset(stored)), min(missing, NAMED))),
-        misses_none="version" in record_of(document),
+        misses_none="version" in record_of(chunks.metadata.to_dict()),
         has_checksums=facts.has_checksums,
     )
 
@@ -141,7 +139,7 @@ class _Chunks:
 
     def __init__(self, array: StoredArray, facts: Facts, max_chunk_bytes: int) -> None:
         self._array = array
-        self._metadata: Any = array.metadata  # of Zarr 2 or 3
+        self.metadata: Any = array.metadata  # of Zarr 2 or 3
         self._facts = facts
         unit_bytes = math.prod(facts.unit) * facts.dtype.itemsize
         self._read = facts.unit if unit_bytes <= max_chunk_bytes else facts.chunks
@@ -152,14 +150,14 @@ class _Chunks:
 
     def key(self, cell: Shape) -> str:
         """Key of a chunk, relative to the array."""
-        key: str = self._metadata.encode_chunk_key(cell)
+        key: str = self.metadata.encode_chunk_key(cell)
         return key
 
     def stored(self, keys: Iterable[str] | None) -> Iterator[Shape]:
         """Tell which chunks are there."""
         if keys is None:  # the store cannot list
             for cell in self._cells():
-                if sync(self._array.store.exists(self._key(cell))):
+                if sync(self._at(cell).exists()):
                     yield cell
             return
         for key in keys:
@@ -178,7 +176,8 @@ class _Chunks:
         region = cell_region(cell, self._facts.unit, self._facts.shape)
         try:
             # zarr takes a shard of no bytes for one of fill values.
-            if self._facts.unit != self._facts.chunks and self._size(cell) == 0:
+            is_shard = self._facts.unit != self._facts.chunks
+            if is_shard and sync(self._array.store.getsize(self._at(cell).path)) == 0:
                 return "it is empty"
             for part in _parts(region, self._read):
                 np.asarray(self._array[part])
@@ -186,12 +185,8 @@ class _Chunks:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def _key(self, cell: Shape) -> str:
-        """Key in the store."""
-        return f"{self._array.path}/{self.key(cell)}" if self._array.path else self.key(cell)
-
-    def _size(self, cell: Shape) -> int:
-        return sync(self._array.store.getsize(self._key(cell)))
+    def _at(self, cell: Shape) -> StorePath:
+        return self._array.store_path / self.key(cell)
 
     def _cells(self) -> Iterator[Shape]:
         """All cells of the grid, one by one: metadata may claim any number."""
