@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -36,28 +36,18 @@ __all__ = [
 class FlatLayout:
     """Places blocks one below the other along axis 0, and refuses what does not fit."""
 
+    axes: ClassVar[int] = 1
+    """Number of block axes."""
     first: Shape | None = None
-    count: int = 0
+    """Shape of the first block."""
+    taken: int = 0
+    """Number of blocks placed."""
     height: int = 0
-
-    @property
-    def axes(self) -> int:
-        """Number of block axes."""
-        return 1
 
     @property
     def origin(self) -> Shape:
         """Where the next block goes."""
         return (self.height,)
-
-    @property
-    def taken(self) -> int:
-        """Number of blocks placed."""
-        return self.count
-
-    def numbers(self) -> tuple[int | None, ...]:
-        """Return the next block's number, since each block sets a size of its own."""
-        return (self.count,)
 
     def place(self, shape: Shape) -> Shape:
         """Return the origin of the next block."""
@@ -65,21 +55,21 @@ class FlatLayout:
             check_flat_block(shape, shape, block=0)
             self.first = shape
         else:
-            check_flat_block(shape, self.first, block=self.count)
+            check_flat_block(shape, self.first, block=self.taken)
         origin = self.origin
-        self.count += 1
+        self.taken += 1
         self.height += shape[0]
         return origin
 
     @property
     def next_block(self) -> int:
         """Index of the next block."""
-        return self.count
+        return self.taken
 
     @property
     def counts(self) -> Shape:
         """Number of blocks along the block axis so far."""
-        return (self.count,)
+        return (self.taken,)
 
     @property
     def lengths(self) -> Shape:
@@ -91,6 +81,7 @@ class FlatLayout:
 class GridLayout:
     """Places blocks in rows, each below the one before; the first row fixes the widths."""
 
+    axes: ClassVar[int] = 2
     first: Shape | None = None
     row: int = 0
     column: int = 0
@@ -101,11 +92,6 @@ class GridLayout:
     widths: list[int] = field(default_factory=list[int])
 
     @property
-    def axes(self) -> int:
-        """Number of block axes."""
-        return 2
-
-    @property
     def origin(self) -> Shape:
         """Where the next block goes."""
         return (self.height, self.offset)
@@ -114,13 +100,6 @@ class GridLayout:
     def taken(self) -> int:
         """Number of blocks placed."""
         return self.row * len(self.widths) + self.column
-
-    def numbers(self) -> tuple[int | None, ...]:
-        """Return the next block's row and column, where it is the first to set their size."""
-        return (
-            self.row if self.column == 0 else None,
-            self.column if self.row == 0 else None,
-        )
 
     def place(self, shape: Shape) -> Shape:
         """Return the origin of the next block of the row."""

@@ -27,6 +27,7 @@ from lazychunks.shapes import Region, Shape, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
+    described,
     new_document,
     parsed,
     read_key,
@@ -36,7 +37,7 @@ from lazychunks.storage.assembly import empty_sequence
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import publication_at
+from lazychunks.storage.publishing import publication_at, published
 from lazychunks.storage.resuming import (
     DoneUnits,
     Journal,
@@ -174,12 +175,11 @@ class Attempt:
     def _survey(self) -> None:
         """Look at what is there, and decide where to begin."""
         options = self.options
-        published = self.publication.published()
-        if options.resume and record_of(published).get("run_id") == options.run_id:
+        document = published(self.place)
+        if document and options.resume and record_of(document).get("run_id") == options.run_id:
             if self.publication.has_leftovers():
                 self.publication.discard()
-            assert published is not None
-            self.finished = self.publication.opened(published)
+            self.finished = self._opened(document)
             return
         if self.place.holds_array() and not self._overwrite:
             raise DestinationExistsError(
@@ -255,7 +255,10 @@ class Attempt:
         self.publication.clear_journal()
         self.publication.commit(staged.document, durable=self.options.durable)
         self._published = True
-        return self.publication.opened(staged.document)
+        return self._opened(staged.document)
+
+    def _opened(self, document: Document) -> StoredArray:
+        return described(*self.place.in_store(read_only=False), document)
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""

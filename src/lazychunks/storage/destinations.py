@@ -48,6 +48,10 @@ class LocalPath:
         """Whether other processes see what is written here."""
         return True
 
+    def in_store(self, *, read_only: bool) -> tuple[Store, str]:
+        """Return a store, and the path of this place in it."""
+        return LocalStore(self.path, read_only=read_only), ""
+
     def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
         """Path of a hidden sibling that writers use."""
         return self.path.with_name(f".{self.path.name}.{what}")
@@ -145,6 +149,10 @@ class InStore:
         store = _innermost(self.store)
         in_memory = isinstance(store, FsspecStore) and "memory" in store.fs.protocol
         return not (in_memory or isinstance(store, MemoryStore | ZipStore))
+
+    def in_store(self, *, read_only: bool) -> tuple[Store, str]:  # noqa: ARG002  # as it is
+        """Return the store, and the path of this place in it."""
+        return self.store, self.path
 
     def key(self, name: str) -> str:
         """Key of something at this place."""

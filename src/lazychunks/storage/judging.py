@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from zarr.storage import LocalStore
 
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape
@@ -19,11 +18,9 @@ from lazychunks.storage.arrays import described, parsed
 from lazychunks.storage.destinations import InStore, LocalPath
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
     from lazychunks.storage.arrays import Document, StoredArray
 
-__all__ = ["Facts", "document_of", "found", "judged", "opened", "readable"]
+__all__ = ["Facts", "document_of", "found", "judged", "opened"]
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(
@@ -47,13 +44,6 @@ class Facts:
     """Shape of what is stored under one key: a chunk, or a shard."""
     has_checksums: bool
     """Whether a chunk that was damaged cannot be read."""
-
-
-def readable(place: LocalPath | InStore) -> tuple[Store, str]:
-    """Return the store and the path under which a place is read; nothing there can be changed."""
-    if isinstance(place, LocalPath):
-        return LocalStore(place.path, read_only=True), ""
-    return place.store, place.path
 
 
 def found(place: LocalPath | InStore) -> Document | None:
@@ -112,7 +102,7 @@ def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> tuple[StoredArra
         )
     facts = judged(document, str(place), max_chunk_bytes)
     try:
-        return described(*readable(place), document), facts
+        return described(*place.in_store(read_only=True), document), facts
     except Exception as error:
         raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
 

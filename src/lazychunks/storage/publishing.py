@@ -32,7 +32,6 @@ from lazychunks.errors import DestinationBusyError, DestinationExistsError
 from lazychunks.storage.arrays import (
     METADATA,
     Document,
-    described,
     parsed,
     serialized,
     settled,
@@ -50,7 +49,7 @@ from lazychunks.storage.resuming import JOURNAL
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at"]
+__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at", "published"]
 
 
 class DirectorySwap:
@@ -129,14 +128,6 @@ class DirectorySwap:
         """Remove the journal's directory."""
         if (self._staging / JOURNAL).exists():
             shutil.rmtree(self._staging / JOURNAL)
-
-    def published(self) -> Document | None:
-        """Metadata at the destination."""
-        return parsed(self._place.read(METADATA))
-
-    def opened(self, document: Document) -> StoredArray:
-        """Open the array at the destination."""
-        return described(LocalStore(self._target), "", document)
 
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # is the draft
         """Rename the staging directory into place, whatever is there stepping out in one move."""
@@ -282,7 +273,7 @@ class MetadataLast:
                 )
             self.replaces = True
         if self.draft is None:
-            if self.published() is not None:
+            if published(self._place) is not None:
                 raise DestinationExistsError(
                     f"{self._place} holds an array, and its store cannot delete, hence not replace "
                     "it; choose another destination",
@@ -303,14 +294,6 @@ class MetadataLast:
         if self.draft is not None:
             settled(self.store.delete_dir, self._place.key(JOURNAL))
 
-    def published(self) -> Document | None:
-        """Metadata at the destination."""
-        return parsed(self._place.read(METADATA))
-
-    def opened(self, document: Document) -> StoredArray:
-        """Open the array at the destination."""
-        return described(self.store, self.path, document)
-
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
         write_key(self.store, self._place.key(METADATA), serialized(document))
@@ -321,7 +304,7 @@ class MetadataLast:
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
         if self.draft is not None:
-            if self.published() is None:
+            if published(self._place) is None:
                 self._remove_chunks()
             settled(self.store.delete, self.draft)
 
@@ -341,6 +324,11 @@ class MetadataLast:
 
 Publication: TypeAlias = DirectorySwap | MetadataLast
 """Where an array is written unseen, until ``commit`` shows it."""
+
+
+def published(place: LocalPath | InStore) -> Document | None:
+    """Metadata of the array that readers see."""
+    return parsed(place.read(METADATA))
 
 
 def publication_at(place: LocalPath | InStore, *, overwrite: bool) -> Publication:

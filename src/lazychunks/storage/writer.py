@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lazychunks.errors import BlockIndex
 from lazychunks.shapes import region_at, region_shape
 from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
 from lazychunks.storage.attempt import Attempt, Stage
@@ -66,9 +67,8 @@ class ArrayWriter(Attempt, Generic[T]):
         """Take the next block, computing it only if it is not stored already."""
         assert self.stage is not None
         index = self._layout.next_block
-        numbers = index if isinstance(index, tuple) else (index,)
         # A size that is not known counts as zero: nothing is stored of an empty block.
-        sizes = [self.stage.size(axis, number) or 0 for axis, number in enumerate(numbers)]
+        sizes = [self.stage.size(axis, number) or 0 for axis, number in enumerate(_numbers(index))]
         region = region_at(self._layout.origin, (*sizes, *self.stage.plan.trailing))
         if not self.stage.is_stored(region):
             self.step(task())
@@ -83,13 +83,13 @@ class ArrayWriter(Attempt, Generic[T]):
     def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
         array = self._numpy(block)
-        numbers = self._layout.numbers()
+        index = self._layout.next_block
         origin = self._layout.place(array.shape)
         stage = self.stage or self.begin(array.shape, array.dtype)
         stage.check_lengths(self._layout.lengths)
         assembly = self._assembly or self._start(stage)
-        for axis, number in enumerate(numbers):
-            if number is not None:
+        if stage.staged.resumable:
+            for axis, number in enumerate(_numbers(index)):
                 stage.note(axis, number, array.shape[axis])
         stage.make_room(self._layout.lengths)
         assembly.add(origin, array)
@@ -162,3 +162,7 @@ class ArrayWriter(Attempt, Generic[T]):
             if self.stage is not None and self.options.dtype is None:
                 check_same_dtype(self.stage.staged.array.dtype, array.dtype)
         return array
+
+
+def _numbers(index: BlockIndex) -> tuple[int, ...]:
+    return index if isinstance(index, tuple) else (index,)
