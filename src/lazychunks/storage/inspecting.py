@@ -99,22 +99,44 @@ def status(source: Destination) -> Status:
 def _status(place: LocalPath | InStore) -> Status:
     under_way = _unfinished(place)
     document = found(place)
+    is_published = document is not None
+    state: Literal["complete", "unfinished", "absent"] = "complete" if is_published else "absent"
+    where = place
     if under_way is not None:
-        return _how_far(place, document is not None, *under_way)
-    aside = _set_aside(place)
+        state = "unfinished"
+        where, document = under_way
+    known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
     if document is None:
-        return Status(str(place), "absent", is_published=False, set_aside=aside)
+        return known
+    record = record_of(document)
+    run_id = record.get("run_id")
     facts = judged(document, str(place))
-    return Status(
-        str(place),
-        "complete",
-        is_published=True,
-        set_aside=aside,
-        shape=facts.shape,
-        nbytes=_bytes(facts.shape, facts),
-        stored_bytes=_stored_bytes(place),
-        run_id=_text(record_of(document).get("run_id")),
-        **_layout(facts),
+    known = replace(
+        known,
+        dtype=str(facts.dtype),
+        chunks=facts.chunks,
+        shards=None if facts.unit == facts.chunks else facts.unit,
+        stored_bytes=_stored_bytes(where),
+        run_id=run_id if isinstance(run_id, str) else None,
+    )
+    shape: tuple[int | None, ...] = facts.shape
+    if state == "unfinished" and "first" in record:
+        try:
+            begun = _Begun.of(record)
+        except (KeyError, TypeError, ValueError):
+            return known  # of another version, or damaged
+        shape = (*begun.lengths, *shape[len(begun.lengths) :])
+        known = replace(
+            known,
+            done_blocks=begun.done_blocks(where, facts) if known.run_id is not None else None,
+            blocks=_product(begun.counts),
+        )
+    items = _product(shape)
+    return replace(
+        known,
+        shape=shape,
+        nbytes=None if items is None else items * facts.dtype.itemsize,
+        is_written=state == "unfinished" and "first" not in record and "version" in record,
     )
 
 
@@ -133,39 +155,6 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
         return None
     is_mark = kept_back == b"null"  # of an overwrite that has only begun
     return place, None if is_mark else document_of(kept_back, 3, str(place))
-
-
-def _how_far(
-    place: LocalPath | InStore,
-    is_published: bool,
-    staging: LocalPath | InStore,
-    document: Document | None,
-) -> Status:
-    """Tell how far an unfinished write is."""
-    known = Status(str(place), "unfinished", is_published=is_published, set_aside=_set_aside(place))
-    if document is None:
-        return known
-    record = record_of(document)
-    facts = judged(document, str(place))
-    run_id = _text(record.get("run_id"))
-    known = replace(known, run_id=run_id, stored_bytes=_stored_bytes(staging), **_layout(facts))
-    if "first" not in record:
-        shape: tuple[int | None, ...] = facts.shape
-        return replace(
-            known, shape=shape, nbytes=_bytes(shape, facts), is_written="version" in record
-        )
-    try:
-        begun = _Begun.of(record)
-    except (KeyError, TypeError, ValueError):
-        return known  # of another version, or damaged
-    shape = (*begun.lengths, *facts.shape[len(begun.lengths) :])
-    return replace(
-        known,
-        shape=shape,
-        nbytes=_bytes(shape, facts),
-        done_blocks=None if run_id is None else begun.done_blocks(staging, facts),
-        blocks=None if None in begun.counts else math.prod(count or 0 for count in begun.counts),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,19 +229,6 @@ def _set_aside(place: LocalPath | InStore) -> str | None:
     return None
 
 
-def _layout(facts: Facts) -> dict[str, Any]:
-    return {
-        "dtype": str(facts.dtype),
-        "chunks": facts.chunks,
-        "shards": None if facts.unit == facts.chunks else facts.unit,
-    }
-
-
-def _bytes(shape: tuple[int | None, ...], facts: Facts) -> int | None:
-    known = [length for length in shape if length is not None]
-    return math.prod(known) * facts.dtype.itemsize if len(known) == len(shape) else None
-
-
 def _stored_bytes(place: LocalPath | InStore) -> int | None:
     if isinstance(place, InStore):
         listed = place.store.supports_listing
@@ -264,8 +240,9 @@ def _stored_bytes(place: LocalPath | InStore) -> int | None:
     return size
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _product(numbers: Sequence[int | None]) -> int | None:
+    known = [number for number in numbers if number is not None]
+    return math.prod(known) if len(known) == len(numbers) else None
 
 
 def _numbers(value: object) -> list[int | None]:
