@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -35,6 +35,8 @@ _PART_OF_AN_ARRAY = re.compile(
 class LocalPath:
     """A directory on the local file system."""
 
+    is_seen_by_processes: ClassVar[bool] = True
+    """Whether other processes see what is written here."""
     path: Path
     """Absolute: whoever changes the working directory meanwhile changes nothing here."""
     given: str = ""
@@ -42,11 +44,6 @@ class LocalPath:
 
     def __str__(self) -> str:
         return self.given or str(self.path)
-
-    @property
-    def is_seen_by_processes(self) -> bool:
-        """Whether other processes see what is written here."""
-        return True
 
     def in_store(self, *, read_only: bool) -> tuple[Store, str]:
         """Return a store, and the path of this place in it."""
@@ -82,7 +79,7 @@ class LocalPath:
             raise _refused(self, "a symbolic link")
         for parent in path.parents:
             above = LocalPath(parent)
-            if above.read(".zarray") is not None or _is_array(above.read("zarr.json")):
+            if (parent / ".zarray").is_file() or _is_array(above.read("zarr.json")):
                 raise _refused(self, f"inside the array at {parent}")
         if not path.exists():
             ancestor = next(parent for parent in path.parents if parent.exists())
@@ -119,11 +116,7 @@ class InStore:
         if not self.store.supports_listing:
             return None
         prefix = self.key("")
-
-        async def listed() -> list[str]:
-            return [key.removeprefix(prefix) async for key in self.store.list_prefix(prefix)]
-
-        return sync(listed())
+        return [key.removeprefix(prefix) for key in _listed(self.store.list_prefix(prefix))]
 
     def holds_array(self) -> bool:
         """Tell whether an array is there; raises as :meth:`LocalPath.holds_array` does."""
@@ -158,18 +151,12 @@ class InStore:
         """Key of something at this place."""
         return f"{self.path}/{name}" if self.path else name
 
-    def _members(self) -> Iterator[str]:
+    def _members(self) -> list[str]:
         """First parts of the keys below this place."""
-        if self.store.supports_listing:
-
-            async def listed() -> list[str]:
-                return [name async for name in self.store.list_dir(self.path)]
-
-            yield from (name.strip("/").rsplit("/", 1)[-1] for name in sync(listed()))
-        else:
-            for name in ("zarr.json", ".zarray", ".zgroup"):
-                if self.read(name) is not None:
-                    yield name
+        if not self.store.supports_listing:
+            return [name for name in ("zarr.json", ".zarray", ".zgroup") if self.read(name)]
+        names = _listed(self.store.list_dir(self.path))
+        return [name.strip("/").rsplit("/", 1)[-1] for name in names]
 
 
 def located(destination: Destination) -> LocalPath | InStore:
@@ -236,6 +223,13 @@ def _in_store(store: Store, path: str) -> LocalPath | InStore:
     return InStore(store, path)
 
 
+def _listed(names: AsyncIterator[str]) -> list[str]:
+    async def listed() -> list[str]:
+        return [name async for name in names]
+
+    return sync(listed())
+
+
 def _innermost(store: object) -> object:
     """Store within a zarr ``WrapperStore`` within others, where there are any."""
     inner: object = getattr(store, "_store", None)
@@ -269,10 +263,10 @@ def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str
     if kind == "group":
         raise _refused(place, "a zarr group")
     if kind != "array":
-        raise _refused(place, f"no array but other content ({_listed(names)})")
+        raise _refused(place, f"no array but other content ({_some(names)})")
     foreign = foreign_among(names)
     if foreign:
-        raise _refused(place, f"an array beside other content ({_listed(foreign)})")
+        raise _refused(place, f"an array beside other content ({_some(foreign)})")
 
 
 def _is_inside(directory: Path) -> bool:
@@ -301,5 +295,5 @@ def _refused(place: LocalPath | InStore, found: str) -> DestinationExistsError:
     )
 
 
-def _listed(names: list[str]) -> str:
+def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
