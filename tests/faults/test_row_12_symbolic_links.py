@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lazychunks import LazyChunksError
+from lazychunks import LazyChunksError, WriteAbortedError
+from lazychunks.storage.publishing import DirectorySwap
 from tests.faults.jobs import FLAT, RAGGED, names_in, same, seen_at
 from tests.faults.test_row_02_file_system import leave_unfinished
 from tests.places import LocalPlace, tree
@@ -85,6 +86,34 @@ def test_links_are_refused_when_resuming_and_never_followed(
     assert tree(canary) == before
     assert tree(place.directory) == there
     assert seen_at(place.destination) is None
+
+
+@pytest.mark.parametrize("link", LINKS[:4])
+def test_a_link_is_refused_as_well_where_only_publishing_is_left(
+    link: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "file").write_text("precious")
+    place = LocalPlace(tmp_path / "place")
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectorySwap, "commit", _killed)
+        with pytest.raises(WriteAbortedError):
+            FLAT.store(place.destination, resume=True, run_id="run")
+    staging = place.directory / ".array.zarr.partial"
+    (staging / "c" / "4" / "0").unlink()
+    (staging / "c" / "4").rmdir()
+    link(staging, canary)
+    before, there = tree(canary), tree(place.directory)
+    with pytest.raises(LazyChunksError, match="symbolic link"):
+        FLAT.store(place.destination, pytest.fail, resume=True, run_id="run")
+    assert tree(canary) == before
+    assert tree(place.directory) == there
+    assert seen_at(place.destination) is None
+
+
+def _killed(*_: object, **__: object) -> None:
+    raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("link", LINKS[:-2])

@@ -205,6 +205,7 @@ class Attempt:
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
+        keys = tuple(self.publication.keys(tidy=True))
         staged = self._staged(document)
         if "first" not in record:  # all was written, only publishing was left
             self.finished = self._publish(staged)
@@ -215,7 +216,7 @@ class Attempt:
             check_same_dtype(dtype, np.dtype(self.options.dtype))
         plan = self._plan(first, dtype)
         check_same_plan(document, new_document(plan, dtype, self.options), str(self.place))
-        self.stage = Stage(staged, plan, first, tuple(self.publication.keys()))
+        self.stage = Stage(staged, plan, first, keys)
         self._has_begun = True
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:

@@ -117,12 +117,19 @@ class DirectorySwap:
             shutil.rmtree(self._staging)
         os.mkdir(self._staging)
 
-    def keys(self) -> Iterator[str]:
-        """Files in the staging directory, where symbolic links are refused."""
+    def keys(self, *, tidy: bool = False) -> Iterator[str]:
+        """Files in the staging directory, where symbolic links are refused.
+
+        What a dead writer was writing has a name of its own, and is removed if that is asked for:
+        by who has the lock, as long as no worker writes.
+        """
         for key, entry in files_below(self._staging):
             if entry.is_symlink():
                 raise _link(entry.path)
-            yield key
+            if tidy and key.endswith(".partial") and key != KEPT_BACK:
+                os.unlink(entry.path)
+            else:
+                yield key
 
     def clear_journal(self) -> None:
         """Remove the journal's directory."""
@@ -157,7 +164,7 @@ class DirectorySwap:
         shutil.rmtree(self._staging, ignore_errors=True)
 
     def _repair(self) -> None:
-        """Put an old array back that was moved aside, and remove what was being written."""
+        """Put an old array back that was moved aside, and name what is unfinished as such."""
         for directory in (self._old, self._staging):
             if directory.is_symlink():
                 raise _link(directory)
@@ -175,10 +182,6 @@ class DirectorySwap:
                 os.rename(self._old, self._target)
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
-        for parent, _, files in os.walk(self._staging):
-            for name in files:
-                if name.endswith(".partial") and name != KEPT_BACK:
-                    Path(parent, name).unlink()
 
     def _tidy_away(self) -> None:
         """Name what was replaced so that nobody takes it for an unfinished write."""
@@ -285,7 +288,7 @@ class MetadataLast:
             settled(self.store.delete, self._place.key(name))
         self._remove_chunks()
 
-    def keys(self) -> Iterable[str]:
+    def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
         """Keys below the destination."""
         return self._place.keys() or ()
 
