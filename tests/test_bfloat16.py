@@ -23,8 +23,9 @@ from zarr.dtype import data_type_registry
 from zarr.storage import LocalStore, MemoryStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.storage import ZarrOptions, arrays
+from lazychunks.storage import ZarrOptions
 from lazychunks.storage.bfloat16 import NAME, BFloat16, register
+from lazychunks.storage.keys import Keys
 
 needs_ml_dtypes = pytest.mark.usefixtures("bfloat16")
 
@@ -277,8 +278,8 @@ def test_a_pickled_array_is_read_where_nothing_is_registered(
 def test_other_errors_of_opening_stay_what_they_are() -> None:
     store = MemoryStore()
     created(store, shape=(2,), dtype="f4")
-    document = json.loads(arrays.read_key(store, "zarr.json") or b"")
-    arrays.write_key(store, "zarr.json", json.dumps({**document, "data_type": "f99"}).encode())
+    document = json.loads(Keys(store, "").read("zarr.json") or b"")
+    Keys(store, "").write("zarr.json", json.dumps({**document, "data_type": "f99"}).encode())
     with pytest.raises(ValueError, match="f99"):
         LazyChunkSequence.from_zarr(store, IdentityConverter())
 
@@ -352,8 +353,8 @@ class TestWithoutTheExtra:
     def test_opening_names_the_extra(self) -> None:
         store = MemoryStore()
         created(store, shape=(2,), dtype="f2")
-        document = json.loads(arrays.read_key(store, "zarr.json") or b"")
-        arrays.write_key(store, "zarr.json", json.dumps({**document, "data_type": NAME}).encode())
+        document = json.loads(Keys(store, "").read("zarr.json") or b"")
+        Keys(store, "").write("zarr.json", json.dumps({**document, "data_type": NAME}).encode())
         with pytest.raises(ImportError, match=r"lazychunks\[bfloat16\]"):
             LazyChunkSequence.from_zarr(store, IdentityConverter())
 

@@ -22,6 +22,7 @@ from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequ
 from lazychunks.shapes import Shape
 from lazychunks.storage.arrays import described
 from lazychunks.storage.decoding import ChunkReader, content_size
+from lazychunks.storage.keys import Keys
 from tests.strategies import DTYPES, Array, any_bits, bits, seeds, shapes
 
 CONVERTER = IdentityConverter()
@@ -127,7 +128,7 @@ def test_other_stores_go_zarrs_way(path: Path) -> None:
     put(path, np.zeros((4, 4)))
     for store in (WrapperStore(LocalStore(path)), type("Mine", (LocalStore,), {})(path)):
         metadata: Any = zarr.open_array(path, mode="r").metadata
-        assert ChunkReader.of(described(store, "", metadata.to_dict())) is None
+        assert ChunkReader.of(described(Keys(store, ""), metadata.to_dict())) is None
 
 
 # Nor is an unusual chunk read the short way: it is a value, or an error, of zarr's.

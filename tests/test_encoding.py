@@ -19,9 +19,10 @@ from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, zarr_sink
 from lazychunks.shapes import Shape
-from lazychunks.storage.arrays import Document, described, parsed, read_key
+from lazychunks.storage.arrays import Document, described, parsed
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.encoding import ChunkFiles
+from lazychunks.storage.keys import Keys
 from tests.strategies import (
     DTYPES,
     Array,
@@ -71,7 +72,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 def as_zarr_writes(document: Document, values: Array) -> dict[str, bytes]:
     """Chunks of an array with the same metadata, all of them written by zarr alone."""
     store: dict[str, Buffer] = {}
-    array = described(MemoryStore(store), "", document)
+    array = described(Keys(MemoryStore(store), ""), document)
     if values.size:
         array[...] = values
     return {key: value.to_bytes() for key, value in store.items()}
@@ -178,7 +179,7 @@ def test_a_file_is_replaced_as_a_whole(directory: Path) -> None:
         files.write(Filled((slice(0, len(values)),), values))
     assert np.frombuffer((directory / "c" / "0").read_bytes()).tolist() == [1, 1, 0, 0]
     assert [path.name for path in (directory / "c").iterdir()] == ["0"]
-    assert read_key(store, "c/0") == (directory / "c" / "0").read_bytes()
+    assert Keys(store, "").read("c/0") == (directory / "c" / "0").read_bytes()
 
 
 # Whose way is the short one.
@@ -187,7 +188,7 @@ def test_a_file_is_replaced_as_a_whole(directory: Path) -> None:
 def chunk_files(directory: Path, **options: Any) -> tuple[ChunkFiles | None, LocalStore]:
     store = LocalStore(directory)
     zarr.create_array(store, dtype=options.pop("dtype", "f8"), overwrite=True, **options)
-    document = parsed(read_key(store, "zarr.json"))
+    document = parsed(Keys(store, "").read("zarr.json"))
     assert document is not None
     return ChunkFiles.of(store, document), store
 
@@ -230,7 +231,7 @@ class Derived(LocalStore):
 
 def test_only_a_plain_directory_goes_the_short_way(directory: Path) -> None:
     _, store = chunk_files(directory, shape=(4, 4), chunks=(2, 2))
-    document = parsed(read_key(store, "zarr.json"))
+    document = parsed(Keys(store, "").read("zarr.json"))
     assert document is not None
     assert ChunkFiles.of(store, document) is not None
     for other in (MemoryStore(), Wrapped(store), Derived(directory)):
@@ -278,7 +279,7 @@ def test_any_other_store_is_left_to_zarr(directory: Path, written: list[Filled])
 def test_a_document_says_what_the_short_way_needs_to_know(directory: Path) -> None:
     """A layout of a later zarr is not taken for the usual one."""
     _, store = chunk_files(directory, shape=(4, 4), chunks=(2, 2))
-    document = parsed(read_key(store, "zarr.json"))
+    document = parsed(Keys(store, "").read("zarr.json"))
     assert document is not None
     later: list[Document] = [
         document | {"chunk_grid": {"name": "later", "configuration": {"chunk_shape": [2, 2]}}},

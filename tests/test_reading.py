@@ -47,7 +47,7 @@ from lazychunks import (
 )
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.sources import MapBacked, tasks_of
-from lazychunks.storage.arrays import read_key
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.reading import READ_AHEAD, Spans
 from tests.faults.seed_writer import seed_flat, seed_nested
 from tests.places import OLD, put_array, put_group
@@ -588,7 +588,7 @@ GZIP: Any = {"name": "gzip", "configuration": {"level": 1}}
 
 
 def document_of(store: Store, key: str) -> Document:
-    found: Document = json.loads(read_key(store, key) or b"")
+    found: Document = json.loads(Keys(store, "").read(key) or b"")
     return found
 
 

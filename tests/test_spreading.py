@@ -35,7 +35,7 @@ from lazychunks import (
     tee,
     zarr_sink,
 )
-from lazychunks.storage.workers import mark_key
+from lazychunks.storage.workers import MARK
 from tests.executors import Shuffling, processes
 from tests.faults.jobs import (
     FLAT,
@@ -525,7 +525,7 @@ def test_uneven_blocks_that_a_serial_start_has_stored() -> None:
 
 def test_a_worker_of_a_dead_run_does_not_write(tmp_path: Path) -> None:
     """Its run was killed and replaced while it computed: it finds another mark, or none."""
-    computed = partial(_tampering, tmp_path / ".array.partial" / mark_key(""))
+    computed = partial(_tampering, tmp_path / ".array.partial" / MARK)
     with Shuffling() as executor, pytest.raises(DestinationBusyError, match="worker"):
         FLAT.store(tmp_path / "array", computed, executor=executor, max_in_flight=1)
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.core.sync import sync
+from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.encoding import ChunkFiles, keep_freed_memory
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED, WriteOptions
 from lazychunks.storage.plan import WritePlan
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     StoredArray: TypeAlias = zarr.Array[Any]  # generic in the newer versions only
 
 __all__ = [
+    "KEPT_BACK",
     "METADATA",
     "Document",
     "Gate",
@@ -34,16 +35,16 @@ __all__ = [
     "described",
     "new_document",
     "parsed",
-    "read_key",
     "record_of",
     "serialized",
-    "settled",
-    "write_key",
 ]
 
 T = TypeVar("T")
 
 METADATA = "zarr.json"
+
+KEPT_BACK = "zarr.json.partial"
+"""Where the metadata of an array waits until the array is complete."""
 
 WRITE_EVERYTHING: ArrayConfigParams = {"order": "C", "write_empty_chunks": True}
 
@@ -70,7 +71,7 @@ def new_document(plan: WritePlan, dtype: np.dtype[Any], options: WriteOptions) -
         dimension_names=names,
         zarr_format=3,
     )
-    document = parsed(read_key(scratch, METADATA))
+    document = parsed(Keys(scratch, "").read(METADATA))
     assert document is not None
     return document
 
@@ -80,31 +81,29 @@ class StagedArray:
 
     Parameters
     ----------
-    store, path
+    where
         Where it is.
     document
         Its metadata, as it is or shall be there.
-    key
-        Where the metadata is kept until all is written; nowhere if this is none.
+    keeps_back
+        Whether its metadata is stored there meanwhile, under a name of its own.
     resumable
         Whether every change of the metadata is written, not the first and the last only.
     """
 
     def __init__(
         self,
-        store: Store,
-        path: str,
+        where: Keys,
         document: Document,
         *,
-        key: str | None = None,
+        keeps_back: bool = False,
         resumable: bool,
     ) -> None:
-        self.store = store
-        self.path = path
+        self.where = where
         self.document = document
         self.resumable = resumable
-        self._key = key
-        self._files = ChunkFiles.of(store, document, atomic=resumable)
+        self._keeps_back = keeps_back
+        self._files = ChunkFiles.of(where.store, document, atomic=resumable)
         self._array: StoredArray | None = None
         self._reopen()
         keep_freed_memory()
@@ -113,7 +112,7 @@ class StagedArray:
     def array(self) -> StoredArray:
         """The array, open for writing."""
         if self._array is None:
-            self._array = described(self.store, self.path, self.document)
+            self._array = described(self.where, self.document)
         return self._array
 
     @property
@@ -144,7 +143,7 @@ class StagedArray:
         A store may keep the very buffer that it gets (a memory store does), and zarr hands it on
         uncopied where no codec makes new bytes of it.
         """
-        return type(self.store) is LocalStore or any(
+        return type(self.where.store) is LocalStore or any(
             codec["name"] in ("blosc", "gzip", "zstd") for codec in self.document["codecs"]
         )
 
@@ -153,9 +152,9 @@ class StagedArray:
         if self._files is not None:
             self._files.write(filled)
         else:
-            gate = Gate(self.store)
+            gate = Gate(self.where.store)
             metadata: Any = self.array.metadata  # parsed already
-            where = StorePath(gate, self.path)
+            where = StorePath(gate, self.where.path)
             array: StoredArray = zarr.Array(zarr.AsyncArray(metadata, where, WRITE_EVERYTHING))
             try:
                 array[filled.region] = filled.data
@@ -165,11 +164,11 @@ class StagedArray:
     def _reopen(self) -> None:
         """Describe it anew: now if background threads need it, which must not see a change."""
         needed = self._files is None
-        self._array = described(self.store, self.path, self.document) if needed else None
+        self._array = described(self.where, self.document) if needed else None
 
     def _write(self) -> None:
-        if self._key is not None:
-            write_key(self.store, self._key, serialized(self.document))
+        if self._keeps_back:
+            self.where.write(KEPT_BACK, serialized(self.document))
 
 
 class Gate(WrapperStore[Store]):
@@ -205,13 +204,13 @@ class Gate(WrapperStore[Store]):
             self._changed.wait_for(lambda: self._under_way == 0)
 
 
-def described(store: Store, path: str, document: Document) -> StoredArray:
+def described(where: Keys, document: Document) -> StoredArray:
     """Return the array that metadata describes, all-zero chunks included, without reading it."""
     if document.get("data_type") == bfloat16.NAME:
         bfloat16.register()
-    where = StorePath(store, path)
     described: Any = document  # a plain JSON object; zarr checks it
-    return zarr.Array(zarr.AsyncArray(described, where, WRITE_EVERYTHING))
+    at = StorePath(where.store, where.path)
+    return zarr.Array(zarr.AsyncArray(described, at, WRITE_EVERYTHING))
 
 
 def serialized(document: Document) -> bytes:
@@ -237,40 +236,3 @@ def record_of(document: Document | None) -> Document:
 
 def _is_document(value: object) -> TypeGuard[Document]:
     return isinstance(value, dict)
-
-
-def read_key(store: Store, key: str) -> bytes | None:
-    """Value at a key, if there is one."""
-    value = sync(store.get(key, prototype=default_buffer_prototype()))
-    return None if value is None else value.to_bytes()
-
-
-def write_key(store: Store, key: str, value: bytes) -> None:
-    """Set a key."""
-    settled(store.set, key, default_buffer_prototype().buffer.from_bytes(value))
-
-
-def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Run a store's operation, which has ended when this returns, even by an interrupt.
-
-    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
-    """
-    turn = threading.Lock()  # who takes it first: the operation that begins, or its interrupt
-    ended = threading.Event()
-
-    async def watched() -> T:
-        if not turn.acquire(blocking=False):
-            raise RuntimeError("interrupted before it began")
-        try:
-            return await operation(*args)
-        finally:
-            ended.set()
-
-    try:
-        return sync(watched())
-    except Exception:
-        raise
-    except BaseException:
-        if not turn.acquire(blocking=False):
-            ended.wait()
-        raise

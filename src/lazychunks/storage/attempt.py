@@ -25,12 +25,12 @@ from lazychunks.errors import (
 )
 from lazychunks.shapes import Region, Shape, grow
 from lazychunks.storage.arrays import (
+    KEPT_BACK,
     Document,
     StagedArray,
     described,
     new_document,
     parsed,
-    read_key,
     record_of,
 )
 from lazychunks.storage.assembly import empty_sequence
@@ -98,8 +98,7 @@ class Attempt:
         self._overwrite = overwrite
         self.counts = counts
         self.publication = publication_at(self.place, overwrite=overwrite)
-        """Where the array is written."""
-        can_resume = self.publication.draft is not None
+        can_resume = self.publication.can_take_back
         self._keeps = can_skip and options.run_id is not None and can_resume
         if options.resume and not can_resume:
             raise NotResumableError(
@@ -199,8 +198,7 @@ class Attempt:
 
     def _go_on(self) -> None:
         """Take up an unfinished write."""
-        draft = self.publication.draft
-        document = None if draft is None else parsed(read_key(self.publication.store, draft))
+        document = parsed(self.publication.where.read(KEPT_BACK))
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
@@ -230,14 +228,8 @@ class Attempt:
         )
 
     def _staged(self, document: Document) -> StagedArray:
-        publication = self.publication
-        return StagedArray(
-            publication.store,
-            publication.path,
-            document,
-            key=publication.draft,
-            resumable=self._keeps,
-        )
+        where, keeps_back = self.publication.where, self.publication.can_take_back
+        return StagedArray(where, document, keeps_back=keeps_back, resumable=self._keeps)
 
     def _record(self, first: Shape | None) -> Document:
         record: Document = {"version": _version()}
@@ -259,7 +251,7 @@ class Attempt:
         return self._opened(staged.document)
 
     def _opened(self, document: Document) -> StoredArray:
-        return described(*self.place.in_store(read_only=False), document)
+        return described(self.place.in_store(read_only=False), document)
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
@@ -329,7 +321,7 @@ class Stage:
         self.first = first
         self.done = DoneUnits(keys, plan)
         self._journals = [
-            Journal(staged.store, staged.path, axis, first[axis], keys)
+            Journal(staged.where, axis, first[axis], keys)
             for axis in range(plan.block_axes if staged.resumable else 0)
         ]
         """Sizes of the blocks along each block axis, where another start may go on."""

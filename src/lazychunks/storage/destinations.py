@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,17 +13,14 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from zarr.abc.store import Store
-from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
-from lazychunks.storage.arrays import read_key
+from lazychunks.storage.arrays import KEPT_BACK
+from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
-__all__ = ["KEPT_BACK", "InStore", "LocalPath", "files_below", "foreign_among", "located"]
-
-KEPT_BACK = "zarr.json.partial"
-"""Where the metadata of an array waits until the array is complete."""
+__all__ = ["InStore", "LocalPath", "files_below", "foreign_among", "located"]
 
 _PART_OF_AN_ARRAY = re.compile(
     r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
@@ -45,9 +42,9 @@ class LocalPath:
     def __str__(self) -> str:
         return self.given or str(self.path)
 
-    def in_store(self, *, read_only: bool) -> tuple[Store, str]:
-        """Return a store, and the path of this place in it."""
-        return LocalStore(self.path, read_only=read_only), ""
+    def in_store(self, *, read_only: bool) -> Keys:
+        """Return the same place as one in a store."""
+        return Keys(LocalStore(self.path, read_only=read_only), "")
 
     def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
         """Path of a hidden sibling that writers use."""
@@ -97,26 +94,11 @@ class LocalPath:
 
 
 @dataclass(frozen=True, slots=True)
-class InStore:
+class InStore(Keys):
     """A place in a zarr store."""
-
-    store: Store
-    path: str
 
     def __str__(self) -> str:
         return f"{self.store}/{self.path}" if self.path else str(self.store)
-
-    def read(self, name: str) -> bytes | None:
-        """Read the value at a key here, if there is one."""
-        sync(StorePath.open(self.store, self.path))  # reading or listing does not always open it
-        return read_key(self.store, self.key(name))
-
-    def keys(self) -> list[str] | None:
-        """Keys below, relative to this place; None where the store cannot list."""
-        if not self.store.supports_listing:
-            return None
-        prefix = self.key("")
-        return [key.removeprefix(prefix) for key in _listed(self.store.list_prefix(prefix))]
 
     def holds_array(self) -> bool:
         """Tell whether an array is there; raises as :meth:`LocalPath.holds_array` does."""
@@ -143,19 +125,16 @@ class InStore:
         in_memory = isinstance(store, FsspecStore) and "memory" in store.fs.protocol
         return not (in_memory or isinstance(store, MemoryStore | ZipStore))
 
-    def in_store(self, *, read_only: bool) -> tuple[Store, str]:  # noqa: ARG002  # as it is
-        """Return the store, and the path of this place in it."""
-        return self.store, self.path
-
-    def key(self, name: str) -> str:
-        """Key of something at this place."""
-        return f"{self.path}/{name}" if self.path else name
+    def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # it is as it is
+        """Return the place itself."""
+        return self
 
     def _members(self) -> list[str]:
         """First parts of the keys below this place."""
         if not self.store.supports_listing:
-            return [name for name in ("zarr.json", ".zarray", ".zgroup") if self.read(name)]
-        names = _listed(self.store.list_dir(self.path))
+            few = ("zarr.json", ".zarray", ".zgroup")
+            return [name for name in few if self.read(name) is not None]
+        names = listed(self.store.list_dir(self.path))
         return [name.strip("/").rsplit("/", 1)[-1] for name in names]
 
 
@@ -223,13 +202,6 @@ def _in_store(store: Store, path: str) -> LocalPath | InStore:
     return InStore(store, path)
 
 
-def _listed(names: AsyncIterator[str]) -> list[str]:
-    async def listed() -> list[str]:
-        return [name async for name in names]
-
-    return sync(listed())
-
-
 def _innermost(store: object) -> object:
     """Store within a zarr ``WrapperStore`` within others, where there are any."""
     inner: object = getattr(store, "_store", None)
@@ -263,10 +235,10 @@ def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str
     if kind == "group":
         raise _refused(place, "a zarr group")
     if kind != "array":
-        raise _refused(place, f"no array but other content ({_some(names)})")
+        raise _refused(place, f"no array but other content ({_listed(names)})")
     foreign = foreign_among(names)
     if foreign:
-        raise _refused(place, f"an array beside other content ({_some(foreign)})")
+        raise _refused(place, f"an array beside other content ({_listed(foreign)})")
 
 
 def _is_inside(directory: Path) -> bool:
@@ -295,5 +267,5 @@ def _refused(place: LocalPath | InStore, found: str) -> DestinationExistsError:
     )
 
 
-def _some(names: list[str]) -> str:
+def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

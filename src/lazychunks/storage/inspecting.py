@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from zarr.core.sync import sync
 
-from lazychunks.storage.arrays import Document, record_of
-from lazychunks.storage.destinations import KEPT_BACK, InStore, LocalPath, files_below, located
+from lazychunks.storage.arrays import KEPT_BACK, Document, record_of
+from lazychunks.storage.destinations import InStore, LocalPath, files_below, located
 from lazychunks.storage.judging import Facts, document_of, found, judged
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import WritePlan
@@ -209,7 +209,7 @@ class _Begun:
         segments = segments_of(axis, keys)
         sizes: Iterable[int] = repeat(first, -(-facts.shape[axis] // max(first, 1)))
         if segments:
-            sizes = noted_sizes(*staging.in_store(read_only=True), segments)
+            sizes = noted_sizes(staging.read, segments)
         elif count is not None:
             sizes = repeat(first, min(count, COUNTED + 1))
         end = (1 + max((cell[axis] for cell in done), default=-1)) * facts.unit[axis]

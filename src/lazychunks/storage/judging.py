@@ -102,7 +102,7 @@ def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> tuple[StoredArra
         )
     facts = judged(document, str(place), max_chunk_bytes)
     try:
-        return described(*place.in_store(read_only=True), document), facts
+        return described(place.in_store(read_only=True), document), facts
     except Exception as error:
         raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
 

@@ -24,26 +24,12 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 from weakref import WeakValueDictionary
 
 import filelock
-from zarr.abc.store import Store
-from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
-from lazychunks.storage.arrays import (
-    METADATA,
-    Document,
-    parsed,
-    serialized,
-    settled,
-    write_key,
-)
-from lazychunks.storage.destinations import (
-    KEPT_BACK,
-    InStore,
-    LocalPath,
-    files_below,
-    foreign_among,
-)
+from lazychunks.storage.arrays import KEPT_BACK, METADATA, Document, parsed, serialized
+from lazychunks.storage.destinations import InStore, LocalPath, files_below, foreign_among
+from lazychunks.storage.keys import Keys, settled
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
@@ -55,10 +41,8 @@ __all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at", "pu
 class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""
 
-    path: str = ""
-    """Path of the array in the store where it is written."""
-    draft: str | None = KEPT_BACK
-    """Key of its metadata until :meth:`commit`."""
+    can_take_back: bool = True
+    """Whether what has been written can be removed again, or kept aside for another start."""
 
     def __init__(self, place: LocalPath, *, overwrite: bool) -> None:
         self._place = place
@@ -68,7 +52,8 @@ class DirectorySwap:
         self._old = place.beside("old")
         self._lock = filelock.FileLock(place.beside("lock"))
         self._made: list[Path] = []
-        self.store: Store = LocalStore(self._staging)
+        self.where = Keys(LocalStore(self._staging), "")
+        """Where the array is written."""
 
     def lock(self) -> None:
         """Take the lock file, and put an old array back that a dead writer moved aside.
@@ -230,10 +215,8 @@ class MetadataLast:
 
     def __init__(self, place: InStore) -> None:
         self._place = place
-        self.store: Store = place.store
-        self.path: str = place.path
-        self.draft = place.key(KEPT_BACK) if place.store.supports_deletes else None
-        """Key of the metadata until :meth:`commit`; none where nothing can be taken back."""
+        self.where: Keys = place
+        self.can_take_back: bool = place.store.supports_deletes
         self.is_read = False
         self.replaces: bool = False
 
@@ -259,7 +242,7 @@ class MetadataLast:
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
-        return self.draft is not None and sync(self.store.exists(self.draft))
+        return self.can_take_back and self._place.read(KEPT_BACK) is not None
 
     def begin(self) -> None:
         """Remove what is there, metadata first, so that no reader sees a mixture.
@@ -275,7 +258,7 @@ class MetadataLast:
                     path=str(self._place),
                 )
             self.replaces = True
-        if self.draft is None:
+        if not self.can_take_back:
             if published(self._place) is not None:
                 raise DestinationExistsError(
                     f"{self._place} holds an array, and its store cannot delete, hence not replace "
@@ -283,9 +266,9 @@ class MetadataLast:
                     path=str(self._place),
                 )
             return
-        write_key(self.store, self.draft, b"null")
+        self._place.write(KEPT_BACK, b"null")
         for name in (METADATA, ".zarray"):
-            settled(self.store.delete, self._place.key(name))
+            self._place.delete(name)
         self._remove_chunks()
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
@@ -294,35 +277,35 @@ class MetadataLast:
 
     def clear_journal(self) -> None:
         """Remove the journal's keys."""
-        if self.draft is not None:
-            settled(self.store.delete_dir, self._place.key(JOURNAL))
+        if self.can_take_back:
+            settled(self._place.store.delete_dir, self._place.key(JOURNAL))
 
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
-        write_key(self.store, self._place.key(METADATA), serialized(document))
-        if self.draft is not None:
+        self._place.write(METADATA, serialized(document))
+        if self.can_take_back:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                settled(self.store.delete, self.draft)
+                self._place.delete(KEPT_BACK)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
-        if self.draft is not None:
+        if self.can_take_back:
             if published(self._place) is None:
                 self._remove_chunks()
-            settled(self.store.delete, self.draft)
+            self._place.delete(KEPT_BACK)
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
-        if self.draft is not None:
+        if self.can_take_back:
             kept_back = self._place.read(KEPT_BACK)
             if kept_back and kept_back == self._place.read(METADATA):
-                settled(self.store.delete, self.draft)
+                self._place.delete(KEPT_BACK)
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in self.keys():
             if key != KEPT_BACK:
-                settled(self.store.delete, self._place.key(key))
+                self._place.delete(key)
 
 
 Publication: TypeAlias = DirectorySwap | MetadataLast

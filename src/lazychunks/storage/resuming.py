@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby, product, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,11 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
 from lazychunks.shapes import Region, Shape, cell_count
-from lazychunks.storage.arrays import Document, read_key, write_key
+from lazychunks.storage.arrays import Document
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
     from lazychunks.storage.arrays import StoredArray
     from lazychunks.storage.plan import WritePlan
 
@@ -101,7 +100,7 @@ class Journal:
 
     Parameters
     ----------
-    store, path
+    where
         Where the array is.
     axis
         The block axis.
@@ -111,17 +110,14 @@ class Journal:
         Keys there, relative to the array: those of an earlier journal are read.
     """
 
-    def __init__(
-        self, store: Store, path: str, axis: int, first: int, keys: Iterable[str] = ()
-    ) -> None:
-        self._store = store
-        self._prefix = f"{path}/{JOURNAL}/{axis}" if path else f"{JOURNAL}/{axis}"
+    def __init__(self, where: Keys, axis: int, first: int, keys: Iterable[str] = ()) -> None:
+        self._where = where
         self._axis = axis
         self._first = first
         segments = segments_of(axis, keys)
         self._segments = len(segments)
         self._regular = not segments
-        self._sizes = list(noted_sizes(store, path, segments))  # of all blocks, if irregular
+        self._sizes = list(noted_sizes(where.read, segments))  # of all blocks, if irregular
         self._stored = len(self._sizes)
 
     def size(self, number: int) -> int | None:
@@ -159,11 +155,8 @@ class Journal:
 
     def _flush(self) -> None:
         packed = [[size, sum(1 for _ in run)] for size, run in groupby(self._sizes[self._stored :])]
-        write_key(
-            self._store,
-            f"{self._prefix}/{self._segments:08d}",
-            json.dumps(packed).encode(),
-        )
+        name = f"{JOURNAL}/{self._axis}/{self._segments:08d}"
+        self._where.write(name, json.dumps(packed).encode())
         self._segments += 1
         self._stored = len(self._sizes)
 
@@ -293,8 +286,8 @@ def segments_of(axis: int, keys: Iterable[str]) -> list[str]:
     return sorted(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/"))
 
 
-def noted_sizes(store: Store, path: str, segments: Iterable[str]) -> Iterator[int]:
+def noted_sizes(read: Callable[[str], bytes | None], segments: Iterable[str]) -> Iterator[int]:
     """Sizes that a journal holds, one after the other."""
     for key in segments:
-        for size, count in json.loads(read_key(store, f"{path}/{key}" if path else key) or b"[]"):
+        for size, count in json.loads(read(key) or b"[]"):
             yield from repeat(size, count)

@@ -25,12 +25,12 @@ from lazychunks.shapes import (
     region_at,
 )
 from lazychunks.sources import Task
-from lazychunks.storage.arrays import write_key
 from lazychunks.storage.assembly import empty_row, empty_sequence, ragged_row
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.crew import Crew
 from lazychunks.storage.resuming import DoneUnits
 from lazychunks.storage.workers import (
+    MARK,
     Assignment,
     Maker,
     Receipt,
@@ -38,7 +38,6 @@ from lazychunks.storage.workers import (
     Site,
     block_name,
     compare,
-    mark_key,
     probe,
 )
 
@@ -92,7 +91,7 @@ def spread(
     sent = crew.send(maker, "the function that computes blocks, or the converter,")
     if not crew.shares_memory:
         crew.pickled(first[0].args, "an item")
-        crew.pickled(attempt.publication.store, "the store")
+        crew.pickled(attempt.publication.where.store, "the store")
     with crew:
         if attempt.stage is None:
             axes = len(attempt.counts)
@@ -253,10 +252,9 @@ class _Coordinator:
         staged = self._stage.staged
         mark = None if self._crew.shares_memory else secrets.token_hex(8)
         if mark is not None:
-            write_key(staged.store, mark_key(staged.path), mark.encode())
+            staged.where.write(MARK, mark.encode())
         site = Site(
-            staged.store,
-            staged.path,
+            staged.where,
             dict(staged.document),
             staged.array.dtype,
             self._first,
@@ -267,7 +265,7 @@ class _Coordinator:
 
     def _check_complete(self, lengths: Shape) -> None:
         """Refuse to publish what is not all there, whatever the receipts say."""
-        if not (math.prod(lengths) and self._stage.staged.store.supports_listing):
+        if not (math.prod(lengths) and self._stage.staged.where.store.supports_listing):
             return
         found = DoneUnits(self._attempt.publication.keys(), self._stage.plan)
         if not found.cover(region_at((), lengths)):

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
 from lazychunks.shapes import Region, Shape, check_even_block, region_at, region_shape
-from lazychunks.storage.arrays import Document, StagedArray, read_key
+from lazychunks.storage.arrays import Document, StagedArray
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.dtypes import checked_block
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming import JOURNAL, check_same_dtype, check_same_values, stored_values
 
 if TYPE_CHECKING:
-    from zarr.abc.store import Store
-
     from lazychunks.converters import ToNumpy
 
 __all__ = [
+    "MARK",
     "Assignment",
     "Maker",
     "Receipt",
@@ -39,13 +39,15 @@ __all__ = [
     "Site",
     "block_name",
     "compare",
-    "mark_key",
     "probe",
     "store",
 ]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+MARK = f"{JOURNAL}/run"
+"""Where the mark of a run is, beside the chunks."""
 
 Arguments: TypeAlias = tuple[Any, ...]
 """Of one call of the block function."""
@@ -95,8 +97,7 @@ class Maker(Generic[T]):
 class Site:
     """Where the workers of one run write."""
 
-    store: Store
-    path: str
+    where: Keys
     document: Document
     dtype: np.dtype[Any]
     first: Shape
@@ -109,25 +110,19 @@ class Site:
     def staged(self, region: Region) -> StagedArray:
         """Return the array, just large enough to hold a region."""
         shape = [span.stop for span in region]
-        return StagedArray(self.store, self.path, {**self.document, "shape": shape}, resumable=True)
+        return StagedArray(self.where, {**self.document, "shape": shape}, resumable=True)
 
     def check(self) -> None:
         """Refuse to write where this run is not, or is not any more."""
         if self.mark is None:
             return
-        found = read_key(self.store, mark_key(self.path))
-        if found is None or found.decode() != self.mark:
+        if self.where.read(MARK) != self.mark.encode():
             raise DestinationBusyError(
                 f"a worker does not find this run's unfinished write at {self.place}: it has been "
                 "given up or replaced, or the worker does not see the files of the process that "
                 "gave it the task; use a store that all of them see",
                 path=self.place,
             )
-
-
-def mark_key(path: str) -> str:
-    """Key of the mark of a run."""
-    return f"{path}/{JOURNAL}/run" if path else f"{JOURNAL}/run"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""What a zarr store holds below a path, key by key."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from zarr.abc.store import Store
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
+from zarr.storage import StorePath
+
+__all__ = ["Keys", "listed", "settled"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of a store below a path; their names are relative to it."""
+
+    store: Store
+    path: str
+
+    def key(self, name: str) -> str:
+        """Key of a name in the store."""
+        return f"{self.path}/{name}" if self.path else name
+
+    def read(self, name: str) -> bytes | None:
+        """Read a value, if there is one."""
+
+        async def value() -> bytes | None:
+            await StorePath.open(self.store, self.path)  # reading does not always open it
+            found = await self.store.get(self.key(name), default_buffer_prototype())
+            return None if found is None else found.to_bytes()
+
+        return sync(value())
+
+    def write(self, name: str, value: bytes) -> None:
+        """Set a value."""
+        buffer = default_buffer_prototype().buffer.from_bytes(value)
+        settled(self.store.set, self.key(name), buffer)
+
+    def delete(self, name: str) -> None:
+        """Remove a value, if there is one."""
+        settled(self.store.delete, self.key(name))
+
+    def keys(self) -> list[str] | None:
+        """List all names; None where the store cannot list."""
+        if not self.store.supports_listing:
+            return None
+        prefix = self.key("")
+        return [key.removeprefix(prefix) for key in listed(self.store.list_prefix(prefix))]
+
+
+def listed(keys: AsyncIterator[str]) -> list[str]:
+    """Wait for all keys."""
+
+    async def collected() -> list[str]:
+        return [key async for key in keys]
+
+    return sync(collected())
+
+
+def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    """Run a store's operation, which has ended when this returns, even by an interrupt.
+
+    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
+    """
+    turn = threading.Lock()  # who takes it first: the operation that begins, or its interrupt
+    ended = threading.Event()
+
+    async def watched() -> T:
+        if not turn.acquire(blocking=False):
+            raise RuntimeError("interrupted before it began")
+        try:
+            return await operation(*args)
+        finally:
+            ended.set()
+
+    try:
+        return sync(watched())
+    except Exception:
+        raise
+    except BaseException:
+        if not turn.acquire(blocking=False):
+            ended.wait()
+        raise
