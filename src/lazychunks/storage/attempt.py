@@ -23,7 +23,7 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Region, Shape, grow
+from lazychunks.shapes import Shape, grow
 from lazychunks.storage.arrays import (
     KEPT_BACK,
     Document,
@@ -161,12 +161,7 @@ class Attempt:
             raise empty_sequence()
         for axis, (count, length) in enumerate(zip(counts, lengths, strict=True)):
             self.stage.check_count(axis, count)
-            self.fix_length(axis, length)
-
-    def fix_length(self, axis: int, length: int) -> None:
-        """Set the final length of an axis, once."""
-        assert self.stage is not None
-        self.stage.fix_length(axis, length)
+            self.stage.fix_length(axis, length)
 
     def _close(self) -> None:
         """Wait for what is under way."""
@@ -330,14 +325,11 @@ class Stage:
         self._lengths: list[int | None] = list(record.get("lengths") or unknown)
         self._counts: list[int | None] = list(record.get("counts") or unknown)
         self.fixed: dict[int, int] = {}
+        """Final lengths of axes."""
 
     def size(self, axis: int, number: int) -> int | None:
         """Size of a block along an axis, as far as it is known without computing it."""
         return self._journals[axis].size(number) if self._journals else None
-
-    def is_stored(self, region: Region) -> bool:
-        """Whether all units that a block touches are stored."""
-        return self.done.cover(region)
 
     def note(self, axis: int, number: int, size: int) -> None:
         """Learn a block's size along an axis, before anything of it is written."""
@@ -379,10 +371,10 @@ class Stage:
                 tuple(self.fixed.get(axis, length) for axis, length in enumerate(grown))
             )
 
-    def fix_length(self, axis: int, length: int) -> bool:
-        """Set the final length of an axis; whether that is news."""
+    def fix_length(self, axis: int, length: int) -> None:
+        """Set the final length of an axis, once."""
         if self.fixed.get(axis) == length:
-            return False
+            return
         reach = self.done.reach(axis)
         if self._lengths[axis] not in (None, length) or length < reach:
             raise self._other_length(axis, length)
@@ -391,7 +383,6 @@ class Stage:
             length if number == axis else there for number, there in enumerate(self.staged.shape)
         )
         self.staged.reshape(shape, lengths=self._lengths)
-        return True
 
     def _other_length(self, axis: int, length: int) -> ResumeMismatchError:
         known = self._lengths[axis]

@@ -245,7 +245,7 @@ class _Coordinator:
                         expected=size,
                         got=noted,
                     )
-        return self._stage.is_stored(region)
+        return self._stage.done.cover(region)
 
     def _opened(self) -> Sent[Site]:
         """Mark the unfinished write as this run's, and tell the workers where it is."""

@@ -70,7 +70,7 @@ class ArrayWriter(Attempt, Generic[T]):
         # A size that is not known counts as zero: nothing is stored of an empty block.
         sizes = [self.stage.size(axis, number) or 0 for axis, number in enumerate(_numbers(index))]
         region = region_at(self._layout.origin, (*sizes, *self.stage.plan.trailing))
-        if not self.stage.is_stored(region):
+        if not self.stage.done.cover(region):
             self.step(task())
             return
         if not self._verified:
@@ -99,18 +99,14 @@ class ArrayWriter(Attempt, Generic[T]):
         assert isinstance(self._layout, GridLayout)
         self._layout.end_row()
         if self._layout.row == 1 and self.stage is not None:
-            self.fix_length(1, self._layout.width)
-
-    def fix_length(self, axis: int, length: int) -> None:
-        """Set the final length of an axis, once, and write what is complete thereby."""
-        assert self.stage is not None
-        if self.stage.fix_length(axis, length) and self._assembly is not None:
-            self._assembly.fix_length(axis, length)
+            self.stage.fix_length(1, self._layout.width)
+            self._tell_lengths(self.stage)
 
     def prepare(self) -> None:
         """Write what is left, so that only publishing remains."""
         self.trim(self._layout.counts, self._layout.lengths)
-        if self._assembly is not None and self._background is not None:
+        if self.stage is not None and self._assembly is not None and self._background is not None:
+            self._tell_lengths(self.stage)
             assert self._assembly.is_empty
             self._background.drain()
 
@@ -145,9 +141,14 @@ class ArrayWriter(Attempt, Generic[T]):
             self._background.submit,
             stage.done,
         )
-        for axis, length in stage.fixed.items():
-            self._assembly.fix_length(axis, length)
+        self._tell_lengths(stage)
         return self._assembly
+
+    def _tell_lengths(self, stage: Stage) -> None:
+        """Have what is complete written, now that the lengths of axes are known."""
+        if self._assembly is not None:
+            for axis, length in stage.fixed.items():
+                self._assembly.fix_length(axis, length)
 
     def _numpy(self, block: T) -> NDArray[Any]:
         """Convert and check a block."""
