@@ -65,7 +65,7 @@ def new_document(plan: WritePlan, dtype: np.dtype[Any], options: WriteOptions) -
         chunks=plan.chunks,
         shards=plan.shards,
         dtype=dtype,
-        compressors=options.zarr_compressors,
+        compressors=options.compressors,
         filters=options.filters,
         attributes=dict(options.attributes) if options.attributes is not None else None,
         dimension_names=names,

@@ -36,6 +36,9 @@ from lazychunks.storage.dtypes import storable
 RESERVED = "lazychunks"
 """The attribute in which a run leaves its record."""
 
+ZSTD = zarr.codecs.ZstdCodec(level=3, checksum=True)
+"""What compresses where the user does not say."""
+
 __all__ = [
     "RESERVED",
     "Chunks",
@@ -159,7 +162,7 @@ class WriteOptions:
         replaced: dict[str, object] = {
             "chunks": _chunks(self.chunks),
             "shards": None if self.shards is None else _extents(self.shards, "shards"),
-            "compressors": _codecs(self.compressors),
+            "compressors": ZSTD if self.compressors == "auto" else _codecs(self.compressors),
             "filters": _codecs(self.filters),
             "dtype": None if self.dtype is None else _dtype(self.dtype),
             "dimension_names": _names(self.dimension_names),
@@ -178,18 +181,11 @@ class WriteOptions:
             raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
         _check_tolerance(self.rtol)
         _check_executor(self.executor)
-        if self.compressors is not None and self.compressors != "auto":
+        if self.compressors not in (None, ZSTD):
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
             zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
                 MemoryStore(), shape=(1,), chunks=(1,), dtype="u1", compressors=self.compressors
             )
-
-    @property
-    def zarr_compressors(self) -> Compressors:
-        """Compressors as handed to zarr."""
-        if self.compressors == "auto":
-            return zarr.codecs.ZstdCodec(level=3, checksum=True)
-        return self.compressors
 
 
 def _chunks(value: Chunks) -> Chunks:
@@ -201,15 +197,11 @@ def _chunks(value: Chunks) -> Chunks:
 
 
 def _extents(value: SupportsIndex | Sequence[SupportsIndex], name: str) -> int | tuple[int, ...]:
-    if not isinstance(value, Sequence):
-        extent = _integer(value, name)
-        if extent < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
-        return extent
-    extents = tuple(_integer(extent, name) for extent in value)
+    given = value if isinstance(value, Sequence) else (value,)
+    extents = tuple(_integer(extent, name) for extent in given)
     if not extents or min(extents) < 1:
         raise ValueError(f"{name} must be positive in each axis, got {value}")
-    return extents
+    return extents if isinstance(value, Sequence) else extents[0]
 
 
 def _integer(value: SupportsIndex, name: str) -> int:
