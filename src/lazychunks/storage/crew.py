@@ -22,6 +22,7 @@ from lazychunks.storage.workers import (
     Site,
     store,
 )
+from lazychunks.storage.writing import wait_out
 
 __all__ = ["Crew"]
 
@@ -73,19 +74,13 @@ class Crew:
         traceback: TracebackType | None,
         /,
     ) -> None:
-        interrupt: KeyboardInterrupt | None = None
         if self._client is None:  # dask forgets what is cancelled, but does not stop it
             for future in self._pending:
                 future.cancel()
-        while True:
-            try:
-                wait(self._pending)
-                break
-            except KeyboardInterrupt as again:  # what is under way ends all the same
-                interrupt = again
-        self._pending.clear()
-        if interrupt is not None:
-            raise interrupt
+        try:
+            wait_out(lambda: wait(self._pending))
+        finally:
+            self._pending.clear()
 
     def send(self, value: T, what: str) -> Sent[T]:
         """Make a value that every task gets.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lazychunks.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
-__all__ = ["BackgroundWriter"]
+__all__ = ["BackgroundWriter", "wait_out"]
 
 
 class BackgroundWriter:
@@ -80,17 +80,11 @@ class BackgroundWriter:
 
         Failures of theirs are not raised; an interrupt is, once they have ended.
         """
-        interrupt: KeyboardInterrupt | None = None
-        while True:
-            try:
-                self._pool.shutdown(wait=True, cancel_futures=drop)
-                break
-            except KeyboardInterrupt as error:  # one more: what is under way ends all the same
-                interrupt = error
-        self._pending.clear()
-        self._free.clear()
-        if interrupt is not None:
-            raise interrupt
+        try:
+            wait_out(lambda: self._pool.shutdown(wait=True, cancel_futures=drop))
+        finally:
+            self._pending.clear()
+            self._free.clear()
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""
@@ -99,3 +93,16 @@ class BackgroundWriter:
         future.result()
         if self._recycle:
             self._free.append(buffer)
+
+
+def wait_out(wait: Callable[[], object]) -> None:
+    """Wait to the end, however often that is interrupted; an interrupt is raised after it."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            wait()
+            break
+        except KeyboardInterrupt as error:  # one more: what is under way ends all the same
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
