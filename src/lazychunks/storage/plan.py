@@ -100,15 +100,14 @@ def _chunk_shape(
     chunks: Chunks,
     counts: tuple[int | None, ...],
 ) -> Shape:
+    if not isinstance(chunks, str):
+        return _explicit(chunks, first[block_axes:], block_axes, "chunks")
     if chunks == "auto":
         return _auto_shape(first, itemsize, block_axes, counts)
-    if chunks == "blocks":
-        return tuple(max(extent, 1) for extent in first)
-    return _explicit(chunks, first[block_axes:], block_axes, "chunks")
+    return tuple(max(extent, 1) for extent in first)
 
 
-def _explicit(extents: int | Shape | str, trailing: Shape, block_axes: int, name: str) -> Shape:
-    assert not isinstance(extents, str)
+def _explicit(extents: int | Shape, trailing: Shape, block_axes: int, name: str) -> Shape:
     if isinstance(extents, int):
         return (extents,) * block_axes + tuple(max(length, 1) for length in trailing)
     if len(extents) != block_axes + len(trailing):
