@@ -11,7 +11,6 @@ import math
 import operator
 from collections.abc import Collection, Sequence
 from importlib import metadata
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -115,13 +114,7 @@ class Attempt:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object, /) -> None:
         try:
             if self._has_begun:
                 try:

@@ -8,7 +8,6 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from lazychunks.errors import NotSpreadableError
@@ -67,13 +66,7 @@ class Crew:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._client is None:  # dask forgets what is cancelled, but does not stop it
             for future in self._pending:
                 future.cancel()
