@@ -26,7 +26,17 @@ Visit = tuple[Line, int]
 
 ROOMS = tuple(
     str(Path(lazychunks.__file__).parent / "storage" / f"{name}.py")
-    for name in ("arrays", "attempt", "publishing", "resuming", "sinks", "writer", "writing")
+    for name in (
+        "arrays",
+        "attempt",
+        "keys",
+        "publishing",
+        "resuming",
+        "sinks",
+        "stage",
+        "writer",
+        "writing",
+    )
 )
 """Modules that change something."""
 

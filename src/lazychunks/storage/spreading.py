@@ -26,9 +26,10 @@ from lazychunks.shapes import (
 )
 from lazychunks.sources import Task
 from lazychunks.storage.assembly import empty_row, empty_sequence, ragged_row
-from lazychunks.storage.attempt import Attempt, Stage
+from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.crew import Crew
 from lazychunks.storage.resuming import DoneUnits
+from lazychunks.storage.stage import Stage
 from lazychunks.storage.workers import (
     MARK,
     Assignment,

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex
 from lazychunks.shapes import region_at, region_shape
 from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
-from lazychunks.storage.attempt import Attempt, Stage
+from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.dtypes import checked_block
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.resuming import check_same_dtype, check_same_values, stored_values
+from lazychunks.storage.stage import Stage
 from lazychunks.storage.writing import BackgroundWriter
 
 if TYPE_CHECKING:
