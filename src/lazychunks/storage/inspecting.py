@@ -212,7 +212,7 @@ class _Begun:
             sizes = noted_sizes(staging.read, segments)
         elif count is not None:
             sizes = repeat(first, min(count, COUNTED + 1))
-        end = (1 + max((cell[axis] for cell in done), default=-1)) * facts.unit[axis]
+        end = (1 + max((cell[axis] for cell in done.cells), default=-1)) * facts.unit[axis]
         spans: list[slice] = []
         start = 0
         for size in map(operator.index, islice(sizes, COUNTED + 1)):

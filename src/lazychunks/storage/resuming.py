@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, product, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.shapes import Region, Shape, cell_count
+from lazychunks.shapes import Region, cell_count
 from lazychunks.storage.arrays import Document
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
@@ -45,7 +45,7 @@ BATCH = 8
 """Number of irregular sizes noted before they are written down."""
 
 
-class DoneUnits(Collection[Shape]):
+class DoneUnits:
     """Which units of an array are stored.
 
     Parameters
@@ -66,17 +66,8 @@ class DoneUnits(Collection[Shape]):
             for parts in (key.split("/") for key in keys)
             if parts[0] == "c" and all(part.isdecimal() for part in parts[1:])
         )
-        self._cells = frozenset(cell for cell, count in counts.items() if count == expected)
+        self.cells = frozenset(cell for cell, count in counts.items() if count == expected)
         self._begun = frozenset(counts)
-
-    def __len__(self) -> int:
-        return len(self._cells)
-
-    def __iter__(self) -> Iterator[Shape]:
-        return iter(self._cells)
-
-    def __contains__(self, x: object, /) -> bool:
-        return x in self._cells
 
     def reach(self, axis: int) -> int:
         """Length along an axis that the array has at least."""
@@ -90,8 +81,8 @@ class DoneUnits(Collection[Shape]):
         ]
         return (
             all(span.start < span.stop for span in region)
-            and math.prod(map(len, touched)) <= len(self._cells)
-            and all(cell in self._cells for cell in product(*touched))
+            and math.prod(map(len, touched)) <= len(self.cells)
+            and all(cell in self.cells for cell in product(*touched))
         )
 
 

@@ -230,7 +230,7 @@ class _Coordinator:
             self._attempt.taken += len(assignment.arguments)
 
     def _is_stored(self, assignment: Assignment, region: Region) -> bool:
-        if not self._stage.done:
+        if not self._stage.done.cells:
             return False
         for axis, start in enumerate(assignment.index):
             end = start + assignment.numbers[axis] - 1

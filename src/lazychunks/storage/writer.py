@@ -140,7 +140,7 @@ class ArrayWriter(Attempt, Generic[T]):
             plan.trailing,
             self._background.allocate,
             self._background.submit,
-            stage.done,
+            stage.done.cells,
         )
         self._tell_lengths(stage)
         return self._assembly
