@@ -134,7 +134,7 @@ class InStore(Keys):
         if not self.store.supports_listing:
             few = ("zarr.json", ".zarray", ".zgroup")
             return [name for name in few if self.read(name) is not None]
-        names = listed(self.store.list_dir(self.path))
+        names = listed(self.store.list_dir, self.path)
         return [name.strip("/").rsplit("/", 1)[-1] for name in names]
 
 

@@ -52,14 +52,14 @@ class Keys:
         if not self.store.supports_listing:
             return None
         prefix = self.key("")
-        return [key.removeprefix(prefix) for key in listed(self.store.list_prefix(prefix))]
+        return [key.removeprefix(prefix) for key in listed(self.store.list_prefix, prefix)]
 
 
-def listed(keys: AsyncIterator[str]) -> list[str]:
-    """Wait for all keys."""
+def listed(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
+    """Call one of a store's methods that list, and wait for all it gives."""
 
     async def collected() -> list[str]:
-        return [key async for key in keys]
+        return [key async for key in method(prefix)]  # called in here, as some stores ask for
 
     return sync(collected())
 
