@@ -86,7 +86,7 @@ class Attempt:
         self.finished: StoredArray | None = None
         """The array, where an earlier start of this run has finished it."""
         self.taken = 0
-        """Number of blocks that have been stored, for who asks after a failure."""
+        """Number of blocks taken, for who asks after a failure."""
         self._has_begun = False
         self._published = False
         self._overwrite = overwrite

@@ -214,8 +214,8 @@ class MetadataLast:
                 writer.is_read = True
 
     def __init__(self, place: InStore) -> None:
-        self._place = place
-        self.where: Keys = place
+        self.where = place
+        """Where the array is written."""
         self.can_take_back: bool = place.store.supports_deletes
         self.is_read = False
         self.replaces: bool = False
@@ -227,22 +227,22 @@ class MetadataLast:
         and would be taken for something else. Raises as :meth:`DirectorySwap.lock` does.
         """
         with self._register:
-            here = str(self._place)
+            here = str(self.where)
             for there in list(self._at_work):
                 if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
-                    raise _busy(self._place)
+                    raise _busy(self.where)
             self._at_work[here] = self
-        self._place.holds_array()
+        self.where.holds_array()
         self._repair()
 
     def unlock(self) -> None:
         """Leave the register."""
-        if self._at_work.get(str(self._place)) is self:
-            del self._at_work[str(self._place)]
+        if self._at_work.get(str(self.where)) is self:
+            del self._at_work[str(self.where)]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
-        return self.can_take_back and self._place.read(KEPT_BACK) is not None
+        return self.can_take_back and self.where.read(KEPT_BACK) is not None
 
     def begin(self) -> None:
         """Remove what is there, metadata first, so that no reader sees a mixture.
@@ -253,59 +253,59 @@ class MetadataLast:
         with self._register:
             if self.is_read:
                 raise DestinationExistsError(
-                    f"{self._place} is being read, perhaps for these very blocks, and its store "
+                    f"{self.where} is being read, perhaps for these very blocks, and its store "
                     "cannot keep it until they are written; write to another destination",
-                    path=str(self._place),
+                    path=str(self.where),
                 )
             self.replaces = True
         if not self.can_take_back:
-            if published(self._place) is not None:
+            if published(self.where) is not None:
                 raise DestinationExistsError(
-                    f"{self._place} holds an array, and its store cannot delete, hence not replace "
+                    f"{self.where} holds an array, and its store cannot delete, hence not replace "
                     "it; choose another destination",
-                    path=str(self._place),
+                    path=str(self.where),
                 )
             return
-        self._place.write(KEPT_BACK, b"null")
+        self.where.write(KEPT_BACK, b"null")
         for name in (METADATA, ".zarray"):
-            self._place.delete(name)
+            self.where.delete(name)
         self._remove_chunks()
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
         """Keys below the destination."""
-        return self._place.keys() or ()
+        return self.where.keys() or ()
 
     def clear_journal(self) -> None:
         """Remove the journal's keys."""
         if self.can_take_back:
-            settled(self._place.store.delete_dir, self._place.key(JOURNAL))
+            settled(self.where.store.delete_dir, self.where.key(JOURNAL))
 
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
-        self._place.write(METADATA, serialized(document))
+        self.where.write(METADATA, serialized(document))
         if self.can_take_back:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                self._place.delete(KEPT_BACK)
+                self.where.delete(KEPT_BACK)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and has been published."""
         if self.can_take_back:
-            if published(self._place) is None:
+            if published(self.where) is None:
                 self._remove_chunks()
-            self._place.delete(KEPT_BACK)
+            self.where.delete(KEPT_BACK)
 
     def _repair(self) -> None:
         """Remove metadata that is still kept back although it has been published."""
         if self.can_take_back:
-            kept_back = self._place.read(KEPT_BACK)
-            if kept_back and kept_back == self._place.read(METADATA):
-                self._place.delete(KEPT_BACK)
+            kept_back = self.where.read(KEPT_BACK)
+            if kept_back and kept_back == self.where.read(METADATA):
+                self.where.delete(KEPT_BACK)
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
         for key in self.keys():
             if key != KEPT_BACK:
-                self._place.delete(key)
+                self.where.delete(key)
 
 
 Publication: TypeAlias = DirectorySwap | MetadataLast
