@@ -343,7 +343,7 @@ def test_wherever_it_is(tmp_path: Path) -> None:
         assert (found.state, found.shape) == ("complete", (6, 7)), source
         assert found.stored_bytes
         assert "a" in found.place
-    absent: list[Any] = [tmp_path, tmp_path / "a.zip", StorePath(memory, "b")]
+    absent: list[Any] = ["/", tmp_path, tmp_path / "a.zip", StorePath(memory, "b")]
     for source in absent:
         assert status(source).state == "absent"
 

@@ -48,7 +48,7 @@ class LocalPath:
 
     def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
         """Path of a hidden sibling that writers use."""
-        return self.path.with_name(f".{self.path.name}.{what}")
+        return self.path.parent / f".{self.path.name}.{what}"
 
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""
@@ -70,7 +70,7 @@ class LocalPath:
             If the directory that would hold the array cannot be written.
         """
         path = self.path
-        if path.name == "..":
+        if path.name in ("", ".."):
             raise ValueError(f"{self} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
