@@ -64,7 +64,7 @@ Sent: TypeAlias = T | Shipped[T]
 """A value that every task gets: itself, where coordinator and workers share memory."""
 
 
-def received(sent: Sent[T]) -> T:
+def _received(sent: Sent[T]) -> T:
     """Return this process's copy of a value."""
     if not isinstance(sent, Shipped):
         return sent
@@ -164,14 +164,14 @@ class Receipt:
 
 def probe(maker: Sent[Maker[Any]], arguments: Arguments, axes: int) -> tuple[Shape, np.dtype[Any]]:
     """Compute the first block, and tell its shape and dtype."""
-    block = received(maker).block(arguments, block_name((0,) * axes))
+    block = _received(maker).block(arguments, block_name((0,) * axes))
     return block.shape, block.dtype
 
 
 def store(maker: Sent[Maker[Any]], site: Sent[Site], assignment: Assignment) -> Receipt:
     """Compute the blocks of an assignment, and write their units."""
-    here = received(site)
-    values, last = _values(received(maker), here, assignment)
+    here = _received(site)
+    values, last = _values(_received(maker), here, assignment)
     for known, size, first in zip(assignment.last, last, here.first, strict=False):
         if known is None and size != first:
             return Receipt(last, written=False)
@@ -195,7 +195,7 @@ def compare(
     ResumeMismatchError
         If it has another dtype, or other values.
     """
-    here, made = received(site), received(maker)
+    here, made = _received(site), _received(maker)
     index = block_name(assignment.index)
     block = made.block(assignment.arguments[0], index)
     sizes = _sizes(assignment, (0,) * len(assignment.index), here.first, assignment.last)
