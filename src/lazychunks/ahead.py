@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from lazychunks.sources import MapBacked
+from lazychunks.sources import Composed, MapBacked
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
@@ -29,19 +29,23 @@ class Ahead(MapBacked, Generic[T_co]):
     """Computes the blocks; ``None`` for threads of each run's own."""
     max_in_flight: int
     """Number of blocks that are being computed or wait to be consumed, at most."""
+    fn: Callable[[Any], T_co] | None = None
+    """Applied to each block by its consumer, who need not know of the run's own threads."""
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        with _Queue(self.executor, self.source.tasks(), self.max_in_flight) as queue:
+        with _Queue(self.executor, self.source.tasks(), self.max_in_flight, self.fn) as queue:
             while queue.has_more():
                 yield queue.take()
 
     def tasks(self) -> Iterator[Callable[[], T_co]]:
         """Calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
+        return _with(self.fn, self.source).tasks()
 
     def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is None:
+            return Ahead(self.source, None, self.max_in_flight, _after(self.fn, fn))
         return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
 
     def column_count(self) -> int | None:
@@ -56,20 +60,24 @@ class AheadRows(MapBacked, Generic[T_co]):
     source: MapBacked
     executor: Executor | None
     max_in_flight: int
+    fn: Callable[[Any], T_co] | None = None
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
+        tasks = _flattened(self.source.tasks())
+        with _Queue(self.executor, tasks, self.max_in_flight, self.fn) as queue:
             while queue.has_more():
                 yield queue.row()
                 queue.end_row()
 
     def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
         """Rows of calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
+        return _with(self.fn, self.source).tasks()
 
     def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is None:
+            return AheadRows(self.source, None, self.max_in_flight, _after(self.fn, fn))
         return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
 
     def column_count(self) -> int | None:
@@ -109,6 +117,7 @@ class _Queue:
         executor: Executor | None,
         tasks: Iterator[Callable[[], Any] | None],
         max_in_flight: int,
+        fn: Callable[[Any], Any] | None,
     ) -> None:
         self._context: AbstractContextManager[Executor] = (
             ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-ahead")
@@ -118,6 +127,7 @@ class _Queue:
         self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
+        self._fn = fn
         self._queue: deque[_Entry | None] = deque()
         self._in_flight = 0
         self._row = 0
@@ -158,7 +168,7 @@ class _Queue:
         self._in_flight -= 1
         block = task() if self._executor is None and future.cancelled() else future.result()
         self.has_more()
-        return block
+        return block if self._fn is None else self._fn(block)
 
     def row(self) -> Iterator[Any]:
         """Blocks up to the end of the row, or until that is asked for."""
@@ -186,6 +196,14 @@ class _Queue:
         future: Future[Any] = Future()
         future.cancel()
         return future
+
+
+def _with(fn: Callable[[Any], Any] | None, source: MapBacked) -> MapBacked:
+    return source if fn is None else source.mapped(fn)
+
+
+def _after(first: Callable[[Any], Any] | None, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return fn if first is None else Composed(first, fn)
 
 
 def _failed(error: Exception) -> _Entry:

@@ -166,8 +166,8 @@ class LazyChunkSequence(Generic[T_co]):
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
-        The next blocks are read in the background. The array need not be trusted: its metadata is
-        judged before any chunk is read.
+        The next blocks are read in the background; what :meth:`map` adds is applied where they are
+        consumed. The array need not be trusted: its metadata is judged before any chunk is read.
 
         Parameters
         ----------
