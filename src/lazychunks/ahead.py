@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
+from lazychunks.errors import SourceExhaustedError
 from lazychunks.sources import Composed, MapBacked
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
@@ -171,10 +172,18 @@ class _Queue:
         return block if self._fn is None else self._fn(block)
 
     def row(self) -> Iterator[Any]:
-        """Blocks up to the end of the row, or until that is asked for."""
-        number = self._row
-        while self._row == number and self.has_more() and self._queue[0] is not None:
+        """Blocks up to the end of the row; an error where the next row has been asked for."""
+        return self._blocks_of(self._row)
+
+    def _blocks_of(self, number: int) -> Iterator[Any]:
+        while self._row == number:
+            if not self.has_more() or self._queue[0] is None:
+                return
             yield self.take()
+        raise SourceExhaustedError(
+            f"row {number} is asked for blocks after the next row; consume each row before the "
+            "next one is asked for, e.g. [list(row) for row in sequence]"
+        )
 
     def end_row(self) -> None:
         """Drop what the consumer did not want of the row; what has not begun is not computed."""
