@@ -435,7 +435,7 @@ def test_a_row_ends_with_the_next_one_or_with_itself() -> None:
     first = next(rows)
     assert next(first) == 0
     second = next(rows)
-    with pytest.raises(SourceExhaustedError, match="row 0 .* after the next row; consume each"):
+    with pytest.raises(SourceExhaustedError, match=r"row 0 .* after the next row; consume"):
         list(first)
     assert list(second) == [10, 11, 12]
     assert list(rows) == []
