@@ -349,7 +349,12 @@ def test_a_finished_run_of_another_name_is_not_replaced(place: Place) -> None:
         NESTED.store(place.destination, Watch(5), overwrite=True, resume=True, run_id="other")
     if isinstance(place, LocalPlace):
         assert same(seen_at(_store(place)), FLAT.whole), "the old array stays until the end"
-    NESTED.store(place.destination, overwrite=True, resume=True, run_id="other")
+        before = place.content()
+        FLAT.store(place.destination, _never, resume=True, run_id="run")
+        assert place.content() == before, "what is unfinished is for the other run to go on with"
+    watch = Watch()
+    NESTED.store(place.destination, watch, overwrite=True, resume=True, run_id="other")
+    assert len(watch.computed) < NESTED.count
     assert same(seen_at(_store(place)), NESTED.whole)
 
 

@@ -236,7 +236,7 @@ class Attempt:
         options = self.options
         published = self._publication.published()
         if options.resume and record_of(published).get("run_id") == options.run_id:
-            if self._publication.has_leftovers():
+            if self._publication.has_leftovers() and not self._is_of_another_run():
                 self._publication.discard()
             assert published is not None
             self.finished = self._publication.opened(published)
@@ -260,7 +260,7 @@ class Attempt:
     def _go_on(self) -> None:
         """Take up an unfinished write."""
         store, path, draft = self.store, self.path, self._publication.draft
-        document = None if draft is None else parsed(read_key(store, draft))
+        document = self._unfinished()
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
@@ -281,6 +281,15 @@ class Attempt:
         self._layout.first = first
         self.stage = Stage(staged, plan, first, journals, done)
         self._has_begun = True
+
+    def _unfinished(self) -> Document | None:
+        draft = self._publication.draft
+        return None if draft is None else parsed(read_key(self.store, draft))
+
+    def _is_of_another_run(self) -> bool:
+        """Whether what is unfinished is for another run to go on with."""
+        record = record_of(self._unfinished())
+        return "first" in record and record.get("run_id") not in (None, self.options.run_id)
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
         return WritePlan.from_first_block(
