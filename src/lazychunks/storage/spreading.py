@@ -118,6 +118,8 @@ def spread(
             shape, dtype = crew.ask(probe, sent, first[0].args, layout.axes)
             _check_first(shape, layout.axes)
             attempt.begin(shape, dtype)
+        else:
+            _check_first(attempt.stage.first, layout.axes)
         _Coordinator(attempt, layout, crew, sent).run(chain((first,), rows))
 
 
@@ -301,12 +303,11 @@ class _Coordinator:
 
     def _check_complete(self) -> None:
         """Refuse to publish what is not all there, whatever the receipts say."""
-        lengths = self._layout.lengths
-        if not (math.prod(lengths) and self._attempt.store.supports_listing):
+        plan = self._stage.plan
+        whole = (*self._layout.lengths, *plan.trailing)
+        if not (math.prod(whole) and self._attempt.store.supports_listing):
             return
-        if not DoneUnits(self._attempt.keys(), self._stage.plan).cover(
-            (0,) * len(lengths), lengths
-        ):
+        if not DoneUnits(self._attempt.keys(), plan).cover((0,) * plan.block_axes, whole):
             raise DestinationError(
                 f"chunks of {self._attempt.place} that workers have written are not there; use a "
                 "store that all of them share",
