@@ -298,6 +298,23 @@ def test_something_else_than_an_executor_is_refused(wrong: Any) -> None:
         LazyChunkSequence.from_map(never, range(3)).to_zarr({}, CONVERTER, executor=wrong)
 
 
+def test_an_asynchronous_client_is_refused(tmp_path: Path) -> None:
+    """Such as one made in a coroutine."""
+
+    class Client:
+        asynchronous = True
+
+        def get_executor(self, **_: Any) -> Executor:
+            raise NotImplementedError
+
+        def scatter(self, data: Any, *, broadcast: bool) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(NotSpreadableError, match="without asynchronous=True"):
+        FLAT.store(tmp_path / "array", executor=Client())
+    assert names_in(tmp_path) == []
+
+
 def test_torch_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", sys)
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as executor:
