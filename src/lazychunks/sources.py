@@ -144,7 +144,7 @@ class Mapped(MapBacked, Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, run_through(self.items))
+        return (self.fn(item) for item in run_through(self.items))
 
     def tasks(self) -> Iterator[Task[T_co]]:
         """Calls that compute the blocks."""
@@ -187,7 +187,7 @@ class Product(MapBacked, Generic[T_co]):
         return length_of(self.columns)
 
     def _row(self, item: Any) -> Iterator[T_co]:
-        return map(self.fn, repeat(item), run_through(self.columns))
+        return (self.fn(item, column) for column in run_through(self.columns))
 
     def _row_of_tasks(self, item: Any) -> Iterator[Task[T_co]]:
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
@@ -202,7 +202,7 @@ class MappedRows(Generic[T_co]):
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        return (map(self.fn, row) for row in opened_rows(self.factory))
+        return ((self.fn(block) for block in row) for row in opened_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class MappedBlocks(Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, opened(self.factory))
+        return (self.fn(block) for block in opened(self.factory))
 
 
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
