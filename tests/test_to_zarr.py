@@ -512,6 +512,7 @@ INVALID: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "dimension_names: numbers": ({"dimension_names": [1, 2]}, TypeError),
     "attributes: no mapping": ({"attributes": 3}, TypeError),
     "attributes: no JSON": ({"attributes": {"a": {1, 2}}}, TypeError),
+    "attributes: no number": ({"attributes": {"a": [float("nan")]}}, ValueError),
     "unknown option": ({"chunk": 3}, TypeError),
 }
 
