@@ -531,6 +531,17 @@ def test_an_invalid_option_is_refused_before_block_0(name: str, kind: Any) -> No
     assert not store
 
 
+@pytest.mark.parametrize("wrong", [None, IdentityConverter, np.asarray], ids=repr)
+def test_what_is_no_converter_is_refused_before_block_0(wrong: Any) -> None:
+    """The class itself is no converter either."""
+
+    def never() -> Iterator[Array]:
+        yield pytest.fail("a block was asked for")
+
+    with pytest.raises(TypeError, match=r"to_numpy, got .* IdentityConverter\(\)"):
+        LazyChunkSequence(never).to_zarr({}, wrong)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
