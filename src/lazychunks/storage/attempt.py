@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from lazychunks.errors import (
+    DestinationError,
     DestinationExistsError,
     EmptySequenceError,
     LazyChunksError,
@@ -24,7 +25,7 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape, grow
+from lazychunks.shapes import Shape, cell_count, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
@@ -209,7 +210,11 @@ class Attempt:
     def publish(self) -> StoredArray:
         """Show the array, whose chunks are all written."""
         assert self.stage is not None
-        return self._publish(self.stage.staged)
+        staged = self.stage.staged
+        self._check_complete(
+            staged.document, "see that nothing removes them, and that workers share the store"
+        )
+        return self._publish(staged)
 
     def trim(self) -> Stage:
         """Set the final length of every block axis."""
@@ -267,6 +272,7 @@ class Attempt:
         check_same_run(self.options.run_id, record, str(self.place))
         staged = StagedArray(store, path, document, key=draft, resumable=True)
         if "first" not in record:  # all was written, only publishing was left
+            self._check_complete(document, "pass overwrite=True without resume to start anew")
             self.finished = self._publish(staged)
             return
         first = tuple(record["first"])
@@ -325,6 +331,22 @@ class Attempt:
         self._publication.commit(staged.document, durable=self.options.durable)
         self._published = True
         return self._publication.opened(staged.document)
+
+    def _check_complete(self, document: Document, way_out: str) -> None:
+        """Refuse to show an array of which chunks are not there, whatever has become of them."""
+        expected = cell_count(
+            document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        )
+        if not (expected and self.store.supports_listing):
+            return
+        names = (key for key in self.keys() if key.startswith("c/"))
+        found = sum(not name.endswith(".partial") for name in names)
+        if found < expected:
+            raise DestinationError(
+                f"{expected - found} of {expected} chunks of {self.place} are not there, although "
+                f"they have been written; {way_out}",
+                path=str(self.place),
+            )
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
