@@ -189,6 +189,15 @@ def test_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: " in capsys.readouterr().err
 
 
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_array("zahlen-\u00fc", np.arange(3))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["status", "zahlen-\u00fc"]) == 0
+    terminal.seek(0)
+    assert "complete: zahlen-\\xfc" in terminal.read()
+
+
 def test_metadata_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     begin(FLAT, LocalPlace(Path()), 3, run_id="\x1b[2J\x07name")
     main(["status", "array.zarr"])

@@ -163,8 +163,10 @@ def _fact(name: str, value: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal might obey: metadata need not be trusted."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    """Escape what a terminal might obey, since metadata need not be trusted, or cannot show."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # there may be no stdout
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":
