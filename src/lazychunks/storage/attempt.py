@@ -353,9 +353,6 @@ class Attempt:
         if self._published:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
-        if not self._keeps:
-            with contextlib.suppress(Exception):
-                self._publication.discard()
         total = None
         if all(count is not None for count in self._counts):
             total = math.prod(count or 0 for count in self._counts)
@@ -371,8 +368,9 @@ class Attempt:
             )
         else:
             message += (
-                "what was written has been removed; to be able to go on after a failure, use "
-                "from_map or from_product, and pass run_id= and resume=True"
+                f"what was written {'has been' if self._discard() else 'could not be'} removed; to "
+                "be able to go on after a failure, use from_map or from_product, and pass run_id= "
+                "and resume=True"
             )
         if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
             raise WriteAbortedError(
@@ -383,6 +381,13 @@ class Attempt:
             ) from error
         if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
             error.add_note(message)
+
+    def _discard(self) -> bool:
+        """Remove what was written; whether nothing of it remains."""
+        with contextlib.suppress(Exception):  # that of the write is what counts
+            self._publication.discard()
+            return self._publication.can_resume and not self._publication.has_leftovers()
+        return False
 
 
 @functools.cache  # it parses a file
