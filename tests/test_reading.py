@@ -533,7 +533,7 @@ def test_sizes_must_be_positive(wrong: int) -> None:
                 kind.from_zarr(store, CONVERTER, **{name: wrong})
     with pytest.raises(ValueError, match=f"columns must be at least 1, got {wrong}"):
         Nested.from_zarr(store, CONVERTER, columns=wrong)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"rows must be an integer, got 1\.5"):
         Flat.from_zarr(store, CONVERTER, rows=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -98,9 +98,13 @@ def validated_bound(max_in_flight: int | None) -> int:
     """
     if max_in_flight is None:
         return 2 * (os.cpu_count() or 1)
+    wrong = f"max_in_flight must be an integer or None, got {max_in_flight!r}"
     if isinstance(max_in_flight, bool):
-        raise TypeError(f"max_in_flight must be an integer or None, got {max_in_flight}")
-    bound = operator.index(max_in_flight)
+        raise TypeError(wrong)
+    try:
+        bound = operator.index(max_in_flight)
+    except TypeError:
+        raise TypeError(wrong) from None
     if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     return bound
