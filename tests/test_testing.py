@@ -83,8 +83,15 @@ def summed(blocks: Iterable[Array]) -> Any:
 
 def law_broken(check: Callable[[], None]) -> str | None:
     """Give the name of the law that is found broken, and see that the message tells all."""
-    with pytest.raises(LawBrokenError) as caught:
-        check()
+    profile = hypothesis.settings.get_current_profile_name()
+    # The current one with more examples: with few, one search in forty is in vain.
+    hypothesis.settings.register_profile("searching", max_examples=500)
+    hypothesis.settings.load_profile("searching")
+    try:
+        with pytest.raises(LawBrokenError) as caught:
+            check()
+    finally:
+        hypothesis.settings.load_profile(profile)
     told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert f"breaks the law {caught.value.law!r}" in told
     assert re.search(r"holds\(\s*(tensor|blocks)=", told)
