@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
@@ -55,6 +56,10 @@ class BackgroundWriter:
         self._pending: dict[Future[None], NDArray[Any]] = {}
         self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._free: list[NDArray[Any]] = []
+        # The pool does not know a thread whose start has been interrupted, so that it cannot tell.
+        self._under_way = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
@@ -66,7 +71,7 @@ class BackgroundWriter:
         """Write a buffer in the background, as soon as there is a free place."""
         while not self._ended.empty():
             self._collect()
-        future = self._pool.submit(self._write, filled)
+        future = self._pool.submit(self._run, filled)
         self._pending[future] = filled.buffer
         future.add_done_callback(self._ended.put)
 
@@ -84,6 +89,9 @@ class BackgroundWriter:
         while True:
             try:
                 self._pool.shutdown(wait=True, cancel_futures=drop)
+                with self._changed:
+                    self._is_closed = True
+                    self._changed.wait_for(lambda: self._under_way == 0)
                 break
             except KeyboardInterrupt as error:  # one more: what is under way ends all the same
                 interrupt = error
@@ -91,6 +99,19 @@ class BackgroundWriter:
         self._free.clear()
         if interrupt is not None:
             raise interrupt
+
+    def _run(self, filled: Filled) -> None:
+        """Write a buffer, in a background thread, unless that comes too late."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._under_way += 1
+        try:
+            self._write(filled)
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""
