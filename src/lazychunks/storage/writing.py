@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,37 @@ from numpy.typing import NDArray
 from lazychunks.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
-__all__ = ["BackgroundWriter"]
+__all__ = ["BackgroundWriter", "Turnstile"]
+
+
+class Turnstile:
+    """Lets in, from any thread, until it is shut, which waits until all have left.
+
+    A pool of threads cannot tell: it does not know a thread whose start was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._is_shut = False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        with self._changed:
+            if self._is_shut:
+                raise RuntimeError("this comes too late: the run that it belongs to has ended")
+            self._inside += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let no more in, and wait until those within have left."""
+        with self._changed:
+            self._is_shut = True
+            self._changed.wait_for(lambda: not self._inside)
 
 
 class BackgroundWriter:
@@ -56,10 +86,7 @@ class BackgroundWriter:
         self._pending: dict[Future[None], NDArray[Any]] = {}
         self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._free: list[NDArray[Any]] = []
-        # The pool does not know a thread whose start has been interrupted, so that it cannot tell.
-        self._under_way = 0
-        self._is_closed = False
-        self._changed = threading.Condition()
+        self._turnstile = Turnstile()
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
@@ -89,9 +116,7 @@ class BackgroundWriter:
         while True:
             try:
                 self._pool.shutdown(wait=True, cancel_futures=drop)
-                with self._changed:
-                    self._is_closed = True
-                    self._changed.wait_for(lambda: self._under_way == 0)
+                self._turnstile.shut()
                 break
             except KeyboardInterrupt as error:  # one more: what is under way ends all the same
                 interrupt = error
@@ -101,17 +126,8 @@ class BackgroundWriter:
             raise interrupt
 
     def _run(self, filled: Filled) -> None:
-        """Write a buffer, in a background thread, unless that comes too late."""
-        with self._changed:
-            if self._is_closed:
-                return
-            self._under_way += 1
-        try:
+        with self._turnstile:
             self._write(filled)
-        finally:
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify_all()
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""
