@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from lazychunks.sources import MapBacked
+from lazychunks.errors import SourceExhaustedError
+from lazychunks.sources import Composed, MapBacked
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
@@ -29,19 +30,23 @@ class Ahead(MapBacked, Generic[T_co]):
     """Computes the blocks; ``None`` for threads of each run's own."""
     max_in_flight: int
     """Number of blocks that are being computed or wait to be consumed, at most."""
+    fn: Callable[[Any], T_co] | None = None
+    """Applied to each block by its consumer, who need not know of the run's own threads."""
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        with _Queue(self.executor, self.source.tasks(), self.max_in_flight) as queue:
+        with _Queue(self.executor, self.source.tasks(), self.max_in_flight, self.fn) as queue:
             while queue.has_more():
                 yield queue.take()
 
     def tasks(self) -> Iterator[Callable[[], T_co]]:
         """Calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
+        return _with(self.fn, self.source).tasks()
 
     def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is None:
+            return Ahead(self.source, None, self.max_in_flight, _after(self.fn, fn))
         return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
 
     def column_count(self) -> int | None:
@@ -56,20 +61,24 @@ class AheadRows(MapBacked, Generic[T_co]):
     source: MapBacked
     executor: Executor | None
     max_in_flight: int
+    fn: Callable[[Any], T_co] | None = None
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
+        tasks = _flattened(self.source.tasks())
+        with _Queue(self.executor, tasks, self.max_in_flight, self.fn) as queue:
             while queue.has_more():
                 yield queue.row()
                 queue.end_row()
 
     def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
         """Rows of calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
+        return _with(self.fn, self.source).tasks()
 
     def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is None:
+            return AheadRows(self.source, None, self.max_in_flight, _after(self.fn, fn))
         return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
 
     def column_count(self) -> int | None:
@@ -89,9 +98,13 @@ def validated_bound(max_in_flight: int | None) -> int:
     """
     if max_in_flight is None:
         return 2 * (os.cpu_count() or 1)
+    wrong = f"max_in_flight must be an integer or None, got {max_in_flight!r}"
     if isinstance(max_in_flight, bool):
-        raise TypeError(f"max_in_flight must be an integer or None, got {max_in_flight}")
-    bound = operator.index(max_in_flight)
+        raise TypeError(wrong)
+    try:
+        bound = operator.index(max_in_flight)
+    except TypeError:
+        raise TypeError(wrong) from None
     if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     return bound
@@ -109,6 +122,7 @@ class _Queue:
         executor: Executor | None,
         tasks: Iterator[Callable[[], Any] | None],
         max_in_flight: int,
+        fn: Callable[[Any], Any] | None,
     ) -> None:
         self._context: AbstractContextManager[Executor] = (
             ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-ahead")
@@ -118,6 +132,7 @@ class _Queue:
         self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
+        self._fn = fn
         self._queue: deque[_Entry | None] = deque()
         self._in_flight = 0
         self._row = 0
@@ -158,13 +173,21 @@ class _Queue:
         self._in_flight -= 1
         block = task() if self._executor is None and future.cancelled() else future.result()
         self.has_more()
-        return block
+        return block if self._fn is None else self._fn(block)
 
     def row(self) -> Iterator[Any]:
-        """Blocks up to the end of the row, or until that is asked for."""
-        number = self._row
-        while self._row == number and self.has_more() and self._queue[0] is not None:
+        """Blocks up to the end of the row; an error where the next row has been asked for."""
+        return self._blocks_of(self._row)
+
+    def _blocks_of(self, number: int) -> Iterator[Any]:
+        while self._row == number:
+            if not self.has_more() or self._queue[0] is None:
+                return
             yield self.take()
+        raise SourceExhaustedError(
+            f"row {number} is asked for blocks after the next row; consume each row before the "
+            "next one is asked for, e.g. [list(row) for row in sequence]"
+        )
 
     def end_row(self) -> None:
         """Drop what the consumer did not want of the row; what has not begun is not computed."""
@@ -186,6 +209,14 @@ class _Queue:
         future: Future[Any] = Future()
         future.cancel()
         return future
+
+
+def _with(fn: Callable[[Any], Any] | None, source: MapBacked) -> MapBacked:
+    return source if fn is None else source.mapped(fn)
+
+
+def _after(first: Callable[[Any], Any] | None, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return fn if first is None else Composed(first, fn)
 
 
 def _failed(error: Exception) -> _Entry:

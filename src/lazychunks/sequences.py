@@ -166,8 +166,8 @@ class LazyChunkSequence(Generic[T_co]):
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
-        The next blocks are read in the background. The array need not be trusted: its metadata is
-        judged before any chunk is read.
+        The next blocks are read in the background; what :meth:`map` adds is applied where they are
+        consumed. The array need not be trusted: its metadata is judged before any chunk is read.
 
         Parameters
         ----------
@@ -261,9 +261,12 @@ class LazyChunkSequence(Generic[T_co]):
         ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
         [1, 2]
         """
-        source = _map_backed(self.generator_factory, "LazyChunkSequence.from_map")
-        ahead: Ahead[T_co] = Ahead(source, executor, validated_bound(max_in_flight))
-        return LazyChunkSequence(ahead, self.len_generator)
+        bound = validated_bound(max_in_flight)
+
+        def ahead(factory: object) -> Ahead[T_co]:
+            return Ahead(_map_backed(factory, "LazyChunkSequence.from_map"), executor, bound)
+
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
@@ -538,9 +541,13 @@ class NestedLazyChunkSequence(Generic[T_co]):
         ValueError
             If the bound is not positive.
         """
-        source = _map_backed(self.generator_factory, "NestedLazyChunkSequence.from_product")
-        ahead: AheadRows[T_co] = AheadRows(source, executor, validated_bound(max_in_flight))
-        return NestedLazyChunkSequence(ahead, self.len_outer_generator)
+        bound = validated_bound(max_in_flight)
+
+        def ahead(factory: object) -> AheadRows[T_co]:
+            way_out = "NestedLazyChunkSequence.from_product"
+            return AheadRows(_map_backed(factory, way_out), executor, bound)
+
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(

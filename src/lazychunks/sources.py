@@ -47,6 +47,7 @@ __all__ = [
     "run_through",
     "tasks_of",
     "validated_hint",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -67,6 +68,10 @@ class Wrapper:
     @abstractmethod
     def around(self, factory: Callable[[], Iterable[Any]], /) -> Callable[[], Iterator[Any]]:
         """Return the same wrapper around another factory."""
+
+    @abstractmethod
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
 
 
 class MapBacked:
@@ -139,7 +144,7 @@ class Mapped(MapBacked, Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, run_through(self.items))
+        return (self.fn(item) for item in run_through(self.items))
 
     def tasks(self) -> Iterator[Task[T_co]]:
         """Calls that compute the blocks."""
@@ -182,7 +187,7 @@ class Product(MapBacked, Generic[T_co]):
         return length_of(self.columns)
 
     def _row(self, item: Any) -> Iterator[T_co]:
-        return map(self.fn, repeat(item), run_through(self.columns))
+        return (self.fn(item, column) for column in run_through(self.columns))
 
     def _row_of_tasks(self, item: Any) -> Iterator[Task[T_co]]:
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
@@ -197,7 +202,7 @@ class MappedRows(Generic[T_co]):
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        return (map(self.fn, row) for row in opened_rows(self.factory))
+        return ((self.fn(block) for block in row) for row in opened_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +214,7 @@ class MappedBlocks(Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, opened(self.factory))
+        return (self.fn(block) for block in opened(self.factory))
 
 
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
@@ -254,18 +259,32 @@ def ended(row: Iterable[object]) -> AbstractContextManager[object]:
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:
     """Make the factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedBlocks(fn, factory)
+
+    def change(inner: Callable[[], Iterable[T]]) -> Callable[[], Iterator[U]]:
+        return inner.mapped(fn) if isinstance(inner, MapBacked) else MappedBlocks(fn, inner)
+
+    return within(factory, change)
 
 
 def mapped_rows(
     factory: Callable[[], Iterable[Iterable[T]]], fn: Callable[[T], U]
 ) -> Callable[[], Iterator[Iterator[U]]]:
     """Make the nested factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedRows(fn, factory)
+
+    def change(inner: Callable[[], Iterable[Iterable[T]]]) -> Callable[[], Iterator[Iterator[U]]]:
+        return inner.mapped(fn) if isinstance(inner, MapBacked) else MappedRows(fn, inner)
+
+    return within(factory, change)
+
+
+def within(
+    factory: Callable[[], Iterable[T]],
+    change: Callable[[Callable[[], Iterable[T]]], Callable[[], Iterator[U]]],
+) -> Callable[[], Iterator[U]]:
+    """Change a factory, or the one that is wrapped in it, for instance by one that reports."""
+    if isinstance(factory, Wrapper):
+        return factory.around(within(factory.inner, change))
+    return change(factory)
 
 
 def run_through(items: Iterable[T]) -> Iterator[T]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from lazychunks.errors import (
+    DestinationError,
     DestinationExistsError,
     LazyChunksError,
     NotResumableError,
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape
+from lazychunks.shapes import Shape, cell_count
 from lazychunks.storage.arrays import (
     KEPT_BACK,
     Document,
@@ -141,7 +142,10 @@ class Attempt:
     def publish(self) -> StoredArray:
         """Show the array, whose chunks are all written."""
         assert self.stage is not None
-        return self._publish(self.stage.staged)
+        staged = self.stage.staged
+        way_out = "see that nothing removes them, and that workers share the store"
+        self._check_complete(staged.document, self.publication.keys(), way_out)
+        return self._publish(staged)
 
     def trim(self, counts: Sequence[int], lengths: Shape) -> None:
         """Set the final number of blocks and the final length of every block axis."""
@@ -159,7 +163,7 @@ class Attempt:
         options = self.options
         document = published(self.place)
         if document and options.resume and record_of(document).get("run_id") == options.run_id:
-            if self.publication.has_leftovers():
+            if self.publication.has_leftovers() and not self._is_of_another_run():
                 self.publication.discard()
             self.finished = self._opened(document)
             return
@@ -181,7 +185,7 @@ class Attempt:
 
     def _go_on(self) -> None:
         """Take up an unfinished write."""
-        document = parsed(self.publication.where.read(KEPT_BACK))
+        document = self._unfinished()
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
@@ -189,6 +193,7 @@ class Attempt:
         keys = tuple(self.publication.keys(tidy=True))
         staged = self._staged(document)
         if "first" not in record:  # all was written, only publishing was left
+            self._check_complete(document, keys, "pass overwrite=True without resume to start anew")
             self.finished = self._publish(staged)
             return
         first = tuple(record["first"])
@@ -199,6 +204,14 @@ class Attempt:
         check_same_plan(document, new_document(plan, dtype, self.options), str(self.place))
         self.stage = Stage(staged, plan, first, keys)
         self._has_begun = True
+
+    def _unfinished(self) -> Document | None:
+        return parsed(self.publication.where.read(KEPT_BACK))
+
+    def _is_of_another_run(self) -> bool:
+        """Whether what is unfinished is for another run to go on with."""
+        record = record_of(self._unfinished())
+        return "first" in record and record.get("run_id") not in (None, self.options.run_id)
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
         return WritePlan.from_first_block(
@@ -236,14 +249,27 @@ class Attempt:
     def _opened(self, document: Document) -> StoredArray:
         return described(self.place.in_store(read_only=False), document)
 
+    def _check_complete(self, document: Document, keys: Iterable[str], way_out: str) -> None:
+        """Refuse to show an array of which chunks are not there, whatever has become of them."""
+        expected = cell_count(
+            document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        )
+        if not (expected and self.publication.where.store.supports_listing):
+            return
+        names = (key for key in keys if key.startswith("c/"))
+        found = sum(not name.endswith(".partial") for name in names)
+        if found < expected:
+            raise DestinationError(
+                f"{expected - found} of {expected} chunks of {self.place} are not there, although "
+                f"they have been written; {way_out}",
+                path=str(self.place),
+            )
+
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
         if self._published:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
-        if not self._keeps:
-            with contextlib.suppress(Exception):
-                self.publication.discard()
         total = None
         if all(count is not None for count in self.counts):
             total = math.prod(count or 0 for count in self.counts)
@@ -258,8 +284,9 @@ class Attempt:
             )
         else:
             message += (
-                "what was written has been removed; to be able to go on after a failure, use "
-                "from_map or from_product, and pass run_id= and resume=True"
+                f"what was written {'has been' if self._discard() else 'could not be'} removed; to "
+                "be able to go on after a failure, use from_map or from_product, and pass run_id= "
+                "and resume=True"
             )
         if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
             raise WriteAbortedError(
@@ -270,6 +297,13 @@ class Attempt:
             ) from error
         if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
             error.add_note(message)
+
+    def _discard(self) -> bool:
+        """Remove what was written; whether nothing of it remains."""
+        with contextlib.suppress(Exception):  # that of the write is what counts
+            self.publication.discard()
+            return self.publication.can_take_back and not self.publication.has_leftovers()
+        return False
 
 
 @functools.cache  # it parses a file

@@ -7,14 +7,13 @@ shard, where there are shards), so blocks are grouped until they fall on whole o
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazychunks.errors import BlockShapeError, DestinationError, NotSpreadableError
+from lazychunks.errors import BlockShapeError, NotSpreadableError
 from lazychunks.shapes import (
     Region,
     Shape,
@@ -22,13 +21,11 @@ from lazychunks.shapes import (
     check_flat_block,
     check_grid_block,
     group_count,
-    region_at,
 )
 from lazychunks.sources import Task
 from lazychunks.storage.assembly import empty_row, empty_sequence, ragged_row
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.crew import Crew
-from lazychunks.storage.resuming import DoneUnits
 from lazychunks.storage.stage import Stage
 from lazychunks.storage.workers import (
     MARK,
@@ -94,11 +91,13 @@ def spread(
         crew.pickled(first[0].args, "an item")
         crew.pickled(attempt.publication.where.store, "the store")
     with crew:
+        axes = len(attempt.counts)
         if attempt.stage is None:
-            axes = len(attempt.counts)
             shape, dtype = crew.ask(probe, sent, first[0].args, axes)
             _check_first(shape, axes)
             attempt.begin(shape, dtype)
+        else:
+            _check_first(attempt.stage.first, axes)
         _Coordinator(attempt, crew, sent).run(chain((first,), rows))
 
 
@@ -148,7 +147,6 @@ class _Coordinator:
             (count - 1) * first + (first if last is None else last)
             for count, first, last in zip(self._counts, self._first, self._last, strict=False)
         )
-        self._check_complete(lengths)
         self._attempt.trim(self._counts, lengths)
 
     @property
@@ -263,18 +261,6 @@ class _Coordinator:
             str(self._attempt.place),
         )
         return self._crew.send(site, "the store")
-
-    def _check_complete(self, lengths: Shape) -> None:
-        """Refuse to publish what is not all there, whatever the receipts say."""
-        if not (math.prod(lengths) and self._stage.staged.where.store.supports_listing):
-            return
-        found = DoneUnits(self._attempt.publication.keys(), self._stage.plan)
-        if not found.cover(region_at((), lengths)):
-            raise DestinationError(
-                f"chunks of {self._attempt.place} that workers have written are not there; use a "
-                "store that all of them share",
-                path=str(self._attempt.place),
-            )
 
     def _misaligned(self, axis: int) -> BlockShapeError:
         size, unit = self._first[axis], self._stage.plan.unit[axis]
