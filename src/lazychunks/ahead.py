@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.sources import MapBacked
@@ -21,14 +21,29 @@ _Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead(MapBacked, Generic[T_co]):
-    """A map-backed factory whose blocks are computed ahead by an executor."""
-
+class _Ahead(MapBacked, Generic[T_co]):
     source: MapBacked
     executor: Executor | None
     """Computes the blocks; ``None`` for threads of each run's own."""
     max_in_flight: int
     """Number of blocks that are being computed or wait to be consumed, at most."""
+
+    def tasks(self) -> Iterator[Any]:
+        """Calls that compute the blocks; nothing is computed ahead."""
+        return self.source.tasks()
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Self:
+        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
+        return replace(self, source=self.source.mapped(fn))
+
+    def column_count(self) -> int | None:
+        """Number of blocks in a row, where it is known."""
+        return self.source.column_count()
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(_Ahead[T_co]):
+    """A map-backed factory whose blocks are computed ahead by an executor."""
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
@@ -36,26 +51,10 @@ class Ahead(MapBacked, Generic[T_co]):
             while queue.has_more():
                 yield queue.take()
 
-    def tasks(self) -> Iterator[Callable[[], T_co]]:
-        """Calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
-
-    def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
-        return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
-
-    def column_count(self) -> int | None:
-        """None: there are no rows."""
-        return None
-
 
 @dataclass(frozen=True, slots=True)
-class AheadRows(MapBacked, Generic[T_co]):
+class AheadRows(_Ahead[T_co]):
     """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
-
-    source: MapBacked
-    executor: Executor | None
-    max_in_flight: int
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
@@ -63,18 +62,6 @@ class AheadRows(MapBacked, Generic[T_co]):
             while queue.has_more():
                 yield queue.row()
                 queue.end_row()
-
-    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
-        """Rows of calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
-
-    def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
-        return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
-
-    def column_count(self) -> int | None:
-        """Number of blocks in a row, where it is known."""
-        return self.source.column_count()
 
 
 def validated_bound(max_in_flight: int | None) -> int:

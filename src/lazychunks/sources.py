@@ -14,16 +14,10 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, compress, repeat
 from types import GeneratorType
-from typing import (
-    Any,
-    Generic,
-    SupportsIndex,
-    TypeGuard,
-    TypeVar,
-)
+from typing import Any, Generic, SupportsIndex, TypeGuard, TypeVar
 
 from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTypeError
 
@@ -54,19 +48,16 @@ U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Wrapper:
+@dataclass(frozen=True, slots=True)
+class Wrapper(Generic[T_co]):
     """Base of a factory around another one, such as one that reports."""
 
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def inner(self) -> Callable[[], Iterable[Any]]:
-        """The factory inside."""
+    inner: Callable[[], Iterable[T_co]]
+    """The factory inside."""
 
     @abstractmethod
-    def around(self, factory: Callable[[], Iterable[Any]], /) -> Callable[[], Iterator[Any]]:
-        """Return the same wrapper around another factory."""
+    def __call__(self) -> Iterator[T_co]:
+        """All blocks (nested: rows of blocks), in order."""
 
 
 class MapBacked:
@@ -89,9 +80,9 @@ class MapBacked:
     def mapped(self, fn: Callable[[Any], Any]) -> MapBacked:
         """Return the map-backed factory of ``fn(block)``."""
 
-    @abstractmethod
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
+        return None
 
     @abstractmethod
     def __call__(self) -> Iterator[Any]:
@@ -148,10 +139,6 @@ class Mapped(MapBacked, Generic[T_co]):
     def mapped(self, fn: Callable[[Any], Any]) -> Mapped[Any]:
         """Factory of ``fn(block)``."""
         return Mapped(Composed(self.fn, fn), self.items)
-
-    def column_count(self) -> int | None:
-        """None: there are no rows."""
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +293,7 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
         return factory.tasks
     if isinstance(factory, Wrapper):
         inner = tasks_of(factory.inner)
-        return None if inner is None else factory.around(inner)
+        return None if inner is None else replace(factory, inner=inner)
     return None
 
 
