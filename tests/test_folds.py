@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks import Fold, LazyChunkSequence, NestedFold, NestedLazyChunkSequence, fold, nest, tee
+from lazychunks import (
+    Fold,
+    LazyChunkSequence,
+    NestedFold,
+    NestedLazyChunkSequence,
+    SourceExhaustedError,
+    fold,
+    nest,
+    tee,
+)
 from lazychunks.folds import Counts
 
 numbers = st.lists(st.integers(-100, 100), max_size=8)
@@ -295,3 +304,29 @@ def test_counts_are_handed_on() -> None:
     product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
     assert seen[0] == (3,)
     assert seen[1:] == [(4,)] * 3
+
+
+# What cannot be combined.
+
+
+def test_a_tee_over_rows_is_no_fold_over_blocks() -> None:
+    """Regression: it passed for one, over no fold at all, whose result was ``()``."""
+    both: Any = tee(nest(SUM, SUM), nest(SUM, LENGTH))
+    assert not isinstance(both, Fold)
+    assert not isinstance(tee(SUM, LENGTH), NestedFold)
+    assert not hasattr(both, "then")
+    with pytest.raises(TypeError, match="not both"):
+        tee(both, SUM)
+
+
+def test_a_row_that_has_run_is_an_error_and_no_empty_row() -> None:
+    """Regression: a plain callable that went through a row again saw no block."""
+
+    def average(blocks: LazyChunkSequence[int]) -> float:
+        return sum(blocks) / len(list(blocks))
+
+    rows = [[1, 2], [4]]
+    assert nest(average, list)(rows) == [1.5, 4]  # lists can be run through again
+    with pytest.raises(SourceExhaustedError):
+        NestedLazyChunkSequence(lambda: rows).compute(nest(average, list))
+    assert NestedLazyChunkSequence(lambda: [[], [4]]).compute(nest(sum, list)) == [0, 4]
