@@ -6,6 +6,7 @@ from operator import add, mul
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from lazychunks import (
     NestedFold,
     NestedLazyChunkSequence,
     SourceExhaustedError,
+    SourceTypeError,
+    count,
     fold,
     nest,
     tee,
@@ -317,6 +320,17 @@ def test_a_tee_over_rows_is_no_fold_over_blocks() -> None:
     assert not hasattr(both, "then")
     with pytest.raises(TypeError, match="not both"):
         tee(both, SUM)
+
+
+def test_an_array_is_no_row_of_blocks() -> None:
+    """Regression: of a flat sequence, a fold over rows took each block's rows for blocks."""
+    flat = LazyChunkSequence.from_map(np.ones, [(2, 3), (1, 3)])
+    sizes: NestedFold[Any, list[int]] = nest(count(), LIST)
+    plain: Any = nest(count(), list)
+    for aggregator in (sizes, plain):
+        with pytest.raises(SourceTypeError, match=r"gave one array \(ndarray\)"):
+            flat.compute(aggregator)
+    assert sizes([[np.ones((2, 3))]]) == [2]
 
 
 def test_a_row_that_has_run_is_an_error_and_no_empty_row() -> None:

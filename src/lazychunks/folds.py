@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.sources import block_counts, ended
+from lazychunks.sources import block_counts, ended, refuse_array
 
 __all__ = [
     "Counts",
@@ -173,10 +173,17 @@ class NestedFold(Generic[T_contra, R_co]):
         """Start a pass; ``counts`` is a hint."""
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
-        """Fold rows of blocks in one pass; a pass that fails releases what it holds."""
+        """Fold rows of blocks in one pass; a pass that fails releases what it holds.
+
+        Raises
+        ------
+        SourceTypeError
+            If a row is an array, whose own rows would pass for blocks.
+        """
         with self.start_rows(_counts(rows)) as running:
             step = running.step
             for row in rows:
+                refuse_array(row, "a row")
                 with ended(row):
                     for block in row:
                         step(block)

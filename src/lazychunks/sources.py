@@ -38,6 +38,7 @@ __all__ = [
     "mapped_rows",
     "opened",
     "opened_rows",
+    "refuse_array",
     "run_through",
     "tasks_of",
     "validated_hint",
@@ -212,14 +213,14 @@ def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
         end of an otherwise empty run for an iterator that cannot be asked.
     """
     made = factory()
-    _refuse_array(made, "the factory")
+    refuse_array(made, "the factory")
     return _fresh(made, lambda: factory() is made)
 
 
 def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterator[T]]:
     """Like :func:`opened`, for the rows of a nested sequence as well; a row may be empty."""
     rows = factory()
-    _refuse_array(rows, "the factory")
+    refuse_array(rows, "the factory")
     fresh = _fresh(rows, lambda: factory() is rows)
     # Rows that a list holds are the same at each run; those that an iterator makes are new.
     kept = not isinstance(rows, Iterator)
@@ -227,7 +228,7 @@ def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterat
 
 
 def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
-    _refuse_array(row, "a row of the nested sequence")
+    refuse_array(row, "a row of the nested sequence")
     if kept:
         return _fresh(row, lambda: True)
     _refuse_started(row)
@@ -345,7 +346,8 @@ def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]
     yield from ()
 
 
-def _refuse_array(made: object, who: str) -> None:
+def refuse_array(made: object, who: str) -> None:
+    """Refuse what would pass for an iterable of blocks, and what is none."""
     if hasattr(made, "shape") and hasattr(made, "dtype"):
         raise SourceTypeError(
             f"{who} gave one array ({type(made).__name__}), whose rows would be taken "
