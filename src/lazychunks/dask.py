@@ -271,12 +271,13 @@ def _tasks(
             "dask computes blocks one by one, which only a map-backed sequence can; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
-    asked: Any = replace(sequence, generator_factory=tasks)
+    asked: Any = sequence
+    calls = replace(asked, generator_factory=tasks)
     found: dict[Shape, Task[T]]
     if isinstance(sequence, LazyChunkSequence):
-        found = {(number,): task for number, task in enumerate(asked)}
+        found = {(number,): task for number, task in enumerate(calls)}
     else:
-        rows = enumerate(_checked_rows(asked))
+        rows = enumerate(_checked_rows(calls))
         found = {(number, column): task for number, row in rows for column, task in enumerate(row)}
     if not found:
         raise EmptySequenceError("the sequence holds no block, hence neither shape nor dtype")

@@ -199,8 +199,9 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
         """Fold blocks, or rows of blocks if they are a nested sequence."""
         asked: Any = blocks
-        nested = isinstance(blocks, NestedLazyChunkSequence)
-        return NestedFold.__call__(self, asked) if nested else Fold.__call__(self, asked)
+        if isinstance(blocks, NestedLazyChunkSequence):
+            return super(Fold, self).__call__(asked)  # as a NestedFold, which comes after Fold
+        return super().__call__(asked)
 
 
 @overload

@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ from lazychunks.sources import Wrapper, opened, opened_rows
 __all__ = ["Reported", "ReportedRows", "is_shown", "logged_duration", "with_bar"]
 
 U = TypeVar("U")
-T_co = TypeVar("T_co", covariant=True)
 
 _logger = logging.getLogger("lazychunks")
 
@@ -39,18 +38,18 @@ def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reported(Wrapper[T_co]):
+class Reported(Wrapper):
     """A factory of blocks that move a progress bar."""
 
     total: int | None
 
-    def __call__(self) -> Iterator[T_co]:
+    def __call__(self) -> Iterator[Any]:
         """All blocks, in order."""
         return iter(with_bar(opened(self.inner), self.total, "block"))
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedRows(Wrapper[Iterable[T_co]]):
+class ReportedRows(Wrapper):
     """A factory of rows whose blocks move one progress bar.
 
     The total is known once the first row has told how many blocks a row has.
@@ -58,7 +57,7 @@ class ReportedRows(Wrapper[Iterable[T_co]]):
 
     total_rows: int | None
 
-    def __call__(self) -> Iterator[Iterator[T_co]]:
+    def __call__(self) -> Iterator[Iterator[Any]]:
         """All rows, in order."""
         with tqdm(total=None, desc="blocks", unit="block") as bar:
             for index, row in enumerate(opened_rows(self.inner)):
@@ -67,7 +66,7 @@ class ReportedRows(Wrapper[Iterable[T_co]]):
                     bar.total = bar.n * self.total_rows
                     bar.refresh()
 
-    def _row(self, row: Iterator[T_co], bar: tqdm[None]) -> Iterator[T_co]:
+    def _row(self, row: Iterator[U], bar: tqdm[None]) -> Iterator[U]:
         for block in row:
             yield block
             bar.update()

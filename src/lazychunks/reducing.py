@@ -241,7 +241,8 @@ class End(Fold[S, S], Generic[S]):
 
     def start(self, counts: Counts, /) -> Running[S, S]:  # noqa: ARG002
         """Start a pass."""
-        return _Ending(self.last, [])
+        running: _Ending[S] = _Ending(self.last, [])
+        return running
 
 
 @dataclass(slots=True, eq=False)

@@ -50,14 +50,14 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapper(Generic[T_co]):
+class Wrapper:
     """Base of a factory around another one, such as one that reports."""
 
-    inner: Callable[[], Iterable[T_co]]
+    inner: Callable[[], Iterable[Any]]
     """The factory inside."""
 
     @abstractmethod
-    def __call__(self) -> Iterator[T_co]:
+    def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
 
 

@@ -97,7 +97,8 @@ class Best(Fold[S, TopK[S]], Generic[S]):
 
     def start(self, counts: Counts, /) -> Running[S, TopK[S]]:  # noqa: ARG002
         """Start a pass."""
-        return _Ranking(self.k, self.largest, Likeness(self.axis))
+        running: _Ranking[S] = _Ranking(self.k, self.largest, Likeness(self.axis))
+        return running
 
 
 @dataclass(slots=True, eq=False)
