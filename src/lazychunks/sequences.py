@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
 
 from typing_extensions import TypeVar, Unpack
 
 from lazychunks import sources
-from lazychunks.ahead import Ahead, AheadRows, validated_bound
+from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
 
 if TYPE_CHECKING:
@@ -276,8 +277,8 @@ class LazyChunkSequence(_Storable[T_co]):
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
-        The next blocks are read in the background. The array need not be trusted: its metadata is
-        judged before any chunk is read.
+        The next blocks are read in the background; what :meth:`map` adds is applied where they are
+        consumed. The array need not be trusted: its metadata is judged before any chunk is read.
 
         Parameters
         ----------
@@ -371,9 +372,8 @@ class LazyChunkSequence(_Storable[T_co]):
         ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
         [1, 2]
         """
-        source = _map_backed(self.generator_factory, "LazyChunkSequence.from_map")
-        ahead: Ahead[T_co] = Ahead(source, executor, validated_bound(max_in_flight))
-        return LazyChunkSequence(ahead, self.len_generator)
+        ahead = partial(Ahead[T_co].of, executor=executor, max_in_flight=max_in_flight)
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
@@ -550,9 +550,8 @@ class NestedLazyChunkSequence(_Storable[T_co]):
         ValueError
             If the bound is not positive.
         """
-        source = _map_backed(self.generator_factory, "NestedLazyChunkSequence.from_product")
-        ahead: AheadRows[T_co] = AheadRows(source, executor, validated_bound(max_in_flight))
-        return NestedLazyChunkSequence(ahead, self.len_outer_generator)
+        ahead = partial(AheadRows[T_co].of, executor=executor, max_in_flight=max_in_flight)
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(
@@ -607,12 +606,3 @@ class NestedListAggregator:
     def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
         """Return the blocks in order, by row."""
         return [list(row) for row in nested_sequence_of_tensors]
-
-
-def _map_backed(factory: object, way_out: str) -> sources.MapBacked:
-    if isinstance(factory, sources.MapBacked):
-        return factory
-    raise TypeError(
-        "only the blocks of a map-backed sequence can be computed one by one; build it with "
-        f"{way_out}"
-    )

@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, compress, repeat
 from types import GeneratorType
 from typing import Any, Generic, SupportsIndex, TypeGuard, TypeVar
@@ -38,10 +39,12 @@ __all__ = [
     "mapped_rows",
     "opened",
     "opened_rows",
+    "optional_integer",
     "refuse_array",
     "run_through",
     "tasks_of",
     "validated_hint",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -131,7 +134,7 @@ class Mapped(MapBacked, Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, run_through(self.items))
+        return (self.fn(item) for item in run_through(self.items))
 
     def tasks(self) -> Iterator[Task[T_co]]:
         """Calls that compute the blocks."""
@@ -170,7 +173,7 @@ class Product(MapBacked, Generic[T_co]):
         return length_of(self.columns)
 
     def _row(self, item: Any) -> Iterator[T_co]:
-        return map(self.fn, repeat(item), run_through(self.columns))
+        return (self.fn(item, column) for column in run_through(self.columns))
 
     def _row_of_tasks(self, item: Any) -> Iterator[Task[T_co]]:
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
@@ -185,7 +188,7 @@ class MappedRows(Generic[T_co]):
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        return (map(self.fn, row) for row in opened_rows(self.factory))
+        return ((self.fn(block) for block in row) for row in opened_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,7 @@ class MappedBlocks(Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, opened(self.factory))
+        return (self.fn(block) for block in opened(self.factory))
 
 
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
@@ -242,18 +245,30 @@ def ended(row: Iterable[object]) -> AbstractContextManager[object]:
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:
     """Make the factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedBlocks(fn, factory)
+    return within(factory, partial(_mapped, fn=fn, opaque=MappedBlocks))
 
 
 def mapped_rows(
     factory: Callable[[], Iterable[Iterable[T]]], fn: Callable[[T], U]
 ) -> Callable[[], Iterator[Iterator[U]]]:
     """Make the nested factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedRows(fn, factory)
+    return within(factory, partial(_mapped, fn=fn, opaque=MappedRows))
+
+
+def _mapped(
+    factory: Callable[[], Iterable[Any]], *, fn: Callable[[Any], Any], opaque: Callable[..., Any]
+) -> Any:
+    return factory.mapped(fn) if isinstance(factory, MapBacked) else opaque(fn, factory)
+
+
+def within(
+    factory: Callable[[], Iterable[T]],
+    change: Callable[[Callable[[], Iterable[T]]], Callable[[], Iterator[U]]],
+) -> Callable[[], Iterator[U]]:
+    """Change a factory, or the one that is wrapped in it, for instance by one that reports."""
+    if isinstance(factory, Wrapper):
+        return replace(factory, inner=within(factory.inner, change))
+    return change(factory)
 
 
 def run_through(items: Iterable[T]) -> Iterator[T]:
@@ -318,19 +333,30 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     ValueError
         If it is negative, or larger than any length.
     """
-    if hint is None:
-        return None
-    if isinstance(hint, bool):
-        raise TypeError(f"{name} must be an integer or None, got {hint!r}")
-    try:
-        number = operator.index(hint)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer or None, got {hint!r}") from None
-    if not 0 <= number <= sys.maxsize:
+    number = optional_integer(hint, name)
+    if number is not None and not 0 <= number <= sys.maxsize:
         raise ValueError(
             f"{name} must lie between 0 and {sys.maxsize}, got {number}; leave it out if unknown"
         )
     return number
+
+
+def optional_integer(value: SupportsIndex | None, name: str) -> int | None:
+    """Check that a value is ``None`` or an integer, and no boolean.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an integer or None, got {value!r}")
 
 
 def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]:

@@ -51,6 +51,11 @@ class Crew:
     """
 
     def __init__(self, asked: Executor | Provider, max_in_flight: int | None) -> None:
+        if getattr(asked, "asynchronous", False):
+            raise NotSpreadableError(
+                "this client is asynchronous, and to_zarr waits for its workers; make the client "
+                "without asynchronous=True"
+            )
         self._client = asked if isinstance(asked, Provider) else None
         # Equal calls are not one call: a task that ran before must run again to write again.
         self._executor = asked.get_executor(pure=False) if isinstance(asked, Provider) else asked
