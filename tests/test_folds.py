@@ -150,7 +150,15 @@ def test_passes_are_independent(one: list[int], other: list[int]) -> None:
 
 
 def test_folds_are_values() -> None:
-    for value in (SUM, SUM.then(str), SUM.contramap(size), tee(SUM, LENGTH), nest(SUM, SUM)):
+    nested = nest(SUM, SUM)
+    for value in (
+        SUM,
+        SUM.then(str),
+        SUM.contramap(size),
+        tee(SUM, SUM),
+        nested,
+        tee(nested, nested),
+    ):
         copy = pickle.loads(pickle.dumps(value))  # noqa: S301  # our own
         assert copy == value
     assert SUM == fold(add, 0) != fold(mul, 0)

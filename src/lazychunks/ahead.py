@@ -22,6 +22,8 @@ _Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Ahead(MapBacked, Generic[T_co]):
+    """What is the same whether blocks come in rows or not."""
+
     source: MapBacked
     executor: Executor | None
     """Computes the blocks; ``None`` for threads of each run's own."""
@@ -32,7 +34,15 @@ class _Ahead(MapBacked, Generic[T_co]):
 
     @classmethod
     def of(cls, factory: object, *, executor: Executor, max_in_flight: int | None) -> Self:
-        """Compute the blocks of a factory ahead, if it is map-backed."""
+        """Compute the blocks of a factory ahead.
+
+        Raises
+        ------
+        TypeError
+            If it is not map-backed, or the bound is no integer.
+        ValueError
+            If the bound is not positive.
+        """
         bound = validated_bound(max_in_flight)
         if isinstance(factory, MapBacked):
             return cls(factory, executor, bound)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from hypothesis import strategies as st
@@ -44,7 +44,7 @@ Values: TypeAlias = Literal["any", "whole"]
 Backing: TypeAlias = Literal["list", "generator", "map"]
 """What is behind a sequence: a list, a generator function, or a map over items."""
 
-BACKINGS: tuple[Backing, ...] = ("list", "generator", "map")
+BACKINGS: tuple[Backing, ...] = get_args(Backing)
 
 _seeds = st.integers(0, 2**32 - 1)
 _layouts: SearchStrategy[Layout] = st.sampled_from(LAYOUTS)
