@@ -29,7 +29,9 @@ def is_shown(progress: bool | None) -> bool:
     """Whether a bar is shown: as asked for, else where stderr is a terminal."""
     if progress is not None:
         return progress
-    return sys.stderr is not None and sys.stderr.isatty()  # None where there is no console
+    # There may be no stderr, where there is no console, or one that can do no more than write.
+    isatty = getattr(sys.stderr, "isatty", None)
+    return isatty is not None and isatty()
 
 
 def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
