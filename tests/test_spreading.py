@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -54,6 +54,9 @@ Array = NDArray[Any]
 EVEN = (FLAT, NESTED)
 
 CONVERTER = IdentityConverter()
+
+TIMEOUT = 60
+"""Seconds after which an event that does not come is a failure."""
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -605,6 +608,40 @@ def test_an_interrupt_waits_for_what_is_under_way() -> None:
         LazyChunkSequence.from_map(fn, interrupted).to_zarr(
             store, CONVERTER, chunks="blocks", executor=executor, max_in_flight=1
         )
+    assert not store
+
+
+def test_an_interrupt_while_a_task_is_given_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one while its thread starts, so that nobody has the task's future."""
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    store: dict[str, Any] = {}
+    given = ThreadPoolExecutor.submit
+
+    def computed(row: int) -> None:
+        if row == 8:
+            began.set()
+            assert go_on.wait(TIMEOUT)
+
+    def interrupted(*arguments: Any) -> Future[Any]:
+        future = given(*arguments)
+        if getattr(arguments[-1], "index", None) == (2,):
+            assert began.wait(TIMEOUT)
+            raise KeyboardInterrupt
+        return future
+
+    def run() -> None:
+        with ThreadPoolExecutor(2) as executor, pytest.raises(KeyboardInterrupt):
+            FLAT.store(store, computed, executor=executor)
+        ended.set()
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert began.wait(TIMEOUT)
+    has_ended = ended.wait(0.1)
+    go_on.set()
+    thread.join(TIMEOUT)
+    assert not has_ended
     assert not store
 
 
