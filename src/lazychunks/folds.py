@@ -474,7 +474,7 @@ class _Around:
     """What is the same for all passes around others: these open in order, and close in reverse."""
 
     passes: Sequence[Any]
-    stack: ExitStack = field(default_factory=ExitStack, init=False)
+    stack: ExitStack = field(init=False)
 
     @property
     def publishes(self) -> bool:
