@@ -85,9 +85,20 @@ def test_it_can_be_silenced(
     assert capsys.readouterr().err == ""
 
 
-def test_it_is_silent_where_there_is_no_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+class Writer:
+    """What programs put in the place of stderr to have it in their log."""
+
+    def write(self, _: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("stderr", [None, Writer()])
+def test_it_is_silent_where_stderr_is_none_or_can_only_write(
+    stderr: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Regression: a program without a console has none."""
-    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stderr", stderr)
     assert not is_shown(None)
     assert len(FLAT.compute()) == 5
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.errors import SourceExhaustedError
-from lazychunks.sources import Composed, MapBacked
+from lazychunks.sources import Composed, MapBacked, optional_integer
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
@@ -22,8 +21,8 @@ _Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead(MapBacked, Generic[T_co]):
-    """A map-backed factory whose blocks are computed ahead by an executor."""
+class _Ahead(MapBacked, Generic[T_co]):
+    """What is the same whether blocks come in rows or not."""
 
     source: MapBacked
     executor: Executor | None
@@ -33,35 +32,54 @@ class Ahead(MapBacked, Generic[T_co]):
     fn: Callable[[Any], T_co] | None = None
     """Applied to each block by its consumer, who need not know of the run's own threads."""
 
+    @classmethod
+    def of(cls, factory: object, *, executor: Executor, max_in_flight: int | None) -> Self:
+        """Compute the blocks of a factory ahead.
+
+        Raises
+        ------
+        TypeError
+            If it is not map-backed, or the bound is no integer.
+        ValueError
+            If the bound is not positive.
+        """
+        bound = validated_bound(max_in_flight)
+        if isinstance(factory, MapBacked):
+            return cls(factory, executor, bound)
+        raise TypeError(
+            "only the blocks of a map-backed sequence can be computed one by one; build it with "
+            "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+        )
+
+    def tasks(self) -> Iterator[Any]:
+        """Calls that compute the blocks; nothing is computed ahead."""
+        return (self.source if self.fn is None else self.source.mapped(self.fn)).tasks()
+
+    def mapped(self, fn: Callable[[Any], Any]) -> Self:
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is not None:
+            return replace(self, source=self.source.mapped(fn))
+        return replace(self, fn=fn if self.fn is None else Composed(self.fn, fn))
+
+    def column_count(self) -> int | None:
+        """Number of blocks in a row, where it is known."""
+        return self.source.column_count()
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(_Ahead[T_co]):
+    """A map-backed factory whose blocks are computed ahead by an executor."""
+
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
         with _Queue(self.executor, self.source.tasks(), self.max_in_flight, self.fn) as queue:
             while queue.has_more():
                 yield queue.take()
 
-    def tasks(self) -> Iterator[Callable[[], T_co]]:
-        """Calls that compute the blocks; nothing is computed ahead."""
-        return _with(self.fn, self.source).tasks()
-
-    def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
-        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
-        if self.executor is None:
-            return Ahead(self.source, None, self.max_in_flight, _after(self.fn, fn))
-        return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
-
-    def column_count(self) -> int | None:
-        """None: there are no rows."""
-        return None
-
 
 @dataclass(frozen=True, slots=True)
-class AheadRows(MapBacked, Generic[T_co]):
+class AheadRows(_Ahead[T_co]):
     """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
-
-    source: MapBacked
-    executor: Executor | None
-    max_in_flight: int
-    fn: Callable[[Any], T_co] | None = None
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
@@ -70,20 +88,6 @@ class AheadRows(MapBacked, Generic[T_co]):
             while queue.has_more():
                 yield queue.row()
                 queue.end_row()
-
-    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
-        """Rows of calls that compute the blocks; nothing is computed ahead."""
-        return _with(self.fn, self.source).tasks()
-
-    def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
-        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
-        if self.executor is None:
-            return AheadRows(self.source, None, self.max_in_flight, _after(self.fn, fn))
-        return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
-
-    def column_count(self) -> int | None:
-        """Number of blocks in a row, where it is known."""
-        return self.source.column_count()
 
 
 def validated_bound(max_in_flight: int | None) -> int:
@@ -96,15 +100,9 @@ def validated_bound(max_in_flight: int | None) -> int:
     ValueError
         If it is not positive.
     """
-    if max_in_flight is None:
+    bound = optional_integer(max_in_flight, "max_in_flight")
+    if bound is None:
         return 2 * (os.cpu_count() or 1)
-    wrong = f"max_in_flight must be an integer or None, got {max_in_flight!r}"
-    if isinstance(max_in_flight, bool):
-        raise TypeError(wrong)
-    try:
-        bound = operator.index(max_in_flight)
-    except TypeError:
-        raise TypeError(wrong) from None
     if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     return bound
@@ -209,14 +207,6 @@ class _Queue:
         future: Future[Any] = Future()
         future.cancel()
         return future
-
-
-def _with(fn: Callable[[Any], Any] | None, source: MapBacked) -> MapBacked:
-    return source if fn is None else source.mapped(fn)
-
-
-def _after(first: Callable[[Any], Any] | None, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return fn if first is None else Composed(first, fn)
 
 
 def _failed(error: Exception) -> _Entry:
