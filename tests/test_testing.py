@@ -642,7 +642,6 @@ def test_settings_say_how_to_look() -> None:
         return blocks
 
     check_aggregator(list, numbers, counted, settings=hypothesis.settings(max_examples=3))
-    assert len(set(map(id, examples))) <= len(examples)
     assert 1 <= len(examples) <= 3 * 4
 
 
@@ -814,9 +813,7 @@ def test_bits_tell_what_is_different() -> None:
 
 def test_bits_are_those_of_the_values() -> None:
     assert bits(np.float64(1)) == bits(1.0) == bits(np.array(1.0)) == bits(np.array(1.0, ">f8"))
-    assert (
-        bits(np.arange(6).reshape(2, 3)) == bits(np.arange(6).reshape(3, 2, order="F").T * 1) or 1
-    )
+    assert bits(np.arange(6).reshape(2, 3)) == bits(np.arange(6).reshape(3, 2, order="F").T)
     assert bits(np.eye(3)[::-1, ::-1]) == bits(np.eye(3))
     assert bits({"a": [NAN, (0.0,)]}) == bits({"a": [NAN.copy(), (np.float64(0),)]})
 

@@ -27,8 +27,8 @@ GRID = Job("nested", (2,) * 30, (3,) * 40)
 UNEVEN = Job("ragged", (2, 2, *(1, 3, 2) * 400), tail=5)
 
 AGAIN = {"flat": 5, "nested": 5, "ragged": 9}
-"""Most blocks that a start computes again: one to compare, the one that was computed at the kill, and
-three in flight. The sizes of uneven ones are noted eight at a time."""
+"""Most blocks that a start computes again: one to compare, one computed at the kill, and three
+in flight. The sizes of uneven ones are noted eight at a time."""
 
 
 @dataclass(frozen=True)
