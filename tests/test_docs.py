@@ -101,8 +101,8 @@ def _an_object_store(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-SLOW = {"captum.md", "scaling.md"}
-"""Pages whose code takes more than a few seconds."""
+SLOW = {"captum.md", "jobs.md", "scaling.md"}
+"""Pages whose code takes seconds."""
 
 
 @pytest.mark.parametrize(
