@@ -183,7 +183,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("old", [False, True], ids=["nothing", "old"])
+@pytest.mark.parametrize(
+    "old", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["nothing", "old"]
+)
 def test_another_run_is_told_what_differs_and_changes_nothing(
     name: str, old: bool, place: Place
 ) -> None:

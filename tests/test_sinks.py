@@ -288,7 +288,9 @@ class FailingPass(Pass):
 POINTS = ("start", "enter", "step 0", "step 1", "step 5", "finish")
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError, pytest.param(KeyboardInterrupt, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("where", ["path", "path with an old array", "memory"])
 @pytest.mark.parametrize("sink_first", [True, False])
 @pytest.mark.parametrize("point", POINTS)
