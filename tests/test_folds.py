@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator
-from operator import add, mul
+from operator import add, length_hint, mul
 from types import TracebackType
 from typing import Any, Self
 
@@ -147,7 +147,11 @@ def test_folds_are_values() -> None:
 
 def test_tee_refuses_folds_over_different_things() -> None:
     mixed: Any = tee
-    with pytest.raises(TypeError, match="not both"):
+    said = (
+        "^tee takes folds over blocks, or folds over rows of blocks, not both: _Stepwise, _Nested; "
+        r"fold\(\) makes a fold of a plain function, nest\(\) a nested one of two flat ones$"
+    )
+    with pytest.raises(TypeError, match=said):
         mixed(SUM, nest(SUM, SUM))
     with pytest.raises(TypeError, match="builtin_function"):
         mixed(SUM, sum)
@@ -286,7 +290,9 @@ def test_counts_are_handed_on() -> None:
     LazyChunkSequence(lambda: [1, 2], 2).compute(told.then(str))
     told(iter([1, 2]))
     told([1, 2, 3])
-    assert seen == [(2,), (2,), (3,)]
+    told([])
+    told(block for block in (1, 2))
+    assert seen == [(2,), (2,), (3,), (0,), (None,)]
     seen.clear()
     NestedLazyChunkSequence(lambda: [[1, 2], [3, 4]], 2).compute(nest(told, TEXTS))
     assert seen == [(None,), (2,)]
@@ -295,3 +301,31 @@ def test_counts_are_handed_on() -> None:
     product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
     assert seen[0] == (3,)
     assert seen[1:] == [(4,)] * 3
+
+
+# What is passed on.
+
+
+def counted(counts: dict[str, list[int]], block: int) -> dict[str, list[int]]:
+    counts["blocks"].append(block)
+    return counts
+
+
+def total_of(counts: dict[str, list[int]]) -> int:
+    return sum(counts["blocks"])
+
+
+def test_a_run_leaves_no_trace_in_the_initial_state() -> None:
+    totals = fold(counted, {"blocks": list[int]()}, total_of)
+    assert [totals([1, 2]), totals([3])] == [3, 3]
+
+
+def hinted(rows: LazyChunkSequence[object]) -> int:
+    return length_hint(rows, -1)
+
+
+def test_the_outer_callable_is_told_the_number_of_rows() -> None:
+    for length in (2, 7):
+        rows = NestedLazyChunkSequence(lambda: iter([iter([1]), iter([2])]), length)
+        assert rows.compute(nest(list, hinted)) == length
+    assert NestedLazyChunkSequence(lambda: [[1], [2]]).compute(nest(list, hinted)) == -1

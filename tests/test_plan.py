@@ -124,8 +124,12 @@ def test_a_tuple_has_one_extent_for_each_axis(name: str, extents: Shape) -> None
 
 @pytest.mark.parametrize("shards", [(3, 3), (2, 4), (1, 3)])
 def test_a_shard_is_a_whole_number_of_chunks(shards: Shape) -> None:
-    with pytest.raises(ValueError, match="no whole number of chunks"):
+    with pytest.raises(ValueError, match="no whole number of chunks") as caught:
         plan((4, 6), chunks=(2, 3), shards=shards)
+    assert str(caught.value) == (
+        f"shards {shards} are no whole number of chunks (2, 3); pass chunks= and shards= so that "
+        "each shard extent is a multiple of the chunk extent"
+    )
 
 
 # What is written at once.

@@ -143,6 +143,7 @@ def check_grid_regions(heights: Shape, widths: Shape, trailing: Shape) -> None:
     for row, where in zip(blocks, regions, strict=True):
         for block, region in zip(row, where, strict=True):
             whole[region] += block
+            assert region[2:] == tuple(slice(0, length) for length in trailing)
     np.testing.assert_array_equal(
         whole, np.concatenate([np.concatenate(row, axis=1) for row in blocks])
     )
@@ -212,8 +213,7 @@ def test_a_span_is_aligned_if_it_covers_whole_cells(
 def check_grow(capacity: int, needed: int) -> None:
     grown = grow(capacity, needed)
     assert grown >= max(capacity, needed)
-    assert grown == capacity or grown >= 2 * capacity
-    assert grown == capacity or needed > capacity, "it grows only where it must"
+    assert grown == (max(needed, 2 * capacity) if needed > capacity else capacity)
 
 
 def test_every_small_capacity_grows() -> None:
@@ -261,6 +261,14 @@ def test_every_small_grid_of_cells_covers_its_array() -> None:
 @given(st.data(), st.integers(0, 3).flatmap(lambda ndim: shapes(ndim, 9)))
 def test_cells_cover_the_array(data: st.DataObject, shape: Shape) -> None:
     check_cells(shape, data.draw(st.tuples(*(st.integers(1, 6) for _ in shape))))
+
+
+def test_a_cell_has_the_axes_of_its_array() -> None:
+    for cell in ((2,), (2, 2, 2)):
+        with pytest.raises(ValueError, match="zip"):
+            cell_count((4, 4), cell)
+        with pytest.raises(ValueError, match="zip"):
+            cell_region((0, 0), cell, (4, 4))
 
 
 def test_a_cell_beyond_the_array_is_empty() -> None:
@@ -408,14 +416,50 @@ def test_the_blocks_of_a_grid_are_accepted_and_a_changed_one_is_not(
         check_grid_block(changed, first, block=where, height=heights[row], width=widths[column])
 
 
-def test_a_message_says_what_place_and_way_out() -> None:
-    with pytest.raises(
-        BlockShapeError,
-        match=r"^block 17 has shape \(7, 31\), expected \(\*, 32\) like the blocks before it; pad",
-    ) as caught:
-        check_flat_block((7, 31), (5, 32), block=17)
+WAY_OUT = "; pad or reshape it, or store it as an array of its own"
+
+MISFITS: dict[str, tuple[Callable[[], None], str, tuple[object, object, object]]] = {
+    "other width": (
+        lambda: check_flat_block((7, 31), (5, 32), block=17),
+        f"block 17 has shape (7, 31), expected (*, 32) like the blocks before it{WAY_OUT}",
+        (17, ("*", 32), (7, 31)),
+    ),
+    "one axis": (
+        lambda: check_flat_block((7, 1), (5,), block=2),
+        f"block 2 has shape (7, 1), expected (*,) like the blocks before it{WAY_OUT}",
+        (2, ("*",), (7, 1)),
+    ),
+    "no axis": (
+        lambda: check_flat_block((), (), block=0),
+        (
+            "block 0 has no axis to concatenate along (it is 0-dimensional); "
+            "yield blocks with at least one axis, e.g. block[None]"
+        ),
+        (0, "at least 1 axis", ()),
+    ),
+    "nested, one axis": (
+        lambda: check_grid_block((7,), (7,), block=(0, 0)),
+        (
+            "block (0, 0) of a nested sequence is 1-dimensional, expected at least 2 axes, rows "
+            "and columns; yield 2-dimensional blocks, or use a flat LazyChunkSequence"
+        ),
+        ((0, 0), "at least 2 axes", (7,)),
+    ),
+    "nested, other height": (
+        lambda: check_grid_block((7, 3), (2, 9), block=(1, 2), height=2, width=3),
+        f"block (1, 2) has shape (7, 3), expected (2, 3) like the blocks before it{WAY_OUT}",
+        ((1, 2), (2, 3), (7, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_message_says_what_place_and_way_out(name: str) -> None:
+    check, message, facts = MISFITS[name]
+    with pytest.raises(BlockShapeError) as caught:
+        check()
     error = caught.value
-    assert (error.block, error.expected, error.got) == (17, ("*", 32), (7, 31))
+    assert (str(error), (error.block, error.expected, error.got)) == (message, facts)
 
 
 def test_a_region_is_a_tuple_of_slices_that_arrays_take() -> None:

@@ -307,8 +307,8 @@ blocks before it; pad or reshape it, or store it as an array of its own
     """
     if len(shape) < 2:
         raise BlockShapeError(
-            f"block {block} of a nested sequence has {len(shape)} axes, expected at least 2 "
-            "(rows and columns); yield 2-dimensional blocks, or use a flat LazyChunkSequence",
+            f"block {block} of a nested sequence is {len(shape)}-dimensional, expected at least 2 "
+            "axes, rows and columns; yield 2-dimensional blocks, or use a flat LazyChunkSequence",
             block=block,
             expected="at least 2 axes",
             got=shape,
