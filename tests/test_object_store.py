@@ -165,7 +165,8 @@ def test_a_killed_run_goes_on(kind: str, path: str, server: Server) -> None:
     FLAT.store(KINDS[kind](path), computed.append, run_id="run", resume=True)
     assert same(seen(path), FLAT.whole)
     assert computed[0] == 0, "a stored block is computed again, to compare"
-    assert computed[1:] in ([8, 12, 16], [12, 16])  # one write was under way
+    # One write was under way, and one waited for its turn.
+    assert computed[1:] in ([4, 8, 12, 16], [8, 12, 16], [12, 16])
 
 
 def test_only_an_array_is_replaced_and_nobody_sees_a_mixture(place: Place, path: str) -> None:

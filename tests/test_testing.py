@@ -559,7 +559,7 @@ class DropsTheLast(FaultyFold):
 @pytest.mark.parametrize(
     ("faulty", "law"),
     [
-        (SharesState(), "purity"),
+        (SharesState(), "purity or giving up"),  # if sums cancel, first the latter
         (Resets(), "separate passes"),
         (KeepsBlocks(), "reused memory"),
         (GivesABlock(), "reused memory"),
@@ -579,7 +579,8 @@ class DropsTheLast(FaultyFold):
 )
 def test_a_faulty_fold_is_found(faulty: FaultyFold, law: str) -> None:
     oracle = last_of if isinstance(faulty, GivesABlock) else summed
-    assert law_broken(lambda: check_fold(faulty, whole, oracle, settings=UNSHRUNK)) == law
+    found = law_broken(lambda: check_fold(faulty, whole, oracle, settings=UNSHRUNK))
+    assert found in law.split(" or ")
 
 
 class FaultyRows(NestedFold[Array, Any]):
