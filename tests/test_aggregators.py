@@ -251,6 +251,17 @@ def test_tuples_that_are_not_alike_are_refused() -> None:
             concatenate()(blocks)
 
 
+def test_what_only_has_a_shape_is_no_array() -> None:
+    """Regression: a table of columns was asked for its one dtype."""
+
+    class Table:
+        shape = (2, 3)
+
+    blocks: list[Any] = [Table(), Table()]
+    with pytest.raises(BlockTypeError, match="a Table, which cannot be joined"):
+        concatenate()(blocks)
+
+
 @pytest.mark.parametrize("hint", [None, 2, 3])
 def test_tensors_are_joined_as_torch_does(hint: int | None) -> None:
     torch = pytest.importorskip("torch")

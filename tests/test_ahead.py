@@ -24,6 +24,7 @@ from lazychunks import (
     IdentityConverter,
     LazyChunkSequence,
     NestedLazyChunkSequence,
+    SourceExhaustedError,
     fold,
     tee,
 )
@@ -272,7 +273,7 @@ def test_a_bound_must_be_positive(wrong: int) -> None:
 @pytest.mark.parametrize("wrong", [True, 1.5, "2", float("nan")])
 def test_a_bound_must_be_an_integer(wrong: Any) -> None:
     for sequence in sequences():
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match=f"max_in_flight must be an integer .* got {wrong!r}"):
             sequence.parallel(Reluctant(), wrong)
 
 
@@ -434,9 +435,18 @@ def test_a_row_ends_with_the_next_one_or_with_itself() -> None:
     first = next(rows)
     assert next(first) == 0
     second = next(rows)
-    assert list(first) == []
+    with pytest.raises(SourceExhaustedError, match=r"row 0 .* after the next row; consume"):
+        list(first)
     assert list(second) == [10, 11, 12]
     assert list(rows) == []
+
+    rows = iter(sequence.parallel(Reluctant(), 2))
+    early, late = next(rows), next(rows)
+    with pytest.raises(SourceExhaustedError, match="row 0"):
+        list(early)  # whose blocks are not those of the next row
+    assert list(late) == [10, 11, 12]
+    with pytest.raises(SourceExhaustedError, match="row 0"):
+        [list(row) for row in list(sequence.parallel(Reluctant(), 2))]
 
     source = Product(operator.add, [0, 10], range(3))
     factory: AheadRows[int] = AheadRows(source, Reluctant(), 2)

@@ -61,10 +61,15 @@ def nothing() -> None:
     """There is nothing."""
 
 
+def something() -> None:
+    Path("array.zarr").write_text("no array")
+
+
 CASES: list[tuple[Callable[[], None], str, int, str]] = [
     (complete, "status", 0, "complete: array.zarr\n  shape    (18, 6)\n"),
     (unfinished, "status", 3, "unfinished: array.zarr, 3 of 5 blocks are done\n"),
-    (nothing, "status", 4, "absent: there is nothing at array.zarr\n"),
+    (nothing, "status", 4, "absent: there is no array at array.zarr\n"),
+    (something, "status", 4, "absent: there is no array at array.zarr\n"),
     (grouped, "status", 1, "error: array.zarr holds a zarr group; name an array within it\n"),
     (replaced, "status", 3, "readers see the array that was there before.\n"),
     (complete, "verify", 0, "sound: array.zarr, 5 of 5 chunks have been read\n"),
@@ -184,6 +189,15 @@ def test_a_url(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: " in capsys.readouterr().err
 
 
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    put_array("zahlen-\u00fc", np.arange(3))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["status", "zahlen-\u00fc"]) == 0
+    terminal.seek(0)
+    assert "complete: zahlen-\\xfc" in terminal.read()
+
+
 def test_metadata_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     begin(FLAT, LocalPlace(Path()), 3, run_id="\x1b[2J\x07name")
     main(["status", "array.zarr"])
@@ -241,7 +255,7 @@ def test_the_page_shows_what_is_printed() -> None:
 
 
 def test_output_that_differs_is_found() -> None:
-    right = "absent: there is nothing at nowhere\n4\n"
+    right = "absent: there is no array at nowhere\n4\n"
     check_session(f"$ python -m lazychunks status nowhere; echo $?\n{right}")
     for wrong in ("complete: nowhere\n", right.replace("4", "3")):
         with pytest.raises(AssertionError):

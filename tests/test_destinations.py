@@ -453,6 +453,18 @@ def test_a_url_of_a_file_has_a_path_only(url: str) -> None:
         NEVER[0].to_zarr(url, CONVERTER)
 
 
+@pytest.mark.parametrize("url", ["s3://bucket/array.zarr", "memory://array.zarr", "file:///a"])
+def test_a_url_made_a_path_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What was meant for a store elsewhere would be written to a directory here, named ``s3:``."""
+    monkeypatch.chdir(tmp_path)
+    for sequence in NEVER:
+        with pytest.raises(ValueError, match=r"looks like a URL .* str"):
+            sequence.to_zarr(Path(url), CONVERTER)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_url_of_fsspec_is_a_destination() -> None:
     pytest.importorskip("fsspec", reason="fsspec is not installed")
     stored = FLAT.to_zarr("memory://lazychunks-test/array.zarr", CONVERTER, return_stored=True)

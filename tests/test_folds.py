@@ -6,11 +6,23 @@ from operator import add, length_hint, mul
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks import Fold, LazyChunkSequence, NestedFold, NestedLazyChunkSequence, fold, nest, tee
+from lazychunks import (
+    Fold,
+    LazyChunkSequence,
+    NestedFold,
+    NestedLazyChunkSequence,
+    SourceExhaustedError,
+    SourceTypeError,
+    count,
+    fold,
+    nest,
+    tee,
+)
 from lazychunks.folds import Counts
 
 numbers = st.lists(st.integers(-100, 100), max_size=8)
@@ -138,7 +150,15 @@ def test_passes_are_independent(one: list[int], other: list[int]) -> None:
 
 
 def test_folds_are_values() -> None:
-    for value in (SUM, SUM.then(str), SUM.contramap(size), tee(SUM, LENGTH), nest(SUM, SUM)):
+    nested = nest(SUM, SUM)
+    for value in (
+        SUM,
+        SUM.then(str),
+        SUM.contramap(size),
+        tee(SUM, SUM),
+        nested,
+        tee(nested, nested),
+    ):
         copy = pickle.loads(pickle.dumps(value))  # noqa: S301  # our own
         assert copy == value
     assert SUM == fold(add, 0) != fold(mul, 0)
@@ -301,6 +321,44 @@ def test_counts_are_handed_on() -> None:
     product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
     assert seen[0] == (3,)
     assert seen[1:] == [(4,)] * 3
+
+
+# What cannot be combined.
+
+
+def test_a_tee_over_rows_is_no_fold_over_blocks() -> None:
+    """Regression: it passed for one, over no fold at all, whose result was ``()``."""
+    both: Any = tee(nest(SUM, SUM), nest(SUM, LENGTH))
+    assert not isinstance(both, Fold)
+    assert not isinstance(tee(SUM, LENGTH), NestedFold)
+    assert not hasattr(both, "then")
+    with pytest.raises(TypeError, match="not both"):
+        tee(both, SUM)
+
+
+def test_an_array_is_no_row_of_blocks() -> None:
+    """Regression: of a flat sequence, a fold over rows took each block's rows for blocks."""
+    flat = LazyChunkSequence.from_map(np.ones, [(2, 3), (1, 3)])
+    sizes: NestedFold[Any, list[int]] = nest(count(), LIST)
+    plain: Any = nest(count(), list)
+    for aggregator in (sizes, plain):
+        with pytest.raises(SourceTypeError, match=r"gave one array \(ndarray\)"):
+            flat.compute(aggregator)
+    assert sizes([[np.ones((2, 3))]]) == [2]
+
+
+def test_a_row_that_has_run_is_an_error_and_no_empty_row() -> None:
+    """Regression: a plain callable that went through a row again saw no block."""
+
+    def average(blocks: LazyChunkSequence[int]) -> float:
+        return sum(blocks) / len(list(blocks))
+
+    averages: Any = nest(average, list)
+    rows = [[1, 2], [4]]
+    assert averages(rows) == [1.5, 4]  # lists can be run through again
+    with pytest.raises(SourceExhaustedError):
+        NestedLazyChunkSequence(lambda: rows).compute(averages)
+    assert NestedLazyChunkSequence(lambda: [[], [4]]).compute(nest(sum, list)) == [0, 4]
 
 
 # What is passed on.

@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -78,9 +79,20 @@ def test_a_terminal_shows_a_bar_unless_it_is_said_otherwise(
     assert bool(said) == shown
 
 
-def test_it_is_silent_where_there_is_no_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+class Writer:
+    """What programs put in the place of stderr to have it in their log."""
+
+    def write(self, _: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("stderr", [None, Writer()])
+def test_it_is_silent_where_stderr_is_none_or_can_only_write(
+    stderr: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Regression: a program without a console has none."""
-    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stderr", stderr)
     assert not is_shown(None)
     assert len(FLAT.compute()) == 5
 
@@ -140,6 +152,24 @@ def test_the_values_are_the_same_with_a_bar(capsys: Stderr) -> None:
         FLAT.compute(concatenate(), progress=True), FLAT.compute(concatenate(), progress=False)
     )
     assert len(NESTED.compute(progress=True)) == 3
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_a_sequence_can_do_does_not_depend_on_a_bar(nested: bool, capsys: Stderr) -> None:
+    """An aggregator may go on with the sequence, whether or not stderr is a terminal."""
+    flat = LazyChunkSequence.from_map(np.ones, [(2, 3)] * 4)
+    product = NestedLazyChunkSequence.from_product(np.full, [(2, 3)] * 2, range(2))
+    sequence: Any = product if nested else flat
+
+    def stored(sequence: Any) -> Any:
+        with ThreadPoolExecutor(1) as executor:
+            ahead = sequence.parallel(executor).map(np.negative)
+            return ahead.to_zarr({}, IdentityConverter(), True, run_id="r", resume=True)[:]
+
+    expected = stored(sequence)
+    for progress in (False, True):
+        np.testing.assert_array_equal(sequence.compute(stored, progress=progress), expected)
+    assert last_count(capsys) == "4/4"
 
 
 # The log.

@@ -118,7 +118,6 @@ BUILTINS: dict[type[Exception], type[Exception]] = {
     lazychunks.BlockShapeError: ValueError,
     lazychunks.BlockTypeError: TypeError,
     lazychunks.DestinationBusyError: BlockingIOError,
-    lazychunks.DestinationBusyError: BlockingIOError,
     lazychunks.DestinationExistsError: FileExistsError,
     lazychunks.DestinationReadOnlyError: PermissionError,
     lazychunks.EmptyRowError: ValueError,

@@ -361,6 +361,23 @@ def test_map_keeps_reading_ahead(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_is_mapped_is_computed_where_it_is_consumed(kind: Any) -> None:
+    """So a function may reuse its output, and modes of a thread (``torch.no_grad``) hold for it."""
+    values = np.arange(12.0).reshape(6, 2)
+    output = np.empty((1, 2))
+    threads: set[int] = set()
+
+    def negated(block: Array) -> Array:
+        threads.add(threading.get_ident())
+        return np.negative(block, out=output)
+
+    sequence = kind.from_zarr(stored(values, chunks=(1, 2)), CONVERTER, rows=1)
+    for each in (sequence.map(negated), sequence.map(np.abs).map(negated)):
+        np.testing.assert_array_equal(each.to_zarr({}, CONVERTER, True)[:], -values)
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_can_be_resumed(kind: Any, tmp_path: Path) -> None:
     values = np.arange(48.0).reshape(12, 4)
     source = CountingStore(stored(values, chunks=(2, 4)))
@@ -516,7 +533,7 @@ def test_sizes_must_be_positive(wrong: int) -> None:
                 kind.from_zarr(store, CONVERTER, **{name: wrong})
     with pytest.raises(ValueError, match=f"columns must be at least 1, got {wrong}"):
         Nested.from_zarr(store, CONVERTER, columns=wrong)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"rows must be an integer, got 1\.5"):
         Flat.from_zarr(store, CONVERTER, rows=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

@@ -20,6 +20,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore
 
 from lazychunks import (
+    DestinationError,
     EmptySequenceError,
     IdentityConverter,
     LazyChunkSequence,
@@ -29,6 +30,7 @@ from lazychunks import (
     WriteAbortedError,
 )
 from lazychunks.storage.plan import WritePlan
+from lazychunks.storage.publishing import DirectorySwap, MetadataLast
 from lazychunks.storage.resuming import DoneUnits, check_same_values
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place
@@ -353,8 +355,53 @@ def test_a_finished_run_of_another_name_is_not_replaced(place: Place) -> None:
         NESTED.store(place.destination, Watch(5), overwrite=True, resume=True, run_id="other")
     if isinstance(place, LocalPlace):
         assert same(seen_at(_store(place)), FLAT.whole), "the old array stays until the end"
-    NESTED.store(place.destination, overwrite=True, resume=True, run_id="other")
+        before = place.content()
+        FLAT.store(place.destination, _never, resume=True, run_id="run")
+        assert place.content() == before, "what is unfinished is for the other run to go on with"
+    watch = Watch()
+    NESTED.store(place.destination, watch, overwrite=True, resume=True, run_id="other")
+    assert len(watch.computed) < NESTED.count
     assert same(seen_at(_store(place)), NESTED.whole)
+
+
+@pytest.mark.parametrize("when", ["writing", "all is written"])
+def test_an_array_of_which_a_chunk_has_gone_is_not_published(
+    when: str, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system, or a store, may remove what is old, and a run may take longer than that."""
+
+    def remove(*start: int) -> None:
+        if start in ((16,), ()):
+            if isinstance(place, LocalPlace):
+                (place.directory / ".array.zarr.partial" / "c" / "0" / "0").unlink()
+            else:
+                del place.destination["c/0/0"]
+
+    options: dict[str, Any] = {"run_id": "run", "max_in_flight": 1}
+    if when == "writing":
+        with pytest.raises(DestinationError, match=r"1 of 5 chunks .* see that") as caught:
+            FLAT.store(place.destination, remove, **options)
+        assert "goes on from here" in "".join(caught.value.__notes__)
+        options["resume"] = True
+    else:
+        kind = DirectorySwap if isinstance(place, LocalPlace) else MetadataLast
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "commit", _fail)
+            with pytest.raises(WriteAbortedError):
+                FLAT.store(place.destination, **options)
+        remove()
+        with pytest.raises(DestinationError, match=r"1 of 5 chunks .* overwrite=True"):
+            FLAT.store(place.destination, resume=True, **options)
+        options["overwrite"] = True
+    assert seen_at(_store(place)) is None
+    watch = Watch()
+    FLAT.store(place.destination, watch, **options)
+    assert same(seen_at(_store(place)), FLAT.whole)
+    assert len(watch.computed) == (2 if when == "writing" else FLAT.count)
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise FailingError
 
 
 def test_a_damaged_block_is_told_and_not_met_again_and_again(place: Place) -> None:

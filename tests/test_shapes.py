@@ -22,9 +22,7 @@ from lazychunks.shapes import (
     check_grid_block,
     cut,
     fit_extent,
-    grid_regions,
     grow,
-    is_aligned,
     overlaps,
     partition_slices,
     region_at,
@@ -126,45 +124,7 @@ def test_an_origin_has_no_more_axes_than_the_block() -> None:
         region_at((1, 2), (3,))
 
 
-# grid_regions
-
-
-def check_grid_regions(heights: Shape, widths: Shape, trailing: Shape) -> None:
-    whole = np.zeros((sum(heights), sum(widths), *trailing), int)
-    blocks = [
-        [
-            np.full((height, width, *trailing), 1 + number + len(widths) * row)
-            for number, width in enumerate(widths)
-        ]
-        for row, height in enumerate(heights)
-    ]
-    regions = grid_regions(heights, widths, trailing)
-    assert len(regions) == len(heights)
-    for row, where in zip(blocks, regions, strict=True):
-        for block, region in zip(row, where, strict=True):
-            whole[region] += block
-            assert region[2:] == tuple(slice(0, length) for length in trailing)
-    np.testing.assert_array_equal(
-        whole, np.concatenate([np.concatenate(row, axis=1) for row in blocks])
-    )
-    if not trailing:
-        np.testing.assert_array_equal(whole, np.block(blocks))
-
-
-def test_every_small_grid_is_laid_out_as_np_block_does() -> None:
-    few = [(1,), (0,), (2, 1), (0, 2), (1, 0, 2)]
-    for heights, widths, trailing in itertools.product(few, few, [(), (2,), (0,)]):
-        check_grid_regions(heights, widths, trailing)
-
-
-@given(partitions(4, 4), partitions(4, 4), st.integers(0, 2).flatmap(shapes))
-def test_grid_regions_lay_blocks_out_as_np_block_does(
-    heights: Shape, widths: Shape, trailing: Shape
-) -> None:
-    check_grid_regions(heights, widths, trailing)
-
-
-# align_down, align_up, is_aligned
+# align_down, align_up
 
 
 def check_align(position: int, size: int) -> None:
@@ -182,29 +142,6 @@ def test_every_small_position_is_aligned() -> None:
 @given(lengths, sizes)
 def test_alignment_gives_the_nearest_multiples(position: int, size: int) -> None:
     check_align(position, size)
-
-
-def covers_whole_cells(span: slice, size: int, length: int) -> bool:
-    """Whether no cell is met by a part only: the oracle."""
-    cells = [set(range(length)[i : i + size]) for i in range(0, length, size)]
-    covered = set(range(length)[span])
-    return all(not (cell & covered) or cell <= covered for cell in cells)
-
-
-def test_every_small_span_is_aligned_if_it_covers_whole_cells() -> None:
-    for length, size in itertools.product(range(9), range(1, 5)):
-        for start, stop in itertools.combinations_with_replacement(range(length + 1), 2):
-            span = slice(start, stop)
-            assert is_aligned(span, size, length) == covers_whole_cells(span, size, length)
-
-
-@given(st.data(), st.integers(0, 60), st.integers(1, 20))
-def test_a_span_is_aligned_if_it_covers_whole_cells(
-    data: st.DataObject, length: int, size: int
-) -> None:
-    start = data.draw(st.integers(0, length))
-    span = slice(start, data.draw(st.integers(start, length)))
-    assert is_aligned(span, size, length) == covers_whole_cells(span, size, length)
 
 
 # grow

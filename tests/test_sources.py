@@ -221,6 +221,26 @@ def test_the_checks_reach_through_map() -> None:
         [list(row) for row in mapped_rows(lambda: [generator], str)()]
 
 
+def test_a_function_does_not_end_the_blocks_by_its_stop_iteration() -> None:
+    """Such as that of ``next`` in it, by which blocks would be lost without a word."""
+
+    def early(*items: int) -> int:
+        return next(iter(range(items[-1], 2)))
+
+    flat: list[Any] = [Mapped(early, range(5)), MappedBlocks(early, lambda: range(5))]
+    for factory in flat:
+        blocks = opened(factory)
+        assert [next(blocks), next(blocks)] == [0, 1]
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            next(blocks)
+    nested: list[Any] = [Product(early, [7], range(5)), MappedRows(early, lambda: [range(5)])]
+    for factory in nested:
+        row = next(opened_rows(factory))
+        assert [next(row), next(row)] == [0, 1]
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            next(row)
+
+
 def test_factories_are_values() -> None:
     one, other = Mapped(abs, range(3)), Mapped(abs, range(3))
     assert one == other

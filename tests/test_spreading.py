@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -54,6 +54,9 @@ Array = NDArray[Any]
 EVEN = (FLAT, NESTED)
 
 CONVERTER = IdentityConverter()
+
+TIMEOUT = 60
+"""Seconds after which an event that does not come is a failure."""
 
 
 def files_of(path: Path) -> dict[str, bytes]:
@@ -298,6 +301,23 @@ def test_something_else_than_an_executor_is_refused(wrong: Any) -> None:
         LazyChunkSequence.from_map(never, range(3)).to_zarr({}, CONVERTER, executor=wrong)
 
 
+def test_an_asynchronous_client_is_refused(tmp_path: Path) -> None:
+    """Such as one made in a coroutine."""
+
+    class Client:
+        asynchronous = True
+
+        def get_executor(self, **_: Any) -> Executor:
+            raise NotImplementedError
+
+        def scatter(self, data: Any, *, broadcast: bool) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(NotSpreadableError, match="without asynchronous=True"):
+        FLAT.store(tmp_path / "array", executor=Client())
+    assert names_in(tmp_path) == []
+
+
 def test_torch_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", sys)
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as executor:
@@ -339,6 +359,20 @@ def test_a_last_block_without_rows_is_none() -> None:
     job = Job("empty end", (4, 4, 0))
     with ThreadPoolExecutor(2) as executor:
         job.store(store, executor=executor)
+    assert same(seen_at(store), job.whole)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_blocks_without_elements(resume: bool) -> None:
+    """Rows of length zero: there is no chunk, which is no chunk too few."""
+    store: dict[str, Any] = {}
+    job = Job("no elements", (4, 4, 2), tail=0)
+    options: dict[str, Any] = {"run_id": "run", "resume": True} if resume else {}
+    if resume:
+        with pytest.raises(WriteAbortedError):
+            job.store(store, failing_at(8), **options)
+    with ThreadPoolExecutor(2) as executor:
+        job.store(store, executor=executor, **options)
     assert same(seen_at(store), job.whole)
 
 
@@ -523,6 +557,16 @@ def test_uneven_blocks_that_a_serial_start_has_stored() -> None:
     assert same(seen_at(store), RAGGED.whole)
 
 
+def test_an_empty_first_block_that_a_serial_start_has_taken() -> None:
+    job, store = Job("empty start", (0, 4, 4)), dict[str, Any]()
+    with pytest.raises(WriteAbortedError):
+        job.store(store, failing_at(4), run_id="run")
+    with ThreadPoolExecutor(1) as executor, pytest.raises(BlockShapeError, match="first block has"):
+        job.store(store, resume=True, run_id="run", executor=executor)
+    job.store(store, resume=True, run_id="run")
+    assert same(seen_at(store), job.whole)
+
+
 def test_a_worker_of_a_dead_run_does_not_write(tmp_path: Path) -> None:
     """Its run was killed and replaced while it computed: it finds another mark, or none."""
     computed = partial(_tampering, tmp_path / ".array.partial" / mark_key(""))
@@ -564,6 +608,40 @@ def test_an_interrupt_waits_for_what_is_under_way() -> None:
         LazyChunkSequence.from_map(fn, interrupted).to_zarr(
             store, CONVERTER, chunks="blocks", executor=executor, max_in_flight=1
         )
+    assert not store
+
+
+def test_an_interrupt_while_a_task_is_given_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one while its thread starts, so that nobody has the task's future."""
+    began, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    store: dict[str, Any] = {}
+    given = ThreadPoolExecutor.submit
+
+    def computed(row: int) -> None:
+        if row == 8:
+            began.set()
+            assert go_on.wait(TIMEOUT)
+
+    def interrupted(*arguments: Any) -> Future[Any]:
+        future = given(*arguments)
+        if getattr(arguments[-1], "index", None) == (2,):
+            assert began.wait(TIMEOUT)
+            raise KeyboardInterrupt
+        return future
+
+    def run() -> None:
+        with ThreadPoolExecutor(2) as executor, pytest.raises(KeyboardInterrupt):
+            FLAT.store(store, computed, executor=executor)
+        ended.set()
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert began.wait(TIMEOUT)
+    has_ended = ended.wait(0.1)
+    go_on.set()
+    thread.join(TIMEOUT)
+    assert not has_ended
     assert not store
 
 

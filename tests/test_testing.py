@@ -92,8 +92,15 @@ def summed(blocks: Iterable[Array]) -> Any:
 
 def law_broken(check: Callable[[], None]) -> str | None:
     """Give the name of the law that is found broken, and see that the message tells all."""
-    with pytest.raises(LawBrokenError) as caught:
-        check()
+    profile = hypothesis.settings.get_current_profile_name()
+    # The current one with more examples: with few, one search in forty is in vain.
+    hypothesis.settings.register_profile("searching", max_examples=500)
+    hypothesis.settings.load_profile("searching")
+    try:
+        with pytest.raises(LawBrokenError) as caught:
+            check()
+    finally:
+        hypothesis.settings.load_profile(profile)
     told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     assert f"breaks the law {caught.value.law!r}" in told
     assert re.search(r"holds\(\s*(tensor|blocks)=", told)
@@ -822,6 +829,8 @@ DIFFERENT: list[object] = [
     *([0], (0,), [np.zeros(2)], [-np.zeros(2)], {"a": 0}, {"a": 0.0}, {"b": 0}),
     *(Pair(0, 1), Pair(0, NAN), Pair(0, OTHER_NAN), Result(0), Result(0.0), Result([NAN])),
     *(np.array([None, "a"]), np.array([None, "b"]), np.array(["a"]), np.array(2**64)),
+    *(np.ma.masked_equal([0, 1, 2], hidden) for hidden in (0, 1, 9)),
+    *(np.arange(3), int, Result),
 ]
 
 

@@ -432,6 +432,7 @@ INVALID: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "dimension_names: numbers": ({"dimension_names": [1, 2]}, TypeError),
     "attributes: no mapping": ({"attributes": 3}, TypeError),
     "attributes: no JSON": ({"attributes": {"a": {1, 2}}}, TypeError),
+    "attributes: no number": ({"attributes": {"a": [float("nan")]}}, ValueError),
     "unknown option": ({"chunk": 3}, TypeError),
 }
 
@@ -448,6 +449,17 @@ def test_an_invalid_option_is_refused_before_block_0(name: str, kind: Any) -> No
     with pytest.raises(error):
         kind(never).to_zarr(store, CONVERTER, **wrong)
     assert not store
+
+
+@pytest.mark.parametrize("wrong", [None, IdentityConverter, np.asarray], ids=repr)
+def test_what_is_no_converter_is_refused_before_block_0(wrong: Any) -> None:
+    """The class itself is no converter either."""
+
+    def never() -> Iterator[Array]:
+        yield pytest.fail("a block was asked for")
+
+    with pytest.raises(TypeError, match=r"to_numpy, got .* IdentityConverter\(\)"):
+        LazyChunkSequence(never).to_zarr({}, wrong)
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,38 @@ def test_closing_waits_for_the_writes_under_way(gate: Gate) -> None:
     assert gate.inside == 0
 
 
+@pytest.mark.parametrize("drop", [True, False])
+def test_closing_waits_for_a_thread_whose_start_was_interrupted(
+    drop: bool, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool does not know of it, and waits for others only."""
+    started = Thread.start
+
+    def interrupted(thread: Thread) -> None:
+        started(thread)
+        gate.entered.get(timeout=PATIENCE)
+        raise KeyboardInterrupt
+
+    writer = writing(gate)
+    with monkeypatch.context() as patched:
+        patched.setattr(Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.submit(filled(writer, 0))
+    closed = Event()
+
+    def close() -> None:
+        writer.close(drop=drop)
+        closed.set()
+
+    thread = Thread(target=close)
+    thread.start()
+    assert not closed.wait(0.1)
+    gate.open.set()
+    assert closed.wait(PATIENCE)
+    thread.join(PATIENCE)
+    assert gate.done == [0]
+
+
 def test_closing_raises_nothing_after_a_failure() -> None:
     def failing(one: Filled) -> None:
         raise DiskFullError

@@ -129,10 +129,7 @@ __all__ = [
 ]
 
 
-_STORAGE = ("Status", "Verification", "ZarrOptions", "status", "verify", "zarr_sink")
-
-
 def __getattr__(name: str) -> object:
-    if name in _STORAGE:  # importing them loads zarr
+    if name in __all__:  # those of the storage, which loads zarr
         return getattr(importlib.import_module("lazychunks.storage"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,10 +28,10 @@ CODES = {"complete": 0, "unfinished": 3, "absent": 4}  # argparse itself exits w
 _EPILOG = """\
 exit codes:
   0  complete: there is an array (verify: and its chunks are sound)
-  1  it cannot be told: there is something else, its metadata are refused, or reading failed
+  1  it cannot be told: there is a group, metadata are refused, or reading failed
   2  the command line is wrong
   3  unfinished: there is an unfinished write (verify: and no array)
-  4  absent: there is nothing
+  4  absent: there is no array, but perhaps a file, or a directory of something else
   5  damaged (verify): chunks cannot be read, or have been lost
 """
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Examples
     --------
     >>> main(["status", "nowhere.zarr"])
-    absent: there is nothing at nowhere.zarr
+    absent: there is no array at nowhere.zarr
     4
     """
     options = _parser().parse_args(arguments)
@@ -108,7 +108,7 @@ def _verify(options: argparse.Namespace) -> Found:
 
 def _about(found: Status) -> Iterator[str]:
     if found.state == "absent":
-        yield f"absent: there is nothing at {found.place}"
+        yield f"absent: there is no array at {found.place}"
     elif found.state == "complete":
         yield f"complete: {found.place}"
     else:
@@ -163,8 +163,10 @@ def _fact(name: str, value: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Escape what a terminal might obey: metadata need not be trusted."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    """Escape what a terminal might obey, since metadata need not be trusted, or cannot show."""
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # there may be no stdout
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from lazychunks.sources import MapBacked
+from lazychunks.errors import SourceExhaustedError
+from lazychunks.sources import Composed, MapBacked, optional_integer
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
@@ -21,60 +21,73 @@ _Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead(MapBacked, Generic[T_co]):
-    """A map-backed factory whose blocks are computed ahead by an executor."""
+class _Ahead(MapBacked, Generic[T_co]):
+    """What is the same whether blocks come in rows or not."""
 
     source: MapBacked
     executor: Executor | None
     """Computes the blocks; ``None`` for threads of each run's own."""
     max_in_flight: int
     """Number of blocks that are being computed or wait to be consumed, at most."""
+    fn: Callable[[Any], T_co] | None = None
+    """Applied to each block by its consumer, who need not know of the run's own threads."""
 
-    def __call__(self) -> Iterator[T_co]:
-        """All blocks, in order."""
-        with _Queue(self.executor, self.source.tasks(), self.max_in_flight) as queue:
-            while queue.has_more():
-                yield queue.take()
+    @classmethod
+    def of(cls, factory: object, *, executor: Executor, max_in_flight: int | None) -> Self:
+        """Compute the blocks of a factory ahead.
 
-    def tasks(self) -> Iterator[Callable[[], T_co]]:
+        Raises
+        ------
+        TypeError
+            If it is not map-backed, or the bound is no integer.
+        ValueError
+            If the bound is not positive.
+        """
+        bound = validated_bound(max_in_flight)
+        if isinstance(factory, MapBacked):
+            return cls(factory, executor, bound)
+        raise TypeError(
+            "only the blocks of a map-backed sequence can be computed one by one; build it with "
+            "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+        )
+
+    def tasks(self) -> Iterator[Any]:
         """Calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
+        return (self.source if self.fn is None else self.source.mapped(self.fn)).tasks()
 
-    def mapped(self, fn: Callable[[Any], Any]) -> Ahead[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
-        return Ahead(self.source.mapped(fn), self.executor, self.max_in_flight)
-
-    def column_count(self) -> int | None:
-        """None: there are no rows."""
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class AheadRows(MapBacked, Generic[T_co]):
-    """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
-
-    source: MapBacked
-    executor: Executor | None
-    max_in_flight: int
-
-    def __call__(self) -> Iterator[Iterator[T_co]]:
-        """All rows, in order."""
-        with _Queue(self.executor, _flattened(self.source.tasks()), self.max_in_flight) as queue:
-            while queue.has_more():
-                yield queue.row()
-                queue.end_row()
-
-    def tasks(self) -> Iterator[Iterator[Callable[[], T_co]]]:
-        """Rows of calls that compute the blocks; nothing is computed ahead."""
-        return self.source.tasks()
-
-    def mapped(self, fn: Callable[[Any], Any]) -> AheadRows[Any]:
-        """Factory of ``fn(block)``, where the executor applies ``fn`` as well."""
-        return AheadRows(self.source.mapped(fn), self.executor, self.max_in_flight)
+    def mapped(self, fn: Callable[[Any], Any]) -> Self:
+        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+        if self.executor is not None:
+            return replace(self, source=self.source.mapped(fn))
+        return replace(self, fn=fn if self.fn is None else Composed(self.fn, fn))
 
     def column_count(self) -> int | None:
         """Number of blocks in a row, where it is known."""
         return self.source.column_count()
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead(_Ahead[T_co]):
+    """A map-backed factory whose blocks are computed ahead by an executor."""
+
+    def __call__(self) -> Iterator[T_co]:
+        """All blocks, in order."""
+        with _Queue(self.executor, self.source.tasks(), self.max_in_flight, self.fn) as queue:
+            while queue.has_more():
+                yield queue.take()
+
+
+@dataclass(frozen=True, slots=True)
+class AheadRows(_Ahead[T_co]):
+    """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
+
+    def __call__(self) -> Iterator[Iterator[T_co]]:
+        """All rows, in order."""
+        tasks = _flattened(self.source.tasks())
+        with _Queue(self.executor, tasks, self.max_in_flight, self.fn) as queue:
+            while queue.has_more():
+                yield queue.row()
+                queue.end_row()
 
 
 def validated_bound(max_in_flight: int | None) -> int:
@@ -87,11 +100,9 @@ def validated_bound(max_in_flight: int | None) -> int:
     ValueError
         If it is not positive.
     """
-    if max_in_flight is None:
+    bound = optional_integer(max_in_flight, "max_in_flight")
+    if bound is None:
         return 2 * (os.cpu_count() or 1)
-    if isinstance(max_in_flight, bool):
-        raise TypeError(f"max_in_flight must be an integer or None, got {max_in_flight}")
-    bound = operator.index(max_in_flight)
     if bound < 1:
         raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
     return bound
@@ -109,6 +120,7 @@ class _Queue:
         executor: Executor | None,
         tasks: Iterator[Callable[[], Any] | None],
         max_in_flight: int,
+        fn: Callable[[Any], Any] | None,
     ) -> None:
         self._context: AbstractContextManager[Executor] = (
             ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-ahead")
@@ -118,6 +130,7 @@ class _Queue:
         self._executor: Executor | None = None
         self._tasks = tasks
         self._max_in_flight = max_in_flight
+        self._fn = fn
         self._queue: deque[_Entry | None] = deque()
         self._in_flight = 0
         self._row = 0
@@ -158,13 +171,21 @@ class _Queue:
         self._in_flight -= 1
         block = task() if self._executor is None and future.cancelled() else future.result()
         self.has_more()
-        return block
+        return block if self._fn is None else self._fn(block)
 
     def row(self) -> Iterator[Any]:
-        """Blocks up to the end of the row, or until that is asked for."""
-        number = self._row
-        while self._row == number and self.has_more() and self._queue[0] is not None:
+        """Blocks up to the end of the row; an error where the next row has been asked for."""
+        return self._blocks_of(self._row)
+
+    def _blocks_of(self, number: int) -> Iterator[Any]:
+        while self._row == number:
+            if not self.has_more() or self._queue[0] is None:
+                return
             yield self.take()
+        raise SourceExhaustedError(
+            f"row {number} is asked for blocks after the next row; consume each row before the "
+            "next one is asked for, e.g. [list(row) for row in sequence]"
+        )
 
     def end_row(self) -> None:
         """Drop what the consumer did not want of the row; what has not begun is not computed."""

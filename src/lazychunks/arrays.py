@@ -8,38 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array, is_torch_array
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError
 
-__all__ = ["Likeness", "Shaped", "copied", "device", "is_tensor", "kind", "plain", "wide"]
+__all__ = ["Likeness", "copied", "device", "inexact", "is_tensor", "kind", "plain", "wide"]
 
 T = TypeVar("T")
-
-
-class Shaped(Protocol):
-    """What every array has."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
-        ...
-
-    @property
-    def dtype(self) -> object:
-        """The type of an entry."""
-        ...
-
-    def __getitem__(self, key: Any, /) -> Any:
-        """Return a part."""
-        ...
-
-    def __setitem__(self, key: Any, value: Any, /) -> None:
-        """Change a part."""
-        ...
 
 
 def is_tensor(block: object) -> bool:
@@ -109,30 +88,25 @@ def kind(xp: Any, dtype: Any) -> str:
     )
 
 
+def inexact(xp: Any, dtype: Any) -> Any:
+    """Return the dtype of a mean."""
+    return xp.float64 if kind(xp, dtype) in {"integral", "bool"} else dtype
+
+
 def wide(xp: Any, dtype: Any) -> Any:
     """Return the dtype that entries are accumulated in: at least double precision."""
-    return xp.result_type(
-        xp.float64 if kind(xp, dtype) in {"integral", "bool"} else dtype,
-        xp.complex128 if kind(xp, dtype) == "complex floating" else xp.float64,
-    )
+    return xp.result_type(inexact(xp, dtype), xp.float64)
 
 
+@dataclass(slots=True, eq=False)
 class Likeness:
-    """What the first block asks of those after it, if they are to be joined along an axis.
+    """What the first block asks of those after it, if they are to be joined along an axis."""
 
-    Parameters
-    ----------
-    axis
-        The axis along which lengths may differ; or None, if shapes do not matter.
-    """
-
-    __slots__ = ("_blocks", "_dtype", "_expected", "axis")
-
-    def __init__(self, axis: int | None) -> None:
-        self.axis = axis
-        self._blocks = 0
-        self._dtype: Any = None
-        self._expected: tuple[int | str, ...] = ()
+    axis: int | None
+    """The axis along which lengths may differ; or None, if shapes do not matter."""
+    _blocks: int = field(default=0, init=False)
+    _dtype: Any = field(default=None, init=False)
+    _expected: tuple[int | str, ...] = field(default=(), init=False)
 
     @property
     def seen(self) -> bool:
@@ -145,7 +119,7 @@ class Likeness:
         native: Any = getattr(self._dtype, "newbyteorder", None)
         return self._dtype if native is None else native("=")
 
-    def check(self, block: Shaped) -> None:
+    def check(self, block: Any) -> None:
         """Take the first block as the model, or compare a later one with it.
 
         Raises

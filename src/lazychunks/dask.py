@@ -7,28 +7,22 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeAlias, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from dask.array import Array
 from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
-from lazychunks.errors import (
-    BlockDTypeError,
-    BlockIndex,
-    BlockShapeError,
-    BlockTypeError,
-    EmptySequenceError,
-)
+from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.shapes import Shape, check_flat_block, check_grid_block
 from lazychunks.sources import Task, tasks_of
 from lazychunks.storage.assembly import empty_row, ragged_row
+from lazychunks.storage.workers import block_name
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -108,23 +102,24 @@ def to_dask_array(
     >>> to_dask_array(ragged, IdentityConverter(), chunks=[(2, 0, 5)], dtype=int).shape
     (7,)
     """
-    calls = _calls(sequence)
-    axes = len(calls.counts)
+    tasks = _tasks(sequence)
+    first = min(tasks)
+    counts = tuple(number + 1 for number in max(tasks))
     made = None if dtype is None else np.dtype(dtype)
-    maker = _Maker(calls.fn, converter, made)
+    maker = _Maker(tasks[first].func, converter, made)
     if chunks is None:
-        sizes, made = _probed(calls, maker)
+        sizes, made = _probed(tasks, counts, maker)
     else:
-        sizes = _declared(chunks, calls.counts)
+        sizes = _declared(chunks, counts)
         if made is None:
-            made = maker.block(calls.call((0,) * axes, sizes)).dtype
-    maker = _Maker(calls.fn, converter, made)
-    name = f"lazychunks-{_token(calls, maker, sizes)}"
+            made = maker(_Call.of(tasks[first], first, sizes)).dtype
+    maker = replace(maker, dtype=made)
+    name = f"lazychunks-{_token(tasks, maker, sizes)}"
     shared = f"{name}-maker"
-    zeros = (0,) * (len(sizes) - axes)
+    zeros = (0,) * (len(sizes) - len(counts))
     graph: dict[Hashable, object] = {
-        (name, *index, *zeros): (_block, shared, calls.call(index, sizes))
-        for index in product(*map(range, calls.counts))
+        (name, *index, *zeros): (operator.call, shared, _Call.of(task, index, sizes))
+        for index, task in tasks.items()
     }
     graph[shared] = maker  # of its own, so that it goes to each worker once
     return Array(graph, name, sizes, meta=np.empty((0,) * len(sizes), made))
@@ -193,68 +188,57 @@ class _Call:
     """Arguments of one call of the block function, and what block is expected of it."""
 
     arguments: tuple[Any, ...]
-    index: BlockIndex
+    index: Shape
     shape: tuple[float, ...] | None
     """NaN where any size will do; none if any shape will."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Calls:
-    """What computes the blocks of a sequence: one function, and the arguments for each block."""
-
-    fn: Any
-    arguments: tuple[tuple[Any, ...], ...]
-    """Row after row."""
-    counts: Shape
-    """Number of blocks along each block axis."""
-
-    def call(self, index: Shape, sizes: Sizes | None) -> _Call:
-        """Return the call for a block."""
-        flat = len(self.counts) == 1
-        number = index[0] if flat else index[0] * self.counts[1] + index[1]
-        shape = None
-        if sizes is not None:
-            places = (*index, *(0,) * (len(sizes) - len(index)))
-            shape = tuple(along[place] for along, place in zip(sizes, places, strict=True))
-        place = index[0] if flat else (index[0], index[1])
-        return _Call(self.arguments[number], place, shape)
+    @classmethod
+    def of(cls, task: Task[Any], index: Shape, sizes: Sizes) -> _Call:
+        """Return the call that computes a block of its place's sizes."""
+        places = (*index, *(0,) * (len(sizes) - len(index)))
+        shape = tuple(along[place] for along, place in zip(sizes, places, strict=True))
+        return cls(task.args, index, shape)
 
 
 @dataclass(frozen=True, slots=True)
 class _Maker(Generic[T]):
-    """What all tasks share."""
+    """What all calls share."""
 
-    fn: Any
+    fn: Callable[..., T]
     converter: ToNumpy[T]
     dtype: np.dtype[Any] | None
 
-    def block(self, call: _Call) -> NDArray[Any]:
+    def __call__(self, call: _Call) -> NDArray[Any]:
         """Compute, convert and check one block."""
-        array = self.converter.to_numpy(self.fn(*call.arguments))
-        _check_type(array, call.index)
+        block = block_name(call.index)
+        array: object = self.converter.to_numpy(self.fn(*call.arguments))
+        if not _is_plain(array):
+            raise BlockTypeError(
+                f"block {block} is a {type(array).__name__}, expected a plain numpy.ndarray; fill "
+                "a masked array first, or pass the converter for this type of block",
+                block=block,
+                expected=np.ndarray,
+                got=type(array),
+            )
         if call.shape is not None and not _fits(array.shape, call.shape):
             expected = tuple("*" if math.isnan(size) else size for size in call.shape)
             raise BlockShapeError(
-                f"block {call.index} has shape {array.shape}, the dask array declares "
-                f"({', '.join(map(str, expected))}); pass chunks= with the sizes of all blocks",
-                block=call.index,
+                f"block {block} has shape {array.shape}, the dask array declares "
+                f"({', '.join(map(str, expected))}); pad or reshape it, or pass chunks= with the "
+                "sizes of all blocks",
+                block=block,
                 expected=expected,
                 got=array.shape,
             )
         if self.dtype is not None and array.dtype != self.dtype:
             raise BlockDTypeError(
-                f"block {call.index} has dtype {array.dtype}, the dask array declares "
-                f"{self.dtype}; blocks are not cast: cast them with .map, or pass their dtype=",
-                block=call.index,
+                f"block {block} has dtype {array.dtype}, the dask array declares {self.dtype}; "
+                "blocks are not cast: cast them with .map, or pass their dtype=",
+                block=block,
                 expected=self.dtype,
                 got=array.dtype,
             )
         return array
-
-
-def _block(maker: _Maker[Any], call: _Call) -> NDArray[Any]:
-    """Compute a block: what a task does."""
-    return maker.block(call)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,31 +261,30 @@ class _Computed:
         return hash((self.x.name, self.scheduler))
 
 
-def _calls(sequence: LazyChunkSequence[Any] | NestedLazyChunkSequence[Any]) -> _Calls:
-    """List what computes the blocks, and refuse what is no grid of blocks."""
+def _tasks(
+    sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
+) -> dict[Shape, Task[T]]:
+    """List what computes the blocks, by their places, and refuse what is no grid of blocks."""
     tasks = tasks_of(sequence.generator_factory)
     if tasks is None:
         raise TypeError(
             "dask computes blocks one by one, which only a map-backed sequence can; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
-    rows: list[list[Task[Any]]]
+    asked: Any = sequence
+    calls = replace(asked, generator_factory=tasks)
+    found: dict[Shape, Task[T]]
     if isinstance(sequence, LazyChunkSequence):
-        flat: LazyChunkSequence[Task[Any]] = LazyChunkSequence(tasks, sequence.len_generator)
-        rows = [list(iter(flat))]
-        counts: Shape = (len(rows[0]),)
+        found = {(number,): task for number, task in enumerate(calls)}
     else:
-        nested: NestedLazyChunkSequence[Task[Any]] = NestedLazyChunkSequence(
-            tasks, sequence.len_outer_generator
-        )
-        rows = list(_checked_rows(iter(nested)))
-        counts = (len(rows), len(rows[0]) if rows else 0)
-    if not counts[0]:
+        rows = enumerate(_checked_rows(calls))
+        found = {(number, column): task for number, row in rows for column, task in enumerate(row)}
+    if not found:
         raise EmptySequenceError("the sequence holds no block, hence neither shape nor dtype")
-    return _Calls(rows[0][0].func, tuple(call.args for row in rows for call in row), counts)
+    return found
 
 
-def _checked_rows(rows: Iterator[Iterator[Task[Any]]]) -> Iterator[list[Task[Any]]]:
+def _checked_rows(rows: Iterable[Iterable[Task[T]]]) -> Iterator[list[Task[T]]]:
     columns: int | None = None
     for number, calls in enumerate(rows):
         row = list(calls)
@@ -314,29 +297,25 @@ def _checked_rows(rows: Iterator[Iterator[Task[Any]]]) -> Iterator[list[Task[Any
         yield row
 
 
-def _probed(calls: _Calls, maker: _Maker[Any]) -> tuple[Sizes, np.dtype[Any]]:
+def _probed(
+    tasks: dict[Shape, Task[T]], counts: Shape, maker: _Maker[T]
+) -> tuple[Sizes, np.dtype[Any]]:
     """Learn sizes and dtype from the first block and the last ones."""
-    axes = len(calls.counts)
-    first = maker.block(calls.call((0,) * axes, None))
-    maker = _Maker(maker.fn, maker.converter, first.dtype)
+    zeros = (0,) * len(counts)
+    first = maker(_Call(tasks[zeros].args, zeros, None))
     shape = first.shape
-    if axes == 1:
+    if len(counts) == 1:
         check_flat_block(shape, shape, block=0)
     else:
         check_grid_block(shape, shape, block=(0, 0))
+    maker = replace(maker, dtype=first.dtype)
     sizes: list[tuple[int, ...]] = [(length,) for length in shape]
-    for axis, count in enumerate(calls.counts):
-        if count == 1:
-            continue
-        index = tuple(count - 1 if number == axis else 0 for number in range(axes))
-        found = maker.block(calls.call(index, None)).shape
-        if axes == 1:
-            check_flat_block(found, shape, block=count - 1)
-        elif axis == 0:
-            check_grid_block(found, shape, block=(count - 1, 0), width=shape[1])
-        else:
-            check_grid_block(found, shape, block=(0, count - 1), height=shape[0])
-        sizes[axis] = (*(shape[axis],) * (count - 1), found[axis])
+    for axis, count in enumerate(counts):
+        if count > 1:
+            last = (*zeros[:axis], count - 1, *zeros[axis + 1 :])
+            expected = (*shape[:axis], math.nan, *shape[axis + 1 :])
+            found = maker(_Call(tasks[last].args, last, expected)).shape
+            sizes[axis] = (*(shape[axis],) * (count - 1), found[axis])
     return tuple(sizes), first.dtype
 
 
@@ -375,11 +354,11 @@ def _size(size: float, axis: int, *, unknown_allowed: bool) -> float:
     return number
 
 
-def _token(calls: _Calls, maker: _Maker[Any], sizes: Sizes) -> str:
+def _token(tasks: dict[Shape, Task[Any]], maker: _Maker[Any], sizes: Sizes) -> str:
     """Hash what determines the blocks; each item once, since rows and columns share them."""
-    items = {id(item): item for arguments in calls.arguments for item in arguments}
+    items = {id(item): item for task in tasks.values() for item in task.args}
     tokens = {key: tokenize(item) for key, item in items.items()}
-    used = [[tokens[id(item)] for item in arguments] for arguments in calls.arguments]
+    used = [[tokens[id(item)] for item in task.args] for task in tasks.values()]
     return tokenize(maker, used, sizes)
 
 
@@ -389,18 +368,7 @@ def _fits(shape: Shape, expected: tuple[float, ...]) -> bool:
     )
 
 
-def _check_type(array: object, block: BlockIndex) -> None:
-    if not _is_plain(array):
-        raise BlockTypeError(
-            f"block {block} is a {type(array).__name__}, expected a plain numpy.ndarray; fill a "
-            "masked array first, or pass the converter for this type of block",
-            block=block,
-            expected=np.ndarray,
-            got=type(array),
-        )
-
-
-def _is_plain(x: object) -> bool:
+def _is_plain(x: object) -> TypeGuard[NDArray[Any]]:
     return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 

@@ -14,14 +14,13 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.sources import block_counts, ended
+from lazychunks.sources import block_counts, ended, refuse_array
 
 __all__ = [
     "Counts",
@@ -143,15 +142,19 @@ class Fold(Generic[T_contra, R_co]):
 
     def __call__(self, blocks: Iterable[T_contra], /) -> R_co:
         """Fold blocks in one pass; a pass that fails releases what it holds."""
-        return _run(self, blocks)
+        with self.start(_counts(blocks)[:1]) as running:
+            step = running.step
+            for block in blocks:
+                step(block)
+            return running.finish()
 
     def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
         """Return the fold whose result is ``fn`` of this one's."""
-        return _Then(self, fn)
+        return _Adapted(self, None, fn)
 
     def contramap(self, fn: Callable[[A], T_contra]) -> Fold[A, R_co]:
         """Return the fold that takes ``fn(block)`` for each block."""
-        return _Contramapped(self, fn)
+        return _Adapted(self, fn, None)
 
 
 class Joins:
@@ -170,8 +173,22 @@ class NestedFold(Generic[T_contra, R_co]):
         """Start a pass; ``counts`` is a hint."""
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
-        """Fold rows of blocks in one pass; a pass that fails releases what it holds."""
-        return _run_rows(self, rows)
+        """Fold rows of blocks in one pass; a pass that fails releases what it holds.
+
+        Raises
+        ------
+        SourceTypeError
+            If a row is an array, whose own rows would pass for blocks.
+        """
+        with self.start_rows(_counts(rows)) as running:
+            step = running.step
+            for row in rows:
+                refuse_array(row, "a row")
+                with ended(row):
+                    for block in row:
+                        step(block)
+                running.end_row()
+            return running.finish()
 
 
 class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
@@ -179,9 +196,12 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
 
     __slots__ = ()
 
-    @abstractmethod
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
-        """Fold blocks, or rows of blocks."""
+        """Fold blocks, or rows of blocks if they are a nested sequence."""
+        asked: Any = blocks
+        if isinstance(blocks, NestedLazyChunkSequence):
+            return super(Fold, self).__call__(asked)  # as a NestedFold, which comes after Fold
+        return super().__call__(asked)
 
 
 @overload
@@ -296,13 +316,17 @@ def tee(*folds: Fold[Any, Any] | NestedFold[Any, Any]) -> Fold[Any, Any] | Neste
     >>> both([3, 1, 2])
     (3, 3)
     """
-    if not (all(map(_takes_blocks, folds)) or all(map(_takes_rows, folds))):
+    of_blocks = all(isinstance(f, Fold) for f in folds)
+    of_rows = all(isinstance(f, NestedFold) for f in folds)
+    if not (of_blocks or of_rows):
         raise TypeError(
             "tee takes folds over blocks, or folds over rows of blocks, not both: "
             f"{', '.join(type(f).__name__ for f in folds)}; fold() makes a fold of a plain "
             "function, nest() a nested one of two flat ones"
         )
-    return _Tee(folds)
+    if of_blocks and of_rows:
+        return _EitherTee(folds)
+    return _Tee(folds) if of_blocks else _NestedTee(folds)
 
 
 @overload
@@ -347,46 +371,8 @@ def nest(
     return _NestedCalls(inner, outer)
 
 
-def _is_nested(blocks: object) -> bool:
-    """Whether something that a fold is called with is a nested sequence."""
-    return isinstance(blocks, NestedLazyChunkSequence)
-
-
 def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
     return isinstance(x, Fold)
-
-
-def _takes_blocks(fold: Fold[Any, Any] | NestedFold[Any, Any]) -> bool:
-    """Whether a fold goes through blocks; a tee does if all within it do."""
-    return isinstance(fold, Fold) and all(map(_takes_blocks, _within(fold)))
-
-
-def _takes_rows(fold: Fold[Any, Any] | NestedFold[Any, Any]) -> bool:
-    """Whether a fold goes through rows of blocks."""
-    return isinstance(fold, NestedFold) and all(map(_takes_rows, _within(fold)))
-
-
-def _within(fold: object) -> tuple[Fold[Any, Any] | NestedFold[Any, Any], ...]:
-    return fold.folds if isinstance(fold, _Tee) else ()
-
-
-def _run(fold: Fold[T, R], blocks: Iterable[T]) -> R:
-    with fold.start(_counts(blocks)[:1]) as running:
-        step = running.step
-        for block in blocks:
-            step(block)
-        return running.finish()
-
-
-def _run_rows(fold: NestedFold[T, R], rows: Iterable[Iterable[T]]) -> R:
-    with fold.start_rows(_counts(rows)) as running:
-        step = running.step
-        for row in rows:
-            with ended(row):
-                for block in row:
-                    step(block)
-            running.end_row()
-        return running.finish()
 
 
 def _counts(blocks: Iterable[object]) -> Counts:
@@ -397,21 +383,15 @@ def _counts(blocks: Iterable[object]) -> Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Then(Fold[T_contra, R_co]):
-    fold: Fold[T_contra, Any]
-    fn: Callable[[Any], R_co]
+class _Adapted(Fold[T_contra, R_co]):
+    """A fold with a function before it, or after it."""
+
+    fold: Fold[Any, Any]
+    before: Callable[[T_contra], Any] | None
+    after: Callable[[Any], R_co] | None
 
     def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
-        return _ThenRunning(self.fold.start(counts), self.fn)
-
-
-@dataclass(frozen=True, slots=True)
-class _Contramapped(Fold[T_contra, R_co]):
-    fold: Fold[Any, R_co]
-    fn: Callable[[T_contra], Any]
-
-    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
-        return _ContramappedRunning(self.fold.start(counts), self.fn)
+        return _AdaptedRunning([self.fold.start(counts)], self.before, self.after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,21 +405,26 @@ class _Stepwise(Fold[T_contra, R_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Tee(EitherFold[Any, Any]):
-    folds: tuple[Fold[Any, Any] | NestedFold[Any, Any], ...]
+class _Teed:
+    folds: tuple[Any, ...]
+
+
+class _Tee(_Teed, Fold[Any, Any]):
+    __slots__ = ()
 
     def start(self, counts: Counts, /) -> Running[Any, Any]:
-        return _TeeRunning([f.start(counts) for f in self.folds if isinstance(f, Fold)])
+        return _TeeRunning([f.start(counts) for f in self.folds])
+
+
+class _NestedTee(_Teed, NestedFold[Any, Any]):
+    __slots__ = ()
 
     def start_rows(self, counts: Counts, /) -> RunningRows[Any, Any]:
-        return _TeeRunningRows(
-            [f.start_rows(counts) for f in self.folds if isinstance(f, NestedFold)]
-        )
+        return _TeeRunning([f.start_rows(counts) for f in self.folds])
 
-    def __call__(self, blocks: Iterable[Any], /) -> Any:
-        if _takes_rows(self) and (_is_nested(blocks) or not _takes_blocks(self)):
-            return _run_rows(self, blocks)
-        return _run(self, blocks)
+
+class _EitherTee(_Tee, _NestedTee, EitherFold[Any, Any]):
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,7 +433,7 @@ class _Nested(NestedFold[T_contra, R_co]):
     outer: Fold[Any, R_co]
 
     def start_rows(self, counts: Counts, /) -> RunningRows[T_contra, R_co]:
-        return _NestedRunning(self.inner, self.outer.start(counts[:1]), counts[1:])
+        return _NestedRunning([self.outer.start(counts[:1])], self.inner, counts[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,188 +442,122 @@ class _NestedCalls(Generic[T_contra, R_co]):
     outer: Callable[[LazyChunkSequence[Any]], R_co]
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
-        results = (self.inner(LazyChunkSequence(partial(_blocks_of, row))) for row in rows)
+        results = (self.inner(_sequence_of(row)) for row in rows)
         return self.outer(LazyChunkSequence(lambda: results, _counts(rows)[0]))
+
+
+def _sequence_of(row: Iterable[T]) -> LazyChunkSequence[T]:
+    # A generator, since it may be empty, and is refused once it has run.
+    blocks = _blocks_of(row) if isinstance(row, Iterator) else row
+    return LazyChunkSequence(lambda: blocks)
 
 
 def _blocks_of(row: Iterable[T]) -> Iterator[T]:
     yield from row
 
 
-class _Wrapped(Generic[T_contra, R_co]):
-    """A pass around another one."""
-
-    __slots__ = ("_running",)
-
-    def __init__(self, running: Running[Any, Any]) -> None:
-        self._running = running
-
-    @property
-    def publishes(self) -> bool:
-        return self._running.publishes
-
-    def prepare(self) -> None:
-        self._running.prepare()
-
-    def __enter__(self) -> Self:
-        self._running.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self._running.__exit__(kind, error, traceback)
-
-    def step(self, block: T_contra, /) -> None:
-        self._running.step(block)
-
-    def finish(self) -> R_co:
-        result: R_co = self._running.finish()
-        return result
-
-
-class _ThenRunning(_Wrapped[T_contra, R_co]):
-    __slots__ = ("_fn",)
-
-    def __init__(self, running: Running[T_contra, Any], fn: Callable[[Any], R_co]) -> None:
-        super().__init__(running)
-        self._fn = fn
-
-    def finish(self) -> R_co:
-        return self._fn(self._running.finish())
-
-
-class _ContramappedRunning(_Wrapped[T_contra, R_co]):
-    __slots__ = ("_fn",)
-
-    def __init__(self, running: Running[Any, R_co], fn: Callable[[T_contra], Any]) -> None:
-        super().__init__(running)
-        self._fn = fn
-
-    def step(self, block: T_contra, /) -> None:
-        self._running.step(self._fn(block))
-
-
+@dataclass(slots=True, eq=False)
 class _StepwiseRunning(Pass, Generic[T_contra, R_co]):
-    __slots__ = ("_finish", "_state", "_step")
-
-    def __init__(
-        self,
-        step: Callable[[Any, T_contra], Any],
-        state: Any,
-        finish: Callable[[Any], R_co] | None,
-    ) -> None:
-        self._step = step
-        self._state = state
-        self._finish = finish
+    fn: Callable[[Any, T_contra], Any]
+    state: Any
+    after: Callable[[Any], R_co] | None
 
     def step(self, block: T_contra, /) -> None:
-        self._state = self._step(self._state, block)
+        self.state = self.fn(self.state, block)
 
     def finish(self) -> Any:
-        return self._state if self._finish is None else self._finish(self._state)
+        return self.state if self.after is None else self.after(self.state)
 
 
-class _TeeRunning:
-    __slots__ = ("_passes", "_stack")
+@dataclass(slots=True, eq=False)
+class _Around:
+    """What is the same for all passes around others: these open in order, and close in reverse."""
 
-    def __init__(self, passes: Sequence[Running[Any, Any]]) -> None:
-        self._passes = passes
-        self._stack = ExitStack()
+    passes: Sequence[Any]
+    stack: ExitStack = field(init=False)
 
     @property
     def publishes(self) -> bool:
-        return any(running.publishes for running in self._passes)
+        return any(running.publishes for running in self.passes)
+
+    def prepare(self) -> None:
+        for running in self.passes:
+            running.prepare()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for running in self._passes:
+            for running in self.passes:
                 stack.enter_context(running)
-            self._stack = stack.pop_all()
+            self.stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self._stack.__exit__(kind, error, traceback)
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 -- passed on
+        self.stack.__exit__(*error)
 
+
+@dataclass(slots=True, eq=False)
+class _AdaptedRunning(_Around, Generic[T_contra, R_co]):
+    before: Callable[[T_contra], Any] | None
+    after: Callable[[Any], R_co] | None
+
+    def step(self, block: T_contra, /) -> None:
+        self.passes[0].step(block if self.before is None else self.before(block))
+
+    def finish(self) -> Any:
+        result = self.passes[0].finish()
+        return result if self.after is None else self.after(result)
+
+
+@dataclass(slots=True, eq=False)
+class _TeeRunning(_Around):
     def step(self, block: Any, /) -> None:
-        for running in self._passes:
+        for running in self.passes:
             running.step(block)
+
+    def end_row(self) -> None:
+        for running in self.passes:
+            running.end_row()
 
     def finish(self) -> tuple[Any, ...]:
         results: dict[int, Any] = {}
         self.prepare()
         for last in (False, True):
-            for number, running in enumerate(self._passes):
+            for number, running in enumerate(self.passes):
                 if running.publishes is last:
                     results[number] = running.finish()
-        return tuple(results[number] for number in range(len(self._passes)))
-
-    def prepare(self) -> None:
-        for running in self._passes:
-            running.prepare()
+        return tuple(results[number] for number in range(len(self.passes)))
 
 
-class _TeeRunningRows(_TeeRunning):
-    __slots__ = ("_rows",)
-
-    def __init__(self, passes: Sequence[RunningRows[Any, Any]]) -> None:
-        super().__init__(passes)
-        self._rows = passes
-
-    def end_row(self) -> None:
-        for running in self._rows:
-            running.end_row()
-
-
-class _NestedRunning(_Wrapped[T_contra, R_co]):
+@dataclass(slots=True, eq=False)
+class _NestedRunning(_Around, Generic[T_contra]):
     """The outer pass, and the inner one of the current row."""
 
-    __slots__ = ("_blocks", "_counts", "_inner", "_row", "_stack")
+    inner: Fold[T_contra, Any]
+    counts: Counts
+    blocks: int = field(default=0, init=False)
+    row: Running[T_contra, Any] | None = field(default=None, init=False)
+    row_stack: ExitStack = field(default_factory=ExitStack, init=False)
 
-    def __init__(
-        self, inner: Fold[T_contra, Any], outer: Running[Any, R_co], counts: Counts
-    ) -> None:
-        super().__init__(outer)
-        self._inner = inner
-        self._counts = counts
-        self._row: Running[T_contra, Any] | None = None
-        self._stack = ExitStack()
-        self._blocks = 0
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        try:
-            self._stack.__exit__(kind, error, traceback)
-        finally:
-            self._running.__exit__(kind, error, traceback)
+    def __enter__(self) -> Self:
+        _Around.__enter__(self)
+        self.stack.push(self.row_stack)
+        return self
 
     def step(self, block: T_contra, /) -> None:
         self._begun().step(block)
-        self._blocks += 1
+        self.blocks += 1
 
     def end_row(self) -> None:
         result = self._begun().finish()  # a row without blocks is folded like any other
-        self._row = None
-        self._stack.close()
-        self._counts, self._blocks = (self._blocks,), 0  # rows are alike, most of the time
-        self._running.step(result)
+        self.row = None
+        self.row_stack.close()
+        self.counts, self.blocks = (self.blocks,), 0  # rows are alike, most of the time
+        self.passes[0].step(result)
+
+    def finish(self) -> Any:
+        return self.passes[0].finish()
 
     def _begun(self) -> Running[T_contra, Any]:
-        if self._row is None:
-            self._row = self._stack.enter_context(self._inner.start(self._counts))
-        return self._row
+        if self.row is None:
+            self.row = self.row_stack.enter_context(self.inner.start(self.counts))
+        return self.row

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from lazychunks.arrays import Shaped, device, is_tensor
+from lazychunks.arrays import device, is_tensor
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.folds import Pass
 
@@ -17,6 +18,7 @@ __all__ = ["Joining"]
 S = TypeVar("S")
 
 
+@dataclass(slots=True, eq=False)
 class Joining(Pass, Generic[S]):
     """A pass that joins blocks along an axis; tuples of blocks are joined by component.
 
@@ -24,32 +26,29 @@ class Joining(Pass, Generic[S]):
     so that memory peaks at the size of the result and one block. A block that does not fit there
     (another dtype or shape, more blocks than hinted at) leaves the rest to the library's own
     function, which gets copies: a producer may reuse the memory of its blocks.
-
-    Parameters
-    ----------
-    axis
-        The axis to join along.
-    count
-        Number of blocks, if it is known.
     """
 
-    __slots__ = ("_axis", "_count", "_running")
-
-    def __init__(self, axis: int, count: int | None) -> None:
-        self._axis = axis
-        self._count = count or 0
-        self._running: _Room | _Parts | None = None
+    axis: int
+    """The axis to join along."""
+    count: int | None
+    """Number of blocks, if it is known."""
+    _running: _Room | _Parts | None = field(default=None, init=False)
 
     def step(self, block: S, /) -> None:
         """Copy the block to its place."""
         if self._running is None:
             first: Any = block
             if isinstance(block, tuple):
-                self._running = _Parts(self._axis, self._count, first)
-            elif hasattr(block, "shape"):
-                self._running = _Room(self._axis, self._count)
+                self._running = _Parts(first, [self._part(part) for part in first])
+            elif hasattr(block, "dtype"):
+                self._running = _Room(self.axis, self.count or 0)
             else:
-                raise _not_joinable(block)
+                raise BlockTypeError(
+                    f"a block is a {type(block).__name__}, which cannot be joined; convert it to "
+                    "an array. Of folds over blocks, nest() makes a fold over rows of blocks",
+                    expected="an array, or a tuple of arrays",
+                    got=type(block),
+                )
         self._running.step(block)
 
     def finish(self) -> S:
@@ -65,114 +64,112 @@ class Joining(Pass, Generic[S]):
         joined: S = self._running.finish()
         return joined
 
+    def _part(self, part: object) -> Joining[Any] | None:
+        joins = isinstance(part, tuple) or hasattr(part, "dtype")
+        return Joining(self.axis, self.count) if joins else None
 
+
+@dataclass(slots=True, eq=False)
 class _Parts:
     """Joins tuples by component; a component that is no array must be the same in all."""
 
-    __slots__ = ("_first", "_passes")
-
-    def __init__(self, axis: int, count: int, first: tuple[Any, ...]) -> None:
-        self._first = first
-        self._passes: list[Joining[Any] | None] = [
-            Joining(axis, count) if isinstance(part, tuple) or hasattr(part, "shape") else None
-            for part in first
-        ]
+    first: tuple[Any, ...]
+    passes: Sequence[Joining[Any] | None]
 
     def step(self, block: Any) -> None:
         kind: Any = block.__class__
-        if kind is not type(self._first) or len(block) != len(self._first):
+        if kind is not type(self.first) or len(block) != len(self.first):
             raise BlockTypeError(
-                f"a block is a {kind.__name__}, expected a {_called(self._first)} like the blocks "
+                f"a block is a {kind.__name__}, expected a {_called(self.first)} like the blocks "
                 "before it; tuples are joined by component",
-                expected=type(self._first),
+                expected=type(self.first),
                 got=kind,
             )
-        for number, running in enumerate(self._passes):
+        for number, running in enumerate(self.passes):
             if running is not None:
                 running.step(block[number])
-            elif block[number] != self._first[number]:
+            elif block[number] != self.first[number]:
                 raise BlockShapeError(
                     f"component {number} of a {_called(block)} is {block[number]}, expected "
-                    f"{self._first[number]} like those before it; only arrays can be joined",
-                    expected=self._first[number],
+                    f"{self.first[number]} like those before it; only arrays can be joined",
+                    expected=self.first[number],
                     got=block[number],
                 )
 
     def finish(self) -> Any:
         parts = (
             part if running is None else running.finish()
-            for part, running in zip(self._first, self._passes, strict=True)
+            for part, running in zip(self.first, self.passes, strict=True)
         )
-        kind: Any = type(self._first)
+        kind: Any = type(self.first)
         return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
 
 
+@dataclass(slots=True, eq=False)
 class _Room:
     """Joins arrays in one allocation, or by the library's own function."""
 
-    __slots__ = ("_axis", "_before", "_blocks", "_count", "_filled", "_like", "_room")
-
-    def __init__(self, axis: int, count: int) -> None:
-        self._axis = axis
-        self._count = count
-        self._blocks: list[Any] = []
-        self._room: Any = None
-        self._like: tuple[object, object] | None = None
-        self._filled = 0
+    axis: int
+    count: int
+    blocks: list[Any] = field(default_factory=list[Any], init=False)
+    room: Any = field(default=None, init=False)
+    like: tuple[object, object] | None = field(default=None, init=False)
+    before: tuple[slice, ...] = field(default=(), init=False)
+    filled: int = field(default=0, init=False)
 
     def step(self, block: Any) -> None:
-        if self._like is None:
-            self._like = (block.dtype, device(block))
+        if self.like is None:
+            self.like = (block.dtype, device(block))
             self._allocate(block)
-        room = self._room
+        room = self.room
         if room is None:
-            self._blocks.append(_copy(block))
+            self.blocks.append(_copy(block))
         elif self._fits(block, room):
-            start, self._filled = self._filled, self._filled + block.shape[self._axis]
-            room[(*self._before, slice(start, self._filled))] = block
+            start, self.filled = self.filled, self.filled + block.shape[self.axis]
+            room[(*self.before, slice(start, self.filled))] = block
         else:
-            self._blocks = [self._part(room), _copy(block)]
-            self._room = None
+            self.blocks = [self._part(room), _copy(block)]
+            self.room = None
 
     def finish(self) -> Any:
-        room = self._room
+        room = self.room
         if room is None:
-            return _cat(self._blocks, self._axis)
+            return _cat(self.blocks, self.axis)
         part = self._part(room)
-        if 8 * self._filled > 7 * room.shape[self._axis]:
+        if 8 * self.filled > 7 * room.shape[self.axis]:
             return part
-        return _cat([part], self._axis)  # the hint was far off: let go of the room
+        return _cat([part], self.axis)  # the hint was far off: let go of the room
 
     def _allocate(self, first: Any) -> None:
         ndim = len(first.shape)
-        if self._count < 2 or not -ndim <= self._axis < ndim or not _copyable(first):
+        if self.count < 2 or not -ndim <= self.axis < ndim or not _copyable(first):
             return
-        self._axis %= ndim
-        self._before = (slice(None),) * self._axis
+        self.axis %= ndim
+        self.before = (slice(None),) * self.axis
         shape = list(first.shape)
-        shape[self._axis] *= self._count
+        shape[self.axis] *= self.count
         try:
-            self._room = _empty(first, tuple(shape))
+            self.room = _empty(first, tuple(shape))
         except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
             # A hint may be wrong by far; torch says TypeError where it is no 64-bit integer.
-            self._room = None
+            self.room = None
 
-    def _fits(self, block: Any, room: Shaped) -> bool:
-        axis = self._axis
+    def _fits(self, block: Any, room: Any) -> bool:
+        axis = self.axis
         shape, expected = block.shape, room.shape
         return (
             len(shape) == len(expected)
-            and (block.dtype, device(block)) == self._like
+            and (block.dtype, device(block)) == self.like
             and shape[:axis] == expected[:axis]
             and shape[axis + 1 :] == expected[axis + 1 :]
-            and self._filled + shape[axis] <= expected[axis]
+            and self.filled + shape[axis] <= expected[axis]
             and _copyable(block)
         )
 
     def _part(self, room: Any) -> Any:
-        if self._filled == room.shape[self._axis]:
+        if self.filled == room.shape[self.axis]:
             return room
-        return room[(*self._before, slice(0, self._filled))]
+        return room[(*self.before, slice(0, self.filled))]
 
 
 def _empty(like: Any, shape: tuple[int, ...]) -> Any:
@@ -211,12 +208,3 @@ def _copy(block: Any) -> Any:
 
 def _called(block: Sequence[object]) -> str:
     return f"{type(block).__name__} of {len(block)}"
-
-
-def _not_joinable(block: object) -> BlockTypeError:
-    return BlockTypeError(
-        f"a block is a {type(block).__name__}, which cannot be joined; convert it to an array. Of "
-        "folds over blocks, nest() makes a fold over rows of blocks",
-        expected="an array, or a tuple of arrays",
-        got=type(block),
-    )

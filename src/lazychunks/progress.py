@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ from lazychunks.sources import Wrapper, opened, opened_rows
 __all__ = ["Reported", "ReportedRows", "is_shown", "logged_duration", "with_bar"]
 
 U = TypeVar("U")
-T_co = TypeVar("T_co", covariant=True)
 
 _logger = logging.getLogger("lazychunks")
 
@@ -30,7 +29,9 @@ def is_shown(progress: bool | None) -> bool:
     """Whether a bar is shown: as asked for, else where stderr is a terminal."""
     if progress is not None:
         return progress
-    return sys.stderr is not None and sys.stderr.isatty()  # None where there is no console
+    # There may be no stderr, where there is no console, or one that can do no more than write.
+    isatty = getattr(sys.stderr, "isatty", None)
+    return isatty is not None and isatty()
 
 
 def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
@@ -39,55 +40,35 @@ def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reported(Wrapper, Generic[T_co]):
+class Reported(Wrapper):
     """A factory of blocks that move a progress bar."""
 
-    source: Callable[[], Iterable[T_co]]
     total: int | None
 
-    @property
-    def inner(self) -> Callable[[], Iterable[T_co]]:
-        """The factory inside."""
-        return self.source
-
-    def around(self, factory: Callable[[], Iterable[U]], /) -> Reported[U]:
-        """Report on another factory's blocks."""
-        return Reported(factory, self.total)
-
-    def __call__(self) -> Iterator[T_co]:
+    def __call__(self) -> Iterator[Any]:
         """All blocks, in order."""
-        return iter(with_bar(opened(self.source), self.total, "block"))
+        return iter(with_bar(opened(self.inner), self.total, "block"))
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedRows(Wrapper, Generic[T_co]):
+class ReportedRows(Wrapper):
     """A factory of rows whose blocks move one progress bar.
 
     The total is known once the first row has told how many blocks a row has.
     """
 
-    source: Callable[[], Iterable[Iterable[T_co]]]
     total_rows: int | None
 
-    @property
-    def inner(self) -> Callable[[], Iterable[Iterable[T_co]]]:
-        """The factory inside."""
-        return self.source
-
-    def around(self, factory: Callable[[], Iterable[Iterable[U]]], /) -> ReportedRows[U]:
-        """Report on another factory's blocks."""
-        return ReportedRows(factory, self.total_rows)
-
-    def __call__(self) -> Iterator[Iterator[T_co]]:
+    def __call__(self) -> Iterator[Iterator[Any]]:
         """All rows, in order."""
         with tqdm(total=None, desc="blocks", unit="block") as bar:
-            for index, row in enumerate(opened_rows(self.source)):
+            for index, row in enumerate(opened_rows(self.inner)):
                 yield self._row(row, bar)
                 if index == 0 and self.total_rows is not None:
                     bar.total = bar.n * self.total_rows
                     bar.refresh()
 
-    def _row(self, row: Iterator[T_co], bar: tqdm[None]) -> Iterator[T_co]:
+    def _row(self, row: Iterator[U], bar: tqdm[None]) -> Iterator[U]:
         for block in row:
             yield block
             bar.update()

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from lazychunks.arrays import Likeness, copied, kind, plain, wide
+from lazychunks.arrays import Likeness, copied, inexact, kind, plain, wide
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 
@@ -47,34 +47,31 @@ class Reduction(Fold[S, R], Generic[S, R]):
 
     @abstractmethod
     def result(self, xp: Any, state: Any, dtype: Any) -> R:
-        """Return the result for blocks of a dtype."""
+        """Return the result for blocks of a dtype, as an array where NumPy has made a scalar."""
 
     def start(self, counts: Counts, /) -> Running[S, R]:  # noqa: ARG002
         """Start a pass."""
-        return _Reducing(self)
+        return _Reducing(self, Likeness(self.axis))
 
 
+@dataclass(slots=True, eq=False)
 class _Reducing(Pass, Generic[S, R]):
-    __slots__ = ("_blocks", "_reduction", "_state", "_xp")
-
-    def __init__(self, reduction: Reduction[S, R]) -> None:
-        self._reduction = reduction
-        self._blocks = Likeness(reduction.axis)
-        self._state: Any = None
-        self._xp: Any = None
+    reduction: Reduction[S, R]
+    blocks: Likeness
+    xp: Any = None
+    state: Any = None
 
     def step(self, block: S, /) -> None:
-        xp, array = plain(block)
-        seen = self._blocks.seen
-        self._blocks.check(array)
-        state = self._reduction.of(xp, array, self._blocks.axis)
-        self._state = self._reduction.merge(xp, self._state, state) if seen else state
-        self._xp = xp
+        self.xp, array = plain(block)
+        seen = self.blocks.seen
+        self.blocks.check(array)
+        state = self.reduction.of(self.xp, array, self.blocks.axis)
+        self.state = self.reduction.merge(self.xp, self.state, state) if seen else state
 
     def finish(self) -> R:
-        if not self._blocks.seen:
+        if not self.blocks.seen:
             raise EmptySequenceError("there is no block to reduce, hence neither shape nor dtype")
-        return self._reduction.result(self._xp, self._state, self._blocks.dtype)
+        return self.reduction.result(self.xp, self.state, self.blocks.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +87,10 @@ class Total(Reduction[S, S], Generic[S]):
         """Add."""
         return xp.add(state, other)  # where `+` of NumPy's scalars would warn, this wraps around
 
-    def result(self, xp: Any, state: Any, dtype: Any) -> S:
+    def result(self, xp: Any, state: Any, dtype: Any) -> Any:
         """Return the sum in the blocks' precision."""
         exact = kind(xp, dtype) in {"integral", "bool"}
-        summed: S = _array(xp, state, state.dtype if exact else dtype)
-        return summed
+        return xp.asarray(state, dtype=state.dtype if exact else dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +106,11 @@ class Mean(Reduction[S, S], Generic[S]):
         """Add both."""
         return state[0] + other[0], xp.add(state[1], other[1])
 
-    def result(self, xp: Any, state: tuple[int, Any], dtype: Any) -> S:
+    def result(self, xp: Any, state: tuple[int, Any], dtype: Any) -> Any:
         """Divide."""
         number, summed = state
         quotient = summed / number if number else summed * math.nan
-        average: S = _array(xp, quotient, _inexact(xp, dtype))
-        return average
+        return xp.asarray(quotient, dtype=inexact(xp, dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +137,7 @@ class Extremum(Reduction[S, S], Generic[S]):
             return other if state is None else state
         return (xp.maximum if self.largest else xp.minimum)(state, other)
 
-    def result(self, xp: Any, state: Any, dtype: Any) -> S:
+    def result(self, xp: Any, state: Any, dtype: Any) -> Any:
         """Return it.
 
         Raises
@@ -155,8 +150,7 @@ class Extremum(Reduction[S, S], Generic[S]):
                 f"blocks without an entry along axis {self.axis} have no "
                 f"{'maximum' if self.largest else 'minimum'}"
             )
-        extremum: S = _array(xp, state, dtype)
-        return extremum
+        return xp.asarray(state, dtype=dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +184,9 @@ class MomentsOf(Reduction[S, Moments[S]], Generic[S]):
         mean, variance = summed / max(number, 1), squares / max(number, 1)
         if not number:
             mean, variance = mean * math.nan, variance * math.nan
-        dtype = _inexact(xp, dtype)
-        return Moments(number, _array(xp, mean, dtype), _array(xp, variance, _real(xp, dtype)))
+        dtype = inexact(xp, dtype)
+        real = _real(xp, dtype)
+        return Moments(number, xp.asarray(mean, dtype=dtype), xp.asarray(variance, dtype=real))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +211,9 @@ class Norm(Reduction[S, S], Generic[S]):
         unknown = xp.isnan(state) | xp.isnan(other)
         return xp.where(unknown, state + other, xp.hypot(state, other))
 
-    def result(self, xp: Any, state: Any, dtype: Any) -> S:
+    def result(self, xp: Any, state: Any, dtype: Any) -> Any:
         """Return it in the blocks' precision."""
-        length: S = _array(xp, state, _real(xp, _inexact(xp, dtype)))
-        return length
+        return xp.asarray(state, dtype=_real(xp, inexact(xp, dtype)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,25 +241,23 @@ class End(Fold[S, S], Generic[S]):
 
     def start(self, counts: Counts, /) -> Running[S, S]:  # noqa: ARG002
         """Start a pass."""
-        running: _Ending[S] = _Ending(last=self.last)
+        running: _Ending[S] = _Ending(self.last, [])
         return running
 
 
+@dataclass(slots=True, eq=False)
 class _Ending(Pass, Generic[S]):
-    __slots__ = ("_kept", "_last")
-
-    def __init__(self, *, last: bool) -> None:
-        self._last = last
-        self._kept: list[S] = []
+    last: bool
+    kept: list[S]
 
     def step(self, block: S, /) -> None:
-        if self._last or not self._kept:
-            self._kept = [copied(block)]
+        if self.last or not self.kept:
+            self.kept = [copied(block)]
 
     def finish(self) -> S:
-        if not self._kept:
+        if not self.kept:
             raise EmptySequenceError("there is no block, hence no first and no last one")
-        return self._kept[0]
+        return self.kept[0]
 
 
 def _length(block: Any, axis: int | None) -> int:
@@ -279,18 +271,8 @@ def _squared(xp: Any, x: Any) -> Any:
     return x * x
 
 
-def _inexact(xp: Any, dtype: Any) -> Any:
-    """The dtype of a mean."""
-    return xp.float64 if kind(xp, dtype) in {"integral", "bool"} else dtype
-
-
 def _real(xp: Any, dtype: Any) -> Any:
     """The dtype of an absolute value."""
     if kind(xp, dtype) != "complex floating":
         return dtype
     return xp.real(xp.empty(0, dtype=dtype)).dtype
-
-
-def _array(xp: Any, x: Any, dtype: Any) -> Any:
-    """Make an array of what NumPy may have made a scalar."""
-    return xp.asarray(x, dtype=dtype)

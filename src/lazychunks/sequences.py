@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
 
 from typing_extensions import TypeVar, Unpack
 
 from lazychunks import sources
-from lazychunks.ahead import Ahead, AheadRows, validated_bound
+from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
 
 if TYPE_CHECKING:
@@ -91,9 +93,118 @@ def _immutable(cls: type[C]) -> type[C]:
     return cls
 
 
+class _Storable(Generic[T_co]):
+    """What both sequences can do in the same way."""
+
+    __slots__ = ()
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray: ...
+
+    @overload
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None: ...
+
+    def to_zarr(
+        self,
+        path_or_url: Destination,
+        converter: ToNumpy[T_co],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray | None:
+        """Store the blocks as one Zarr array, laid out as ``np.concatenate`` does, or ``np.block``.
+
+        The stored array equals the concatenation of the converted blocks, bitwise, or nothing is
+        stored: no block is padded, cast, dropped or overwritten. Blocks are joined along axis 0; in
+        a nested sequence, those of a row along axis 1, and the rows along axis 0, where the first
+        row's widths hold for all rows.
+
+        Parameters
+        ----------
+        path_or_url
+            A path, a URL, or any zarr store.
+        converter
+            Its ``to_numpy`` turns a block into a NumPy array.
+        return_stored
+            Whether to return the stored array.
+        overwrite
+            Whether an *array* at the destination may be replaced.
+        progress
+            As in :meth:`compute`.
+        **options
+            How the array is laid out: see :class:`~lazychunks.ZarrOptions`.
+
+        Returns
+        -------
+        zarr.Array or None
+            The stored array if ``return_stored``.
+
+        Raises
+        ------
+        EmptySequenceError, EmptyRowError
+            If there is no block, or none in a row.
+        BlockShapeError, BlockDTypeError, BlockTypeError
+            If a block does not fit the blocks before it, or cannot be stored.
+        DestinationExistsError
+            If something is at the destination that may not be replaced; before any block is
+            computed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lazychunks import IdentityConverter
+        >>> sequence = LazyChunkSequence.from_map(lambda i: np.full((2, 3), i), range(4))
+        >>> stored = sequence.to_zarr({}, IdentityConverter(), return_stored=True)
+        >>> stored.shape
+        (8, 3)
+        """
+        from lazychunks.storage import zarr_sink
+
+        with logged_duration(f"{type(self).__name__}.to_zarr"):
+            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
+            stored = sink(self._reporting(progress))
+        return stored if return_stored else None
+
+    @abstractmethod
+    def _reporting(self, progress: bool | None) -> Iterable[T_co] | Iterable[Iterable[T_co]]:
+        """Return the sequence, its blocks moving a progress bar if that is wanted."""
+
+
 @_immutable
 @dataclass(frozen=True, slots=True)
-class LazyChunkSequence(Generic[T_co]):
+class LazyChunkSequence(_Storable[T_co]):
     """A tensor chunked along its first axis, produced block by block, as one immutable value.
 
     Nothing is computed until it is iterated, computed or stored; each of these generates the
@@ -166,8 +277,8 @@ class LazyChunkSequence(Generic[T_co]):
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
-        The next blocks are read in the background. The array need not be trusted: its metadata is
-        judged before any chunk is read.
+        The next blocks are read in the background; what :meth:`map` adds is applied where they are
+        consumed. The array need not be trusted: its metadata is judged before any chunk is read.
 
         Parameters
         ----------
@@ -261,9 +372,8 @@ class LazyChunkSequence(Generic[T_co]):
         ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
         [1, 2]
         """
-        source = _map_backed(self.generator_factory, "LazyChunkSequence.from_map")
-        ahead: Ahead[T_co] = Ahead(source, executor, validated_bound(max_in_flight))
-        return LazyChunkSequence(ahead, self.len_generator)
+        ahead = partial(Ahead[T_co].of, executor=executor, max_in_flight=max_in_flight)
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
@@ -304,105 +414,7 @@ class LazyChunkSequence(Generic[T_co]):
         """
         with logged_duration("LazyChunkSequence.compute"):
             sequence = self._reporting(progress)
-            return _listed(sequence) if aggregator is None else aggregator(sequence)
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: Literal[False] = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> None: ...
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: Literal[True],
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray: ...
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: bool = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray | None: ...
-
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: bool = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray | None:
-        """Store the concatenation of the blocks along axis 0 as a Zarr array.
-
-        The stored array equals ``np.concatenate`` of the converted blocks, bitwise, or nothing is
-        stored: no block is padded, cast, dropped or overwritten.
-
-        Parameters
-        ----------
-        path_or_url
-            A path, a URL, or any zarr store.
-        converter
-            Its ``to_numpy`` turns a block into a NumPy array.
-        return_stored
-            Whether to return the stored array.
-        overwrite
-            Whether an *array* at the destination may be replaced.
-        progress
-            As in :meth:`compute`.
-        **options
-            How the array is laid out: see :class:`~lazychunks.ZarrOptions`.
-
-        Returns
-        -------
-        zarr.Array or None
-            The stored array if ``return_stored``.
-
-        Raises
-        ------
-        EmptySequenceError
-            If there is no block.
-        BlockShapeError, BlockDTypeError, BlockTypeError
-            If a block does not fit the blocks before it, or cannot be stored.
-        DestinationExistsError
-            If something is at the destination that may not be replaced; before any block is
-            computed.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from lazychunks import IdentityConverter
-        >>> sequence = LazyChunkSequence.from_map(lambda i: np.full((2, 3), i), range(4))
-        >>> stored = sequence.to_zarr({}, IdentityConverter(), return_stored=True)
-        >>> stored.shape
-        (8, 3)
-        """
-        from lazychunks.storage import zarr_sink
-
-        with logged_duration("LazyChunkSequence.to_zarr"):
-            sequence = self._reporting(progress)
-            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
-            stored = sink(sequence)
-        return stored if return_stored else None
+            return ListAggregator()(sequence) if aggregator is None else aggregator(sequence)
 
     def _reporting(self, progress: bool | None) -> LazyChunkSequence[T_co]:
         if not is_shown(progress):
@@ -412,7 +424,7 @@ class LazyChunkSequence(Generic[T_co]):
 
 @_immutable
 @dataclass(frozen=True, slots=True)
-class NestedLazyChunkSequence(Generic[T_co]):
+class NestedLazyChunkSequence(_Storable[T_co]):
     """A tensor chunked along its first two axes, produced row by row of blocks, as one value.
 
     Iterating gives rows; each row is an iterator over its blocks, to be consumed before the next
@@ -538,9 +550,8 @@ class NestedLazyChunkSequence(Generic[T_co]):
         ValueError
             If the bound is not positive.
         """
-        source = _map_backed(self.generator_factory, "NestedLazyChunkSequence.from_product")
-        ahead: AheadRows[T_co] = AheadRows(source, executor, validated_bound(max_in_flight))
-        return NestedLazyChunkSequence(ahead, self.len_outer_generator)
+        ahead = partial(AheadRows[T_co].of, executor=executor, max_in_flight=max_in_flight)
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(
@@ -567,77 +578,7 @@ class NestedLazyChunkSequence(Generic[T_co]):
         """
         with logged_duration("NestedLazyChunkSequence.compute"):
             sequence = self._reporting(progress)
-            return [list(row) for row in sequence] if aggregator is None else aggregator(sequence)
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: Literal[False] = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> None: ...
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: Literal[True],
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray: ...
-
-    @overload
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: bool = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray | None: ...
-
-    def to_zarr(
-        self,
-        path_or_url: Destination,
-        converter: ToNumpy[T_co],
-        return_stored: bool = False,
-        overwrite: bool = False,
-        *,
-        progress: bool | None = None,
-        **options: Unpack[ZarrOptions],
-    ) -> StoredArray | None:
-        """Store the blocks as one Zarr array, laid out as ``np.block`` does.
-
-        Rows are stacked along axis 0, the blocks of a row along axis 1; the first row's widths
-        hold for all rows. All else is as in :meth:`LazyChunkSequence.to_zarr`.
-
-        Raises
-        ------
-        EmptySequenceError
-            If there is no row.
-        EmptyRowError
-            If a row holds no block.
-        BlockShapeError, BlockDTypeError, BlockTypeError
-            If a block does not fit its row and column, or cannot be stored.
-        DestinationExistsError
-            As in :meth:`LazyChunkSequence.to_zarr`.
-        """
-        from lazychunks.storage import zarr_sink
-
-        with logged_duration("NestedLazyChunkSequence.to_zarr"):
-            sequence = self._reporting(progress)
-            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
-            stored = sink(sequence)
-        return stored if return_stored else None
+            return NestedListAggregator()(sequence) if aggregator is None else aggregator(sequence)
 
     def _reporting(self, progress: bool | None) -> NestedLazyChunkSequence[T_co]:
         if not is_shown(progress):
@@ -654,7 +595,8 @@ class ListAggregator:
 
     def __call__(self, tensor_sequence: LazyChunkSequence[T], /) -> list[T]:
         """Return the blocks in order."""
-        return _listed(tensor_sequence)
+        # Not list(tensor_sequence): it allocates whatever the hint says.
+        return list(iter(tensor_sequence))
 
 
 @dataclass(frozen=True, slots=True)
@@ -664,16 +606,3 @@ class NestedListAggregator:
     def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
         """Return the blocks in order, by row."""
         return [list(row) for row in nested_sequence_of_tensors]
-
-
-def _map_backed(factory: object, way_out: str) -> sources.MapBacked:
-    if isinstance(factory, sources.MapBacked):
-        return factory
-    raise TypeError(
-        "only the blocks of a map-backed sequence can be computed one by one; build it with "
-        f"{way_out}"
-    )
-
-
-def _listed(sequence: LazyChunkSequence[T]) -> list[T]:
-    return list(iter(sequence))  # not list(sequence): it allocates whatever the hint says

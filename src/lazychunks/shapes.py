@@ -27,10 +27,8 @@ __all__ = [
     "check_grid_block",
     "cut",
     "fit_extent",
-    "grid_regions",
     "group_count",
     "grow",
-    "is_aligned",
     "overlaps",
     "partition_slices",
     "region_at",
@@ -91,21 +89,6 @@ def region_shape(region: Region) -> Shape:
     return tuple(s.stop - s.start for s in region)
 
 
-def grid_regions(
-    heights: Sequence[int], widths: Sequence[int], trailing: Shape = ()
-) -> tuple[tuple[Region, ...], ...]:
-    """Regions of the blocks of a nested sequence, by row and column, as ``np.block`` lays them out.
-
-    >>> grid_regions((1, 2), (3,))
-    (((slice(0, 1, None), slice(0, 3, None)),), ((slice(1, 3, None), slice(0, 3, None)),))
-    """
-    rest = tuple(slice(0, length) for length in trailing)
-    columns = partition_slices(widths)
-    return tuple(
-        tuple((row, column, *rest) for column in columns) for row in partition_slices(heights)
-    )
-
-
 def align_down(position: int, size: int) -> int:
     """Largest multiple of ``size`` that is not above ``position``.
 
@@ -122,19 +105,6 @@ def align_up(position: int, size: int) -> int:
     9
     """
     return position + -position % size
-
-
-def is_aligned(span: slice, size: int, length: int) -> bool:
-    """Whether a span covers whole cells only: its ends fall on cell borders or the axis' end.
-
-    An empty span covers no cell, hence is aligned.
-
-    >>> [is_aligned(span, 4, 10) for span in (slice(4, 8), slice(8, 10), slice(2, 8))]
-    [True, True, False]
-    """
-    start: int = span.start
-    stop: int = span.stop
-    return start == stop or (start % size == 0 and (stop % size == 0 or stop == length))
 
 
 def grow(capacity: int, needed: int) -> int:

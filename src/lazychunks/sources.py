@@ -14,16 +14,11 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, compress, repeat
 from types import GeneratorType
-from typing import (
-    Any,
-    Generic,
-    SupportsIndex,
-    TypeGuard,
-    TypeVar,
-)
+from typing import Any, Generic, SupportsIndex, TypeGuard, TypeVar
 
 from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTypeError
 
@@ -44,9 +39,12 @@ __all__ = [
     "mapped_rows",
     "opened",
     "opened_rows",
+    "optional_integer",
+    "refuse_array",
     "run_through",
     "tasks_of",
     "validated_hint",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -54,19 +52,16 @@ U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
 
 
+@dataclass(frozen=True, slots=True)
 class Wrapper:
     """Base of a factory around another one, such as one that reports."""
 
-    __slots__ = ()
-
-    @property
-    @abstractmethod
-    def inner(self) -> Callable[[], Iterable[Any]]:
-        """The factory inside."""
+    inner: Callable[[], Iterable[Any]]
+    """The factory inside."""
 
     @abstractmethod
-    def around(self, factory: Callable[[], Iterable[Any]], /) -> Callable[[], Iterator[Any]]:
-        """Return the same wrapper around another factory."""
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
 
 
 class MapBacked:
@@ -89,9 +84,9 @@ class MapBacked:
     def mapped(self, fn: Callable[[Any], Any]) -> MapBacked:
         """Return the map-backed factory of ``fn(block)``."""
 
-    @abstractmethod
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
+        return None
 
     @abstractmethod
     def __call__(self) -> Iterator[Any]:
@@ -139,7 +134,7 @@ class Mapped(MapBacked, Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, run_through(self.items))
+        return (self.fn(item) for item in run_through(self.items))
 
     def tasks(self) -> Iterator[Task[T_co]]:
         """Calls that compute the blocks."""
@@ -148,10 +143,6 @@ class Mapped(MapBacked, Generic[T_co]):
     def mapped(self, fn: Callable[[Any], Any]) -> Mapped[Any]:
         """Factory of ``fn(block)``."""
         return Mapped(Composed(self.fn, fn), self.items)
-
-    def column_count(self) -> int | None:
-        """None: there are no rows."""
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +173,7 @@ class Product(MapBacked, Generic[T_co]):
         return length_of(self.columns)
 
     def _row(self, item: Any) -> Iterator[T_co]:
-        return map(self.fn, repeat(item), run_through(self.columns))
+        return (self.fn(item, column) for column in run_through(self.columns))
 
     def _row_of_tasks(self, item: Any) -> Iterator[Task[T_co]]:
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
@@ -197,7 +188,7 @@ class MappedRows(Generic[T_co]):
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
         """All rows, in order."""
-        return (map(self.fn, row) for row in opened_rows(self.factory))
+        return ((self.fn(block) for block in row) for row in opened_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +200,7 @@ class MappedBlocks(Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return map(self.fn, opened(self.factory))
+        return (self.fn(block) for block in opened(self.factory))
 
 
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
@@ -225,14 +216,14 @@ def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
         end of an otherwise empty run for an iterator that cannot be asked.
     """
     made = factory()
-    _refuse_array(made, "the factory")
+    refuse_array(made, "the factory")
     return _fresh(made, lambda: factory() is made)
 
 
 def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterator[T]]:
     """Like :func:`opened`, for the rows of a nested sequence as well; a row may be empty."""
     rows = factory()
-    _refuse_array(rows, "the factory")
+    refuse_array(rows, "the factory")
     fresh = _fresh(rows, lambda: factory() is rows)
     # Rows that a list holds are the same at each run; those that an iterator makes are new.
     kept = not isinstance(rows, Iterator)
@@ -240,7 +231,7 @@ def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterat
 
 
 def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
-    _refuse_array(row, "a row of the nested sequence")
+    refuse_array(row, "a row of the nested sequence")
     if kept:
         return _fresh(row, lambda: True)
     _refuse_started(row)
@@ -254,18 +245,30 @@ def ended(row: Iterable[object]) -> AbstractContextManager[object]:
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:
     """Make the factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedBlocks(fn, factory)
+    return within(factory, partial(_mapped, fn=fn, opaque=MappedBlocks))
 
 
 def mapped_rows(
     factory: Callable[[], Iterable[Iterable[T]]], fn: Callable[[T], U]
 ) -> Callable[[], Iterator[Iterator[U]]]:
     """Make the nested factory of ``fn(block)``, map-backed where ``factory`` is."""
-    if isinstance(factory, MapBacked):
-        return factory.mapped(fn)
-    return MappedRows(fn, factory)
+    return within(factory, partial(_mapped, fn=fn, opaque=MappedRows))
+
+
+def _mapped(
+    factory: Callable[[], Iterable[Any]], *, fn: Callable[[Any], Any], opaque: Callable[..., Any]
+) -> Any:
+    return factory.mapped(fn) if isinstance(factory, MapBacked) else opaque(fn, factory)
+
+
+def within(
+    factory: Callable[[], Iterable[T]],
+    change: Callable[[Callable[[], Iterable[T]]], Callable[[], Iterator[U]]],
+) -> Callable[[], Iterator[U]]:
+    """Change a factory, or the one that is wrapped in it, for instance by one that reports."""
+    if isinstance(factory, Wrapper):
+        return replace(factory, inner=within(factory.inner, change))
+    return change(factory)
 
 
 def run_through(items: Iterable[T]) -> Iterator[T]:
@@ -306,7 +309,7 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
         return factory.tasks
     if isinstance(factory, Wrapper):
         inner = tasks_of(factory.inner)
-        return None if inner is None else factory.around(inner)
+        return None if inner is None else replace(factory, inner=inner)
     return None
 
 
@@ -330,19 +333,30 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     ValueError
         If it is negative, or larger than any length.
     """
-    if hint is None:
-        return None
-    if isinstance(hint, bool):
-        raise TypeError(f"{name} must be an integer or None, got {hint!r}")
-    try:
-        number = operator.index(hint)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer or None, got {hint!r}") from None
-    if not 0 <= number <= sys.maxsize:
+    number = optional_integer(hint, name)
+    if number is not None and not 0 <= number <= sys.maxsize:
         raise ValueError(
             f"{name} must lie between 0 and {sys.maxsize}, got {number}; leave it out if unknown"
         )
     return number
+
+
+def optional_integer(value: SupportsIndex | None, name: str) -> int | None:
+    """Check that a value is ``None`` or an integer, and no boolean.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{name} must be an integer or None, got {value!r}")
 
 
 def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]:
@@ -358,7 +372,8 @@ def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]
     yield from ()
 
 
-def _refuse_array(made: object, who: str) -> None:
+def refuse_array(made: object, who: str) -> None:
+    """Refuse what would pass for an iterable of blocks, and what is none."""
     if hasattr(made, "shape") and hasattr(made, "dtype"):
         raise SourceTypeError(
             f"{who} gave one array ({type(made).__name__}), whose rows would be taken "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -97,10 +97,11 @@ class Best(Fold[S, TopK[S]], Generic[S]):
 
     def start(self, counts: Counts, /) -> Running[S, TopK[S]]:  # noqa: ARG002
         """Start a pass."""
-        running: _Ranking[S] = _Ranking(self.k, self.axis, largest=self.largest)
+        running: _Ranking[S] = _Ranking(self.k, self.largest, Likeness(self.axis))
         return running
 
 
+@dataclass(slots=True, eq=False)
 class _Ranking(Pass, Generic[S]):
     """The best so far of each lane, as *keys*: numbers of which small ones are good.
 
@@ -108,65 +109,54 @@ class _Ranking(Pass, Generic[S]):
     better than the worst of the best, wait until there are enough of them to be worth a sort.
     """
 
-    __slots__ = (
-        "_blocks",
-        "_indices",
-        "_k",
-        "_keys",
-        "_largest",
-        "_length",
-        "_merged",
-        "_rest",
-        "_waiting",
-        "_xp",
-    )
-
-    def __init__(self, k: int, axis: int, *, largest: bool) -> None:
-        self._k = k
-        self._blocks = Likeness(axis)
-        self._largest = largest
-        self._length = 0
-        self._merged = 0
-        self._rest: tuple[int, ...] = ()
-        self._xp: Any = None
-        self._keys: Any = None
-        self._indices: Any = None
-        self._waiting: list[tuple[Any, Any, Any]] = []
+    k: int
+    largest: bool
+    blocks: Likeness
+    length: int = 0
+    """Number of entries of each lane that have been looked at, and of those that are merged."""
+    merged: int = 0
+    rest: tuple[int, ...] = ()
+    """Shape of the blocks without the axis."""
+    xp: Any = None
+    keys: Any = None
+    indices: Any = None
+    waiting: list[tuple[Any, Any, Any]] = field(default_factory=list[tuple[Any, Any, Any]])
+    """Candidates: their lanes, keys and indices."""
 
     def step(self, block: S, /) -> None:
-        self._xp, array = plain(block)
-        self._blocks.check(array)
+        self.xp, array = plain(block)
+        self.blocks.check(array)
         lanes = self._lanes(array)
-        if self._keys is None:
+        if self.keys is None:
             none = (lanes.shape[0], 0)
-            self._keys = self._xp.empty(none, dtype=lanes.dtype, device=device(lanes))
-            self._indices = self._xp.empty(none, dtype=self._xp.int64, device=device(lanes))
-        width = max(_WIDTH, 8 * self._k)  # parts of long lanes stay in the processor's cache
+            self.keys = self.xp.empty(none, dtype=lanes.dtype, device=device(lanes))
+            self.indices = self.xp.empty(none, dtype=self.xp.int64, device=device(lanes))
+        width = max(_WIDTH, 8 * self.k)  # parts of long lanes stay in the processor's cache
         for start in range(0, lanes.shape[1], width):
             self._take(lanes[:, start : start + width])
 
     def _take(self, lanes: Any) -> None:
         if lanes.shape[0]:
             lane, place = self._candidates(lanes)
-            self._waiting.append((lane, self._key(lanes[lane, place]), place + self._length))
-        self._length += lanes.shape[1]
-        enough = lanes.shape[0] * self._k
-        if self._merged < self._k or sum(len(lane) for lane, _, _ in self._waiting) >= enough:
+            self.waiting.append((lane, self._key(lanes[lane, place]), place + self.length))
+        self.length += lanes.shape[1]
+        enough = lanes.shape[0] * self.k
+        if self.merged < self.k or sum(len(lane) for lane, _, _ in self.waiting) >= enough:
             self._merge()
 
     def finish(self) -> TopK[S]:
-        if not self._blocks.seen:
+        if not self.blocks.seen:
             raise EmptySequenceError(
                 "there is no block to choose from, hence neither shape nor dtype"
             )
         self._merge()
         with np.errstate(invalid="ignore"):  # to be no number is no fault of a cast to bfloat16
-            values = self._xp.astype(self._key(self._keys), self._blocks.dtype)
-        return TopK(self._joined(values), self._joined(self._indices))
+            values = self.xp.astype(self._key(self.keys), self.blocks.dtype)
+        return TopK(self._joined(values), self._joined(self.indices))
 
     def _lanes(self, array: Any) -> Any:
         """View a block as a matrix of which each row is to be chosen from."""
-        xp = self._xp
+        xp = self.xp
         what = kind(xp, array.dtype)
         if what == "complex floating":
             raise BlockDTypeError(
@@ -174,30 +164,30 @@ class _Ranking(Pass, Generic[S]):
                 expected="a dtype with an order",
                 got=array.dtype,
             )
-        dtype = self._blocks.dtype
+        dtype = self.blocks.dtype
         if what == "bool":
             dtype = xp.int8
         elif what == "real floating" and array.dtype.itemsize < 4:
             dtype = xp.float32  # exact, and neither library sorts all of the narrow ones
-        lanes = xp.moveaxis(xp.astype(array, dtype, copy=False), self._blocks.axis, -1)
-        self._rest = tuple(lanes.shape[:-1])
-        return xp.reshape(lanes, (math.prod(self._rest), lanes.shape[-1]))
+        lanes = xp.moveaxis(xp.astype(array, dtype, copy=False), self.blocks.axis, -1)
+        self.rest = tuple(lanes.shape[:-1])
+        return xp.reshape(lanes, (math.prod(self.rest), lanes.shape[-1]))
 
     def _joined(self, lanes: Any) -> Any:
-        array = self._xp.reshape(lanes, (*self._rest, min(self._k, self._length)))
-        return self._xp.moveaxis(array, -1, self._blocks.axis)
+        array = self.xp.reshape(lanes, (*self.rest, min(self.k, self.length)))
+        return self.xp.moveaxis(array, -1, self.blocks.axis)
 
     def _key(self, x: Any) -> Any:
         """Turn entries into keys, or back."""
-        if not self._largest:
+        if not self.largest:
             return x
         # The complement reverses the order of integers, where the negative would overflow.
-        return ~x if self._xp.isdtype(x.dtype, "integral") else -x
+        return ~x if self.xp.isdtype(x.dtype, "integral") else -x
 
     def _candidates(self, lanes: Any) -> tuple[Any, Any]:
         """Return lane and place of all entries that may be among the best, by rising place."""
-        xp, k = self._xp, self._k
-        full = self._merged >= k
+        xp, k = self.xp, self.k
+        full = self.merged >= k
         better = self._better(lanes) if full else None
         number, length = lanes.shape
         few = number * (k + length // 16)
@@ -207,7 +197,7 @@ class _Ranking(Pass, Generic[S]):
         if better is None:
             better = xp.ones(lanes.shape, dtype=xp.bool, device=device(lanes))
         # Entries are found in the order of memory: where lanes are columns, row by row.
-        if self._blocks.axis == 0:
+        if self.blocks.axis == 0:
             found = xp.nonzero(xp.reshape(better.T, (-1,)))[0]
             return found % number, found // number
         found = xp.nonzero(xp.reshape(better, (-1,)))[0]
@@ -215,36 +205,36 @@ class _Ranking(Pass, Generic[S]):
 
     def _better(self, lanes: Any) -> Any:
         """Which entries are better than the worst of the best so far."""
-        worst = self._key(self._keys[:, -1:])
-        better = lanes > worst if self._largest else lanes < worst
+        worst = self._key(self.keys[:, -1:])
+        better = lanes > worst if self.largest else lanes < worst
         unknown = worst != worst  # noqa: PLR0124 -- NaN
-        if self._xp.any(unknown):
+        if self.xp.any(unknown):
             better = better | (unknown & (lanes == lanes))  # noqa: PLR0124
         return better
 
     def _best_of(self, lanes: Any) -> Any:
         """Which entries are among the k best of a block, or as good as one of them."""
-        xp, k = self._xp, self._k
-        keys = self._key(lanes) if self._largest else xp.asarray(lanes, copy=True)
+        xp, k = self.xp, self.k
+        keys = self._key(lanes) if self.largest else xp.asarray(lanes, copy=True)
         if is_tensor(keys):
             kth = xp.topk(keys, k, dim=-1, largest=False).values[:, -1:]
         else:
             keys.partition(k - 1, axis=-1)
             kth = keys[:, k - 1 : k]
         worst = self._key(kth)
-        good = lanes >= worst if self._largest else lanes <= worst
+        good = lanes >= worst if self.largest else lanes <= worst
         return good | (worst != worst)  # noqa: PLR0124
 
     def _merge(self) -> None:
         """Merge the candidates into the best of their lanes."""
-        xp, after = self._xp, min(self._k, self._length)
-        self._merged = self._length
-        if not self._waiting:
+        xp, after = self.xp, min(self.k, self.length)
+        self.merged = self.length
+        if not self.waiting:
             return
-        lane, keys, indices = (xp.concat(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting.clear()
+        lane, keys, indices = (xp.concat(parts) for parts in zip(*self.waiting, strict=True))
+        self.waiting.clear()
         where = device(keys)
-        number, before = self._keys.shape
+        number, before = self.keys.shape
         hit = xp.zeros(number, dtype=xp.bool, device=where)
         hit[lane] = True
         lanes = xp.nonzero(hit)[0]
@@ -256,16 +246,16 @@ class _Ranking(Pass, Generic[S]):
         # Those of lower index come first, and stay first among equals.
         old = xp.broadcast_to(rank[:, None], (len(rank), before))
         ranks = xp.concat([_flat(xp, old), rank_of[lane]])
-        keys = xp.concat([_flat(xp, self._keys[lanes]), keys])
-        indices = xp.concat([_flat(xp, self._indices[lanes]), indices])
+        keys = xp.concat([_flat(xp, self.keys[lanes]), keys])
+        indices = xp.concat([_flat(xp, self.indices[lanes]), indices])
         order = _ascending(xp, keys)
         order = order[xp.argsort(ranks[order], stable=True)]
         starts = xp.searchsorted(ranks[order], rank)
         chosen = order[starts[:, None] + xp.arange(after, device=where)]
         if after > before:  # every lane has candidates until the best are full
-            self._keys, self._indices = keys[chosen], indices[chosen]
+            self.keys, self.indices = keys[chosen], indices[chosen]
         else:
-            self._keys[lanes], self._indices[lanes] = keys[chosen], indices[chosen]
+            self.keys[lanes], self.indices[lanes] = keys[chosen], indices[chosen]
 
 
 def _ascending(xp: Any, keys: Any) -> Any:

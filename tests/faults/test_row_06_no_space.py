@@ -13,7 +13,7 @@ import pytest
 from zarr.abc.store import Store
 from zarr.codecs import GzipCodec, ZstdCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore, WrapperStore
+from zarr.storage import MemoryStore, WrapperStore, ZipStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
 from lazychunks.storage import encoding
@@ -120,9 +120,21 @@ def test_the_first_failure_is_the_cause_where_tidying_up_fails_as_well(broken: s
         FLAT.store(Breaking(MemoryStore(content)), max_in_flight=1)
     assert isinstance(caught.value.__cause__, OSError)
     assert caught.value.__cause__.errno == errno.ENOSPC
+    assert "what was written could not be removed" in str(caught.value)
     assert seen_at(content) is None
     FLAT.store(MemoryStore(content), overwrite=True)
     assert same(seen_at(content), FLAT.whole)
+
+
+def test_what_stays_in_a_zip_file_is_not_said_to_be_removed(tmp_path: Path) -> None:
+    def fail(row: int) -> None:
+        if row == 8:
+            raise ZeroDivisionError
+
+    with ZipStore(tmp_path / "a.zip", mode="w") as store:
+        with pytest.raises(WriteAbortedError, match="what was written could not be removed"):
+            FLAT.store(store, fail)
+        assert seen_at(store) is None
 
 
 def _note(computed: list[tuple[int, ...]], *at: int) -> None:

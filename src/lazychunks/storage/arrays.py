@@ -20,6 +20,7 @@ from lazychunks.storage.assembly import Filled
 from lazychunks.storage.encoding import ChunkFiles, keep_freed_memory
 from lazychunks.storage.options import RESERVED, WriteOptions
 from lazychunks.storage.plan import WritePlan
+from lazychunks.storage.writing import Turnstile
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams
@@ -195,28 +196,16 @@ class Gate(WrapperStore[Store]):
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
-        self._under_way = 0
-        self._is_shut = False
-        self._changed = threading.Condition()
+        self._turnstile = Turnstile()
 
     async def set(self, key: str, value: Buffer) -> None:
         """Set a key."""
-        with self._changed:
-            if self._is_shut:
-                raise RuntimeError(f"{key} comes too late: another chunk has failed")
-            self._under_way += 1
-        try:
+        with self._turnstile:
             await self._store.set(key, value)
-        finally:
-            with self._changed:
-                self._under_way -= 1
-                self._changed.notify_all()
 
     def shut(self) -> None:
         """Let no more through, and wait until what has come through has ended."""
-        with self._changed:
-            self._is_shut = True
-            self._changed.wait_for(lambda: self._under_way == 0)
+        self._turnstile.shut()
 
 
 def described(store: Store, path: str, document: Document) -> StoredArray:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from lazychunks.errors import (
+    DestinationError,
     DestinationExistsError,
     EmptySequenceError,
     LazyChunksError,
@@ -24,7 +25,7 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape, grow
+from lazychunks.shapes import Shape, cell_count, grow
 from lazychunks.storage.arrays import (
     Document,
     StagedArray,
@@ -209,7 +210,11 @@ class Attempt:
     def publish(self) -> StoredArray:
         """Show the array, whose chunks are all written."""
         assert self.stage is not None
-        return self._publish(self.stage.staged)
+        staged = self.stage.staged
+        self._check_complete(
+            staged.document, "see that nothing removes them, and that workers share the store"
+        )
+        return self._publish(staged)
 
     def trim(self) -> Stage:
         """Set the final length of every block axis."""
@@ -236,7 +241,7 @@ class Attempt:
         options = self.options
         published = self._publication.published()
         if options.resume and record_of(published).get("run_id") == options.run_id:
-            if self._publication.has_leftovers():
+            if self._publication.has_leftovers() and not self._is_of_another_run():
                 self._publication.discard()
             assert published is not None
             self.finished = self._publication.opened(published)
@@ -260,13 +265,14 @@ class Attempt:
     def _go_on(self) -> None:
         """Take up an unfinished write."""
         store, path, draft = self.store, self.path, self._publication.draft
-        document = None if draft is None else parsed(read_key(store, draft))
+        document = self._unfinished()
         if document is None:
             return  # it died before it could write anything
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
         staged = StagedArray(store, path, document, key=draft, resumable=True)
         if "first" not in record:  # all was written, only publishing was left
+            self._check_complete(document, "pass overwrite=True without resume to start anew")
             self.finished = self._publish(staged)
             return
         first = tuple(record["first"])
@@ -281,6 +287,15 @@ class Attempt:
         self._layout.first = first
         self.stage = Stage(staged, plan, first, journals, done)
         self._has_begun = True
+
+    def _unfinished(self) -> Document | None:
+        draft = self._publication.draft
+        return None if draft is None else parsed(read_key(self.store, draft))
+
+    def _is_of_another_run(self) -> bool:
+        """Whether what is unfinished is for another run to go on with."""
+        record = record_of(self._unfinished())
+        return "first" in record and record.get("run_id") not in (None, self.options.run_id)
 
     def _plan(self, first: Shape, dtype: np.dtype[Any]) -> WritePlan:
         return WritePlan.from_first_block(
@@ -317,14 +332,27 @@ class Attempt:
         self._published = True
         return self._publication.opened(staged.document)
 
+    def _check_complete(self, document: Document, way_out: str) -> None:
+        """Refuse to show an array of which chunks are not there, whatever has become of them."""
+        expected = cell_count(
+            document["shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        )
+        if not (expected and self.store.supports_listing):
+            return
+        names = (key for key in self.keys() if key.startswith("c/"))
+        found = sum(not name.endswith(".partial") for name in names)
+        if found < expected:
+            raise DestinationError(
+                f"{expected - found} of {expected} chunks of {self.place} are not there, although "
+                f"they have been written; {way_out}",
+                path=str(self.place),
+            )
+
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
         if self._published:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
-        if not self._keeps:
-            with contextlib.suppress(Exception):
-                self._publication.discard()
         total = None
         if all(count is not None for count in self._counts):
             total = math.prod(count or 0 for count in self._counts)
@@ -340,8 +368,9 @@ class Attempt:
             )
         else:
             message += (
-                "what was written has been removed; to be able to go on after a failure, use "
-                "from_map or from_product, and pass run_id= and resume=True"
+                f"what was written {'has been' if self._discard() else 'could not be'} removed; to "
+                "be able to go on after a failure, use from_map or from_product, and pass run_id= "
+                "and resume=True"
             )
         if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
             raise WriteAbortedError(
@@ -352,6 +381,13 @@ class Attempt:
             ) from error
         if not isinstance(error, ResumeMismatchError):  # which names the way out, and it is another
             error.add_note(message)
+
+    def _discard(self) -> bool:
+        """Remove what was written; whether nothing of it remains."""
+        with contextlib.suppress(Exception):  # that of the write is what counts
+            self._publication.discard()
+            return self._publication.can_resume and not self._publication.has_leftovers()
+        return False
 
 
 @functools.cache  # it parses a file

@@ -23,6 +23,7 @@ from lazychunks.storage.workers import (
     Site,
     store,
 )
+from lazychunks.storage.writing import Turnstile
 
 __all__ = ["Crew"]
 
@@ -51,12 +52,18 @@ class Crew:
     """
 
     def __init__(self, asked: Executor | Provider, max_in_flight: int | None) -> None:
+        if getattr(asked, "asynchronous", False):
+            raise NotSpreadableError(
+                "this client is asynchronous, and to_zarr waits for its workers; make the client "
+                "without asynchronous=True"
+            )
         self._client = asked if isinstance(asked, Provider) else None
         # Equal calls are not one call: a task that ran before must run again to write again.
         self._executor = asked.get_executor(pure=False) if isinstance(asked, Provider) else asked
         self.shares_memory: bool = type(self._executor) is ThreadPoolExecutor
         self._bound = max_in_flight or TASKS_EACH * _worker_count(asked)
         self._pending: dict[Future[Receipt], Assignment] = {}
+        self._turnstile = Turnstile()
         context = getattr(self._executor, "_mp_context", None)
         if context is not None and context.get_start_method() == "fork" and "torch" in sys.modules:
             raise NotSpreadableError(
@@ -81,6 +88,7 @@ class Crew:
         while True:
             try:
                 wait(self._pending)
+                self._turnstile.shut()
                 break
             except KeyboardInterrupt as again:  # what is under way ends all the same
                 interrupt = again
@@ -131,7 +139,13 @@ class Crew:
 
     def give(self, assignment: Assignment, maker: Sent[Maker[Any]], site: Sent[Site]) -> None:
         """Give an assignment to store."""
-        self._pending[self._executor.submit(store, maker, site, assignment)] = assignment
+        work = self._store if self.shares_memory else store
+        self._pending[self._executor.submit(work, maker, site, assignment)] = assignment
+
+    def _store(self, maker: Sent[Maker[Any]], site: Sent[Site], assignment: Assignment) -> Receipt:
+        """Store in a thread of this process, even of one that the executor does not know."""
+        with self._turnstile:
+            return store(maker, site, assignment)
 
     @property
     def is_busy(self) -> bool:

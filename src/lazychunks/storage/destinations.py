@@ -202,6 +202,11 @@ def _local(path: str | os.PathLike[str]) -> LocalPath:
         ) from None
     if not name:
         raise ValueError("the destination is an empty path; name a directory for the array")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
+        raise ValueError(
+            f"{name} looks like a URL that was made a path, and lost a slash; pass it as a str, or "
+            "put ./ before it if that is what the directory is called"
+        )
     return LocalPath(Path(name).absolute(), name)
 
 

@@ -281,6 +281,6 @@ def _check_attributes(attributes: Mapping[str, JSON] | None) -> None:
     if RESERVED in attributes:
         raise ValueError(f"the attribute {RESERVED!r} is the library's own; rename yours")
     try:
-        json.dumps(dict(attributes))
+        json.dumps(dict(attributes), allow_nan=False)  # where NaN is written, others read no JSON
     except (TypeError, ValueError) as error:
         raise type(error)(f"attributes cannot be stored as JSON: {error}") from None

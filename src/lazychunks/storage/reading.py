@@ -166,6 +166,10 @@ def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:
 
 
 def _positive(number: int, name: str) -> int:
-    if operator.index(number) < 1:
+    try:
+        size = operator.index(number)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {number!r}") from None
+    if size < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
-    return number
+    return size

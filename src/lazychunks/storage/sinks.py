@@ -64,6 +64,12 @@ def zarr_sink(
     >>> bool((stored[:] == joined).all())
     True
     """
+    # Callers need not be typed.
+    if isinstance(converter, type) or not hasattr(converter, "to_numpy"):
+        raise TypeError(
+            f"converter must be an object with to_numpy, got {converter!r}; for NumPy blocks, pass "
+            "IdentityConverter()"
+        )
     return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
 
 

@@ -7,21 +7,19 @@ shard, where there are shards), so blocks are grouped until they fall on whole o
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazychunks.errors import BlockShapeError, DestinationError, NotSpreadableError
+from lazychunks.errors import BlockShapeError, NotSpreadableError
 from lazychunks.shapes import Shape, align_down, check_flat_block, check_grid_block, group_count
 from lazychunks.sources import Task
 from lazychunks.storage.arrays import write_key
 from lazychunks.storage.assembly import empty_row, ragged_row
 from lazychunks.storage.attempt import Attempt, Stage
 from lazychunks.storage.crew import Crew
-from lazychunks.storage.resuming import DoneUnits
 from lazychunks.storage.workers import (
     Assignment,
     Maker,
@@ -118,6 +116,8 @@ def spread(
             shape, dtype = crew.ask(probe, sent, first[0].args, layout.axes)
             _check_first(shape, layout.axes)
             attempt.begin(shape, dtype)
+        else:
+            _check_first(attempt.stage.first, layout.axes)
         _Coordinator(attempt, layout, crew, sent).run(chain((first,), rows))
 
 
@@ -162,7 +162,6 @@ class _Coordinator:
                 self._take(self._assignment(calls, column, is_last=is_last))
             layout.counts[0] += len(band)
         self._settle(self._crew.collect_all())
-        self._check_complete()
 
     def _assignment(
         self, calls: list[Sequence[Task[Any]]], column: int, *, is_last: bool
@@ -298,20 +297,6 @@ class _Coordinator:
             str(attempt.place),
         )
         return self._crew.send(site, "the store")
-
-    def _check_complete(self) -> None:
-        """Refuse to publish what is not all there, whatever the receipts say."""
-        lengths = self._layout.lengths
-        if not (math.prod(lengths) and self._attempt.store.supports_listing):
-            return
-        if not DoneUnits(self._attempt.keys(), self._stage.plan).cover(
-            (0,) * len(lengths), lengths
-        ):
-            raise DestinationError(
-                f"chunks of {self._attempt.place} that workers have written are not there; use a "
-                "store that all of them share",
-                path=str(self._attempt.place),
-            )
 
     def _misaligned(self, axis: int) -> BlockShapeError:
         size, unit = self._first[axis], self._stage.plan.unit[axis]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,37 @@ from numpy.typing import NDArray
 from lazychunks.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
-__all__ = ["BackgroundWriter"]
+__all__ = ["BackgroundWriter", "Turnstile"]
+
+
+class Turnstile:
+    """Lets in, from any thread, until it is shut, which waits until all have left.
+
+    A pool of threads cannot tell: it does not know a thread whose start was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._is_shut = False
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> Self:
+        with self._changed:
+            if self._is_shut:
+                raise RuntimeError("this comes too late: the run that it belongs to has ended")
+            self._inside += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let no more in, and wait until those within have left."""
+        with self._changed:
+            self._is_shut = True
+            self._changed.wait_for(lambda: not self._inside)
 
 
 class BackgroundWriter:
@@ -55,6 +86,7 @@ class BackgroundWriter:
         self._pending: dict[Future[None], NDArray[Any]] = {}
         self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._free: list[NDArray[Any]] = []
+        self._turnstile = Turnstile()
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
@@ -66,7 +98,7 @@ class BackgroundWriter:
         """Write a buffer in the background, as soon as there is a free place."""
         while not self._ended.empty():
             self._collect()
-        future = self._pool.submit(self._write, filled)
+        future = self._pool.submit(self._run, filled)
         self._pending[future] = filled.buffer
         future.add_done_callback(self._ended.put)
 
@@ -84,6 +116,7 @@ class BackgroundWriter:
         while True:
             try:
                 self._pool.shutdown(wait=True, cancel_futures=drop)
+                self._turnstile.shut()
                 break
             except KeyboardInterrupt as error:  # one more: what is under way ends all the same
                 interrupt = error
@@ -91,6 +124,10 @@ class BackgroundWriter:
         self._free.clear()
         if interrupt is not None:
             raise interrupt
+
+    def _run(self, filled: Filled) -> None:
+        with self._turnstile:
+            self._write(filled)
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import hypothesis
 from hypothesis import strategies as st
@@ -36,7 +36,7 @@ R = TypeVar("R")
 Hint: TypeAlias = Literal["none", "right", "short", "long"]
 """Which length hint a sequence has."""
 
-HINTS: tuple[Hint, ...] = ("none", "right", "short", "long")
+HINTS: tuple[Hint, ...] = get_args(Hint)
 
 WAYS: dict[str, SearchStrategy[Any]] = {
     "backing": st.sampled_from(BACKINGS),

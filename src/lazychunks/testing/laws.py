@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias
 
 import hypothesis
 from hypothesis.errors import UnsatisfiedAssumption
@@ -11,9 +11,7 @@ from hypothesis.strategies import SearchStrategy
 
 from lazychunks.testing.comparing import bits
 
-__all__ = ["BrokenError", "Law", "LawBrokenError", "Same", "compared", "expect", "hold"]
-
-T = TypeVar("T")
+__all__ = ["BrokenError", "Law", "LawBrokenError", "Same", "expect", "hold"]
 
 Same: TypeAlias = Callable[[Any, Any], bool]
 """Whether two results are the same."""
@@ -106,13 +104,8 @@ def expect(computed: object, expected: object, what: str, same: Same | None = No
     BrokenError
         If both are not the same.
     """
-    if not compared(same)(computed, expected):
+    if not (same or _same_bits)(computed, expected):
         raise BrokenError(f"{what}\ncomputed: {_shown(computed)}\nexpected: {_shown(expected)}")
-
-
-def compared(same: Callable[[T, T], bool] | None) -> Same:
-    """Return the function that compares."""
-    return _same_bits if same is None else same
 
 
 def _same_bits(one: object, other: object) -> bool:

@@ -7,11 +7,10 @@ range are among them. Compare bits, by :func:`lazychunks.testing.bits`, and neve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.sources import Mapped, Product
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 Values: TypeAlias = Literal["any", "whole"]
 """Arbitrary bits; or whole numbers, so small that sums and products of a few are exact."""
@@ -45,7 +44,7 @@ Values: TypeAlias = Literal["any", "whole"]
 Backing: TypeAlias = Literal["list", "generator", "map"]
 """What is behind a sequence: a list, a generator function, or a map over items."""
 
-BACKINGS: tuple[Backing, ...] = ("list", "generator", "map")
+BACKINGS: tuple[Backing, ...] = get_args(Backing)
 
 _seeds = st.integers(0, 2**32 - 1)
 _layouts: SearchStrategy[Layout] = st.sampled_from(LAYOUTS)
@@ -254,10 +253,7 @@ def flat_sequence(
 ) -> LazyChunkSequence[T]:
     """Make a sequence of blocks."""
     if backing == "map":
-        return LazyChunkSequence(
-            LazyChunkSequence.from_map(blocks.__getitem__, range(len(blocks))).generator_factory,
-            hint,
-        )
+        return LazyChunkSequence(Mapped(blocks.__getitem__, range(len(blocks))), hint)
     if backing == "generator":
         return LazyChunkSequence(partial(_generated, blocks), hint)
     return LazyChunkSequence(partial(_handed_out, blocks), hint)
@@ -269,21 +265,15 @@ def nested_sequence(
     """Make a nested sequence of rows; generator-backed at least, if rows differ in length."""
     widths = {len(row) for row in rows}
     if backing == "map" and len(widths) == 1:
-        product = NestedLazyChunkSequence.from_product(
-            _Grid(rows), range(len(rows)), range(*widths)
-        )
-        return NestedLazyChunkSequence(product.generator_factory, hint)
+        product = Product(partial(_entry, rows), range(len(rows)), range(*widths))
+        return NestedLazyChunkSequence(product, hint)
     if backing == "list":
         return NestedLazyChunkSequence(partial(_handed_out, rows), hint)
     return NestedLazyChunkSequence(partial(_generated_rows, rows), hint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid(Generic[T_co]):
-    rows: Sequence[Sequence[T_co]]
-
-    def __call__(self, row: int, column: int) -> T_co:
-        return self.rows[row][column]
+def _entry(rows: Sequence[Sequence[T]], row: int, column: int) -> T:
+    return rows[row][column]
 
 
 def _between(length: int, cuts: list[int]) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ __all__ = [
 Layout: TypeAlias = Literal["C", "F", "strided", "reversed", "read-only"]
 """How an array lies in memory."""
 
-LAYOUTS: tuple[Layout, ...] = ("C", "F", "strided", "reversed", "read-only")
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 NUMPY_DTYPES: tuple[str, ...] = (
     *("?", "i1", "<i2", ">i2", "<i4", ">i4", "<i8", ">i8"),
