@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
-from lazychunks import LazyChunkSequence, NestedLazyChunkSequence, testing
+from lazychunks import LazyChunkSequence, NestedLazyChunkSequence, ZarrOptions, testing
 from lazychunks.shapes import Shape
 from lazychunks.testing import bits
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, laid_out
@@ -28,6 +29,7 @@ __all__ = [
     "partitions",
     "seeds",
     "shapes",
+    "zarr_options",
 ]
 
 Array = NDArray[Any]
@@ -100,3 +102,39 @@ def nested_blocks(
     """Draw rows of blocks that form a grid."""
     rows = testing.nested_blocks(block_dtypes, max_ndim=max_ndim)
     return rows.map(lambda drawn: Nested(tuple(map(tuple, drawn))))
+
+
+CODECS: tuple[Any, ...] = (
+    "auto",
+    None,
+    GzipCodec(level=1),
+    BloscCodec(),
+    Crc32cCodec(),
+    [ZstdCodec(level=1), Crc32cCodec()],
+)
+
+
+@st.composite
+def zarr_options(draw: st.DrawFn, ndim: int) -> ZarrOptions:
+    """Draw a layout for arrays of a number of axes, and how many writes there may be at a time."""
+    chosen: ZarrOptions = {
+        "compressors": draw(st.sampled_from(CODECS)),
+        "max_in_flight": draw(st.none() | st.integers(1, 4)),
+    }
+    extents, times = st.integers(1, 5), st.integers(1, 3)
+    match draw(st.sampled_from(["auto", "blocks", "an extent", "extents"])):
+        case "auto":
+            chosen["chunks"] = "auto"
+        case "blocks":
+            chosen["chunks"] = "blocks"
+        case "an extent":
+            chosen["chunks"] = extent = draw(extents)
+            if draw(st.booleans()):
+                chosen["shards"] = extent * draw(times)
+        case _:
+            chosen["chunks"] = chunks = draw(st.tuples(*(extents,) * ndim))
+            if draw(st.booleans()):
+                chosen["shards"] = tuple(extent * draw(times) for extent in chunks)
+    if draw(st.integers(0, 3)) == 0:
+        chosen["filters"] = TransposeCodec(order=tuple(reversed(range(ndim))))
+    return chosen

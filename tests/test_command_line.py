@@ -110,9 +110,9 @@ def test_exit_code_and_text(
 @pytest.mark.parametrize(
     ("arrange", "arguments", "code"),
     [
-        (complete, "status array.zarr", 0),
-        (grouped, "status array.zarr", 1),
-        (complete, "mend array.zarr", 2),
+        pytest.param(complete, "status array.zarr", 0, marks=pytest.mark.slow),
+        pytest.param(grouped, "status array.zarr", 1, marks=pytest.mark.slow),
+        pytest.param(complete, "mend array.zarr", 2, marks=pytest.mark.slow),
         (damaged, "verify array.zarr --json", 5),
     ],
 )

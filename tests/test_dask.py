@@ -404,7 +404,9 @@ def process_of(row: int, column: int) -> NDArray[Any]:
     return np.full((2, 3), os.getpid())
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.mark.parametrize(
+    "scheduler", ["threads", pytest.param("processes", marks=pytest.mark.slow)]
+)
 def test_blocks_are_computed_by_the_schedulers_of_dask(scheduler: str) -> None:
     sequence = NestedLazyChunkSequence.from_product(process_of, range(3), range(2))
     x = to_dask_array(sequence, CONVERTER).compute(scheduler=scheduler)

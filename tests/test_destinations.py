@@ -28,7 +28,6 @@ from tests.places import (
     MemoryPlace,
     Place,
     members,
-    opened,
     put_array,
     put_group,
     tree,
@@ -80,8 +79,9 @@ def test_an_array_is_not_replaced_unless_asked_for(place: Place, sequence: Any) 
 @pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
 def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
     place.put_old()
-    sequence.to_zarr(place.destination, CONVERTER, overwrite=True)
-    np.testing.assert_array_equal(place.read(), WHOLE)
+    for _ in range(2):  # another program's, and one's own
+        sequence.to_zarr(place.destination, CONVERTER, overwrite=True)
+        np.testing.assert_array_equal(place.read(), WHOLE)
     replaced = place.content()
     fresh = MemoryPlace({})
     sequence.to_zarr(fresh.destination, CONVERTER)
@@ -89,13 +89,6 @@ def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
         key.removeprefix("array.zarr/") for key, what in replaced.items() if what != "directory"
     }
     assert keys == set(fresh.content()), "nothing of the old array is left, and nothing beside it"
-
-
-@pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
-def test_a_stored_array_can_be_replaced_again_and_again(place: Place, sequence: Any) -> None:
-    for _ in range(3):
-        sequence.to_zarr(place.destination, CONVERTER, overwrite=True)
-        np.testing.assert_array_equal(place.read(), WHOLE)
 
 
 def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
@@ -107,24 +100,6 @@ def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
         NEVER[0].to_zarr(place.destination, CONVERTER)
     FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
     np.testing.assert_array_equal(place.read(), WHOLE)
-
-
-@pytest.mark.parametrize("kind", ["flat", "nested"])
-def test_a_source_may_read_from_the_local_array_that_it_replaces(tmp_path: Path, kind: str) -> None:
-    place = LocalPlace(tmp_path)
-    place.put_old()
-
-    def doubled(*start: int) -> Array:
-        old = opened(place.destination)
-        return 2 * np.asarray(old[tuple(slice(s, s + 1) for s in start)])
-
-    sequence: Any = (
-        LazyChunkSequence.from_map(doubled, range(6))
-        if kind == "flat"
-        else NestedLazyChunkSequence.from_product(doubled, range(6), range(7))
-    )
-    sequence.to_zarr(place.destination, CONVERTER, overwrite=True, chunks="blocks")
-    np.testing.assert_array_equal(place.read(), 2 * OLD)
 
 
 def test_readers_see_the_old_array_until_the_new_one_is_complete(tmp_path: Path) -> None:

@@ -60,29 +60,23 @@ HOWS = ["compute", "aggregator", "to_zarr"]
 
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
-def test_it_is_silent_where_stderr_is_no_terminal(sequence: Any, how: str, capsys: Stderr) -> None:
-    run(sequence, how, progress=None)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
-def test_a_terminal_shows_a_bar(
-    sequence: Any, how: str, capsys: Stderr, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("terminal", "progress"), [(False, None), (False, True), (True, None), (True, False)]
+)
+def test_a_terminal_shows_a_bar_unless_it_is_said_otherwise(
+    terminal: bool,
+    progress: bool | None,
+    sequence: Any,
+    how: str,
+    capsys: Stderr,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    on_a_terminal(monkeypatch)
-    run(sequence, how, progress=None)
-    assert "blocks" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("sequence", [FLAT, NESTED], ids=["flat", "nested"])
-def test_it_can_be_silenced(
-    sequence: Any, how: str, capsys: Stderr, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    on_a_terminal(monkeypatch)
-    run(sequence, how, progress=False)
-    assert capsys.readouterr().err == ""
+    if terminal:
+        on_a_terminal(monkeypatch)
+    run(sequence, how, progress)
+    shown = terminal if progress is None else progress
+    assert ("blocks" in (said := capsys.readouterr().err)) == shown
+    assert bool(said) == shown
 
 
 class Writer:

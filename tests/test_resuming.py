@@ -3,6 +3,7 @@
 ``tests/faults/`` has the crashes; here runs fail by an exception, which leaves the same behind.
 """
 
+import tracemalloc
 import warnings
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -28,8 +29,9 @@ from lazychunks import (
     ResumeMismatchError,
     WriteAbortedError,
 )
+from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import DirectorySwap, MetadataLast
-from lazychunks.storage.resuming import check_same_values
+from lazychunks.storage.resuming import DoneUnits, check_same_values
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place
 from tests.strategies import DTYPES, partitions
@@ -183,7 +185,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("old", [False, True], ids=["nothing", "old"])
+@pytest.mark.parametrize(
+    "old", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["nothing", "old"]
+)
 def test_another_run_is_told_what_differs_and_changes_nothing(
     name: str, old: bool, place: Place
 ) -> None:
@@ -504,3 +508,16 @@ def test_a_name_is_a_text_that_says_something(run_id: Any) -> None:
 
 def _never(*_: int) -> None:
     pytest.fail("a block was computed")
+
+
+def test_a_listed_key_takes_about_a_quarter_of_a_kilobyte() -> None:
+    """As the page on internet scale says; the tables of Python grow in steps."""
+    plan = WritePlan(2, (), (1, 1), None)
+    tracemalloc.start()
+    try:
+        done = DoneUnits((f"c/{row}/{column}" for row in range(90) for column in range(100)), plan)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(done) == 9000
+    assert 128 < peak / len(done) < 384

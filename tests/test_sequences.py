@@ -185,36 +185,24 @@ def test_a_hint_far_too_large_costs_no_memory(huge: int) -> None:
 # One-shot sources.
 
 
-@pytest.mark.parametrize("progress", [False, True])
-def test_a_generator_serves_one_run(progress: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    made = generator([0, 1, 2])
-    flat = LazyChunkSequence(lambda: made)
-    assert flat.compute(progress=progress) == [0, 1, 2]
-    with pytest.raises(SourceExhaustedError):
-        flat.compute(progress=progress)
-
-    rows = ((number,) for number in range(3))
-    nested = NestedLazyChunkSequence(lambda: rows)
-    assert nested.compute(progress=progress) == [[0], [1], [2]]
-    with pytest.raises(SourceExhaustedError):
-        nested.compute(progress=progress)
-
-
 @pytest.mark.parametrize("make", [list_iterator, generator])
 @pytest.mark.parametrize("progress", [False, True])
-def test_no_second_run_is_silently_empty(
+def test_what_can_be_run_through_once_serves_one_run_and_the_next_is_not_silently_empty(
     make: Callable[[list[int]], Iterator[int]], progress: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     once, twice = make([1, 2]), make([1, 2])
     rows = [make([1]), make([2])]
-    for sequence in (
-        LazyChunkSequence(lambda: once),
-        LazyChunkSequence(lambda: twice).map(doubled),
-        LazyChunkSequence.from_map(square, make([1, 2])),
-        NestedLazyChunkSequence(lambda: rows),
-        NestedLazyChunkSequence.from_product(multiply, make([1, 2]), [3]),
-    ):
-        assert sequence.compute(progress=progress)
+    made = ((number,) for number in (1, 2))
+    serve: list[tuple[Any, list[Any]]] = [
+        (LazyChunkSequence(lambda: once), [1, 2]),
+        (LazyChunkSequence(lambda: twice).map(doubled), [2, 4]),
+        (LazyChunkSequence.from_map(square, make([1, 2])), [1, 4]),
+        (NestedLazyChunkSequence(lambda: rows), [[1], [2]]),
+        (NestedLazyChunkSequence(lambda: made), [[1], [2]]),
+        (NestedLazyChunkSequence.from_product(multiply, make([1, 2]), [3]), [[3], [6]]),
+    ]
+    for sequence, expected in serve:
+        assert sequence.compute(progress=progress) == expected
         with pytest.raises(SourceExhaustedError):
             sequence.compute(progress=progress)
 

@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from itertools import accumulate
-from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, WrapperStore
 
@@ -32,7 +30,7 @@ from lazychunks.storage.arrays import StagedArray
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.writing import BackgroundWriter
 from tests.places import values_at
-from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks
+from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks, zarr_options
 
 CONVERTER = IdentityConverter()
 
@@ -109,41 +107,7 @@ def read(store: MemoryStore) -> Array:
 
 # Law: whatever the delays, and whatever the layout.
 
-CODECS: tuple[Any, ...] = (
-    "auto",
-    None,
-    GzipCodec(level=1),
-    BloscCodec(),
-    Crc32cCodec(),
-    [ZstdCodec(level=1), Crc32cCodec()],
-)
-
 delays = st.lists(st.sampled_from([0.0, 0.0005, 0.001]), max_size=20)
-
-
-@st.composite
-def settings(draw: st.DrawFn, ndim: int) -> dict[str, Any]:
-    """Draw chunks, shards, codecs, and how many writes there may be at a time."""
-    chosen: dict[str, Any] = {
-        "compressors": draw(st.sampled_from(CODECS)),
-        "max_in_flight": draw(st.none() | st.integers(1, 4)),
-    }
-    extents = st.integers(1, 4)
-    match draw(st.sampled_from(["auto", "blocks", "an extent", "extents"])):
-        case "an extent":
-            chosen["chunks"] = draw(extents)
-            if draw(st.booleans()):
-                chosen["shards"] = chosen["chunks"] * draw(extents)
-        case "extents":
-            chosen["chunks"] = draw(st.tuples(*(extents,) * ndim))
-            if draw(st.booleans()):
-                factors = draw(st.tuples(*(st.integers(1, 3),) * ndim))
-                chosen["shards"] = tuple(map(mul, chosen["chunks"], factors))
-        case name:
-            chosen["chunks"] = name
-    if draw(st.integers(0, 3)) == 0:
-        chosen["filters"] = TransposeCodec(order=tuple(reversed(range(ndim))))
-    return chosen
 
 
 @given(st.data(), flat_blocks(max_ndim=3) | nested_blocks(max_ndim=3), delays)
@@ -151,7 +115,7 @@ def test_what_is_stored_depends_neither_on_delays_nor_on_the_layout(
     data: st.DataObject, given: Flat | Nested, delays: list[float]
 ) -> None:
     memory = MemoryStore()
-    chosen = data.draw(settings(given.whole.ndim))
+    chosen = data.draw(zarr_options(given.whole.ndim))
     given.sequence().to_zarr(SlowStore(memory, iter(delays)), CONVERTER, **chosen)
     assert bits(read(memory)) == bits(given.whole)
 
@@ -166,7 +130,7 @@ def test_neither_does_it_in_a_slow_directory(
         time.sleep(next(waits, 0.0))
         write(self, filled)
 
-    chosen = data.draw(settings(given.whole.ndim))
+    chosen = data.draw(zarr_options(given.whole.ndim))
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(StagedArray, "write", late)
         given.sequence().to_zarr(Path(root, "a"), CONVERTER, **chosen)
@@ -194,15 +158,18 @@ def test_buffers_are_those_in_flight_and_those_being_filled(
         buffers[id(buffer)] = buffer
         return buffer
 
-    with pytest.MonkeyPatch.context() as patch:
+    with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
         patch.setattr(BackgroundWriter, "allocate", counted)
-        given.sequence().to_zarr(
-            SlowStore(MemoryStore(), iter(delays)),
-            CONVERTER,
-            chunks=extents[: given.whole.ndim],
-            max_in_flight=max_in_flight,
-        )
-    assert len(buffers) <= max_in_flight + most_filled(given, extents)
+        for destination in (SlowStore(MemoryStore(), iter(delays)), Path(root, "a")):
+            buffers.clear()
+            given.sequence().to_zarr(
+                destination,
+                CONVERTER,
+                chunks=extents[: given.whole.ndim],
+                max_in_flight=max_in_flight,
+            )
+            assert len(buffers) <= max_in_flight + most_filled(given, extents)
+            assert bool(buffers) == bool(given.whole.size)
 
 
 def most_filled(given: Flat | Nested, extents: Shape) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 import hypothesis
 import numpy as np
 import pytest
-from hypothesis import assume, find, given
+from hypothesis import Phase, assume, given
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
@@ -67,6 +67,15 @@ numbers: SearchStrategy[list[list[float]]] = st.lists(
 )
 whole = flat_blocks(dtypes("f", bfloat16=False), values="whole", max_ndim=2)
 whole_rows = nested_blocks(dtypes("f", bfloat16=False), values="whole", max_ndim=2)
+
+UNSHRUNK = hypothesis.settings(phases=[Phase.generate], database=None, max_examples=200)
+"""That there is an example is what counts, not the smallest; it must not be luck to find one."""
+
+
+def find(strategy: SearchStrategy[T], holds: Callable[[T], Any]) -> T:
+    """Draw until it holds."""
+    settings = hypothesis.settings(UNSHRUNK, max_examples=2000)
+    return hypothesis.find(strategy, lambda x: bool(holds(x)), settings=settings)
 
 
 def joined(blocks: Sequence[Array]) -> Array:
@@ -195,7 +204,7 @@ class ReusesMemory(Faulty):
     ids=lambda value: type(value).__name__,
 )
 def test_a_faulty_converter_is_found(converter: Faulty, law: str) -> None:
-    found = law_broken(lambda: check_converter(converter, tensors))
+    found = law_broken(lambda: check_converter(converter, tensors, settings=UNSHRUNK))
     assert found in (law, f"array {law}")
 
 
@@ -298,7 +307,8 @@ def widens(blocks: LazyChunkSequence[Array]) -> Array:
 def test_a_faulty_aggregator_is_found(
     aggregator: Callable[[LazyChunkSequence[Array]], Array], law: str
 ) -> None:
-    assert law_broken(lambda: check_aggregator(aggregator, flat_blocks(), joined)) == law
+    check = partial(check_aggregator, settings=UNSHRUNK)
+    assert law_broken(lambda: check(aggregator, flat_blocks(), joined)) == law
 
 
 def test_a_faulty_nested_aggregator_is_found() -> None:
@@ -313,11 +323,12 @@ def test_a_faulty_nested_aggregator_is_found() -> None:
         return sums(rows)
 
     def forgets(rows: NestedLazyChunkSequence[Array]) -> list[float]:
-        return sums(row[:3] for row in rows.compute())
+        return sums(row[:1] for row in rows.compute())
 
     check_nested_aggregator(sums, whole_rows, sums)
     for faulty, law in ((transposed, "oracle"), (twice, "one generation"), (forgets, "oracle")):
-        assert law_broken(partial(check_nested_aggregator, faulty, whole_rows, sums)) == law
+        check = check_nested_aggregator
+        assert law_broken(partial(check, faulty, whole_rows, sums, settings=UNSHRUNK)) == law
 
 
 def test_right_aggregators_keep_the_laws() -> None:
@@ -334,7 +345,9 @@ def test_an_oracle_may_be_close() -> None:
         return summed(blocks) * (1 + 1e-12)
 
     check_aggregator(roughly, whole, summed, same=np.allclose)
-    assert law_broken(lambda: check_aggregator(roughly, whole, summed)) == "oracle"
+    assert (
+        law_broken(lambda: check_aggregator(roughly, whole, summed, settings=UNSHRUNK)) == "oracle"
+    )
 
 
 def test_an_oracle_may_assume() -> None:
@@ -553,7 +566,7 @@ class DropsTheLast(FaultyFold):
 @pytest.mark.parametrize(
     ("faulty", "law"),
     [
-        (SharesState(), "purity"),
+        (SharesState(), "purity or giving up"),  # if sums cancel, first the latter
         (Resets(), "separate passes"),
         (KeepsBlocks(), "reused memory"),
         (GivesABlock(), "reused memory"),
@@ -573,7 +586,8 @@ class DropsTheLast(FaultyFold):
 )
 def test_a_faulty_fold_is_found(faulty: FaultyFold, law: str) -> None:
     oracle = last_of if isinstance(faulty, GivesABlock) else summed
-    assert law_broken(lambda: check_fold(faulty, whole, oracle)) == law
+    found = law_broken(lambda: check_fold(faulty, whole, oracle, settings=UNSHRUNK))
+    assert found in law.split(" or ")
 
 
 class FaultyRows(NestedFold[Array, Any]):
@@ -607,12 +621,17 @@ def row_sums(rows: Iterable[Iterable[Array]]) -> Any:
 
 
 def test_a_faulty_nested_fold_is_found() -> None:
-    assert law_broken(lambda: check_nested_fold(FaultyRows(), whole_rows, row_sums)) in (
+    assert law_broken(
+        lambda: check_nested_fold(FaultyRows(), whole_rows, row_sums, settings=UNSHRUNK)
+    ) in (
         "separate passes",
         "giving up",
     )
     kept: NestedFold[Array, Any] = nest(KeepsBlocks(), LISTED)
-    assert law_broken(lambda: check_nested_fold(kept, whole_rows, row_sums)) == "reused memory"
+    assert (
+        law_broken(lambda: check_nested_fold(kept, whole_rows, row_sums, settings=UNSHRUNK))
+        == "reused memory"
+    )
 
 
 def listed(results: list[Any], result: Any) -> list[Any]:
@@ -637,8 +656,10 @@ def test_right_folds_keep_the_laws() -> None:
 
 
 def test_a_fold_without_an_oracle_is_compared_with_itself() -> None:
-    assert law_broken(lambda: check_fold(KeepsBlocks(), whole)) == "reused memory"
-    assert law_broken(lambda: check_fold(TrustsTheCount(), whole)) == "oracle"
+    assert (
+        law_broken(lambda: check_fold(KeepsBlocks(), whole, settings=UNSHRUNK)) == "reused memory"
+    )
+    assert law_broken(lambda: check_fold(TrustsTheCount(), whole, settings=UNSHRUNK)) == "oracle"
 
 
 def test_settings_say_how_to_look() -> None:
@@ -649,7 +670,6 @@ def test_settings_say_how_to_look() -> None:
         return blocks
 
     check_aggregator(list, numbers, counted, settings=hypothesis.settings(max_examples=3))
-    assert len(set(map(id, examples))) <= len(examples)
     assert 1 <= len(examples) <= 3 * 4
 
 

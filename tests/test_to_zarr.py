@@ -8,10 +8,8 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ from lazychunks import (
     ZarrOptions,
 )
 from lazychunks.shapes import Shape
-from lazychunks.storage import writing
 from tests.places import opened
 from tests.strategies import (
     DTYPES,
@@ -47,34 +44,10 @@ from tests.strategies import (
     nested_blocks,
     partitions,
     seeds,
+    zarr_options,
 )
 
 CONVERTER = IdentityConverter()
-
-
-@st.composite
-def options(draw: st.DrawFn, ndim: int) -> ZarrOptions:
-    """Draw a layout for arrays of a number of axes."""
-    made: ZarrOptions = {"max_in_flight": draw(st.integers(1, 4))}
-    made["compressors"] = draw(st.sampled_from(["auto", None, GzipCodec(level=1)]))
-    extents = st.integers(1, 5)
-    kind = draw(st.sampled_from(["auto", "blocks", "int", "tuple", "shards", "int shards"]))
-    if kind == "auto":
-        made["chunks"] = "auto"
-    elif kind == "blocks":
-        made["chunks"] = "blocks"
-    elif kind == "int":
-        made["chunks"] = draw(extents)
-    else:
-        chunks = draw(st.tuples(*(extents,) * ndim))
-        made["chunks"] = chunks
-        if kind == "shards":
-            times = draw(st.tuples(*(st.integers(1, 3),) * ndim))
-            made["shards"] = tuple(t * c for t, c in zip(times, chunks, strict=True))
-        if kind == "int shards":
-            made["chunks"] = 2
-            made["shards"] = 2 * draw(st.integers(1, 3))
-    return made
 
 
 def stored(
@@ -109,14 +82,14 @@ def directory() -> Iterator[Path]:
 
 @given(st.data(), flat_blocks())
 def test_a_stored_sequence_equals_concatenation(data: st.DataObject, flat: Flat) -> None:
-    chosen = data.draw(options(flat.whole.ndim), "options")
+    chosen = data.draw(zarr_options(flat.whole.ndim), "options")
     hint = data.draw(hints(len(flat.blocks)), "hint")
     assert bits(read(stored(flat, hint, **chosen))) == bits(flat.whole)
 
 
 @given(st.data(), nested_blocks())
 def test_a_stored_nested_sequence_equals_block(data: st.DataObject, nested: Nested) -> None:
-    chosen = data.draw(options(nested.whole.ndim), "options")
+    chosen = data.draw(zarr_options(nested.whole.ndim), "options")
     hint = data.draw(hints(len(nested.rows)), "hint")
     assert bits(read(stored(nested, hint, **chosen))) == bits(nested.whole)
 
@@ -125,17 +98,10 @@ def test_a_stored_nested_sequence_equals_block(data: st.DataObject, nested: Nest
 def test_the_same_holds_for_a_local_path(
     directory: Path, data: st.DataObject, given: Flat | Nested
 ) -> None:
-    chosen = data.draw(options(given.whole.ndim), "options")
+    chosen = data.draw(zarr_options(given.whole.ndim), "options")
     array = stored(given, at=directory / "array.zarr", **chosen)
     assert bits(read(array)) == bits(given.whole)
     assert [path.name for path in directory.iterdir()] == ["array.zarr"]
-
-
-@given(nested_blocks(max_ndim=3))
-def test_the_oracle_for_nested_sequences_is_np_block(nested: Nested) -> None:
-    axes = nested.whole.ndim
-    if axes == 2:
-        assert bits(np.block([list(row) for row in nested.rows])) == bits(nested.whole)
 
 
 @given(st.data(), flat_blocks() | nested_blocks())
@@ -143,7 +109,7 @@ def test_the_array_has_the_shape_dtype_and_chunks_asked_for(
     data: st.DataObject, given: Flat | Nested
 ) -> None:
     whole = given.whole
-    chosen = data.draw(options(whole.ndim), "options")
+    chosen = data.draw(zarr_options(whole.ndim), "options")
     array = stored(given, **chosen)
     assert array.shape == whole.shape
     assert array.dtype == whole.dtype.newbyteorder("=")
@@ -433,52 +399,6 @@ def test_a_progress_bar_changes_nothing(capsys: pytest.CaptureFixture[str]) -> N
     for blocks in (Flat(tuple(np.split(whole, 5))), grid(whole, (2, 3, 5), (1, 2))):
         np.testing.assert_array_equal(read(stored(blocks, progress=True)), whole)
     assert "5" in capsys.readouterr().err
-
-
-# Memory: the ring.
-
-
-@dataclass
-class Allocations:
-    """Counts the buffers that a write has."""
-
-    count: int = 0
-
-
-@pytest.fixture
-def allocations(monkeypatch: pytest.MonkeyPatch) -> Allocations:
-    """Count the buffers that the ring makes and keeps, hence those alive at the peak."""
-    seen = Allocations()
-
-    def empty(shape: Shape, dtype: np.dtype[Any]) -> Array:
-        seen.count += 1
-        return np.zeros(shape, dtype)
-
-    monkeypatch.setattr(writing, "np", SimpleNamespace(empty=empty))
-    return seen
-
-
-@pytest.mark.parametrize("max_in_flight", [1, 2, 4])
-@pytest.mark.parametrize("heights", [(1,) * 60, (20,) * 3, (7, 0, 30, 1, 1, 21)])
-def test_a_flat_write_has_one_buffer_more_than_writes_in_flight(
-    allocations: Allocations, max_in_flight: int, heights: Shape, tmp_path: Path
-) -> None:
-    whole = np.arange(120).reshape(60, 2)
-    flat = Flat(tuple(np.split(whole, np.cumsum(heights)[:-1])))
-    array = stored(flat, at=tmp_path / "a.zarr", chunks=(3, 2), max_in_flight=max_in_flight)
-    np.testing.assert_array_equal(read(array), whole)
-    assert 1 <= allocations.count <= max_in_flight + 1
-
-
-@pytest.mark.parametrize("max_in_flight", [1, 2, 4])
-def test_a_nested_write_has_one_band_of_buffers_more(
-    allocations: Allocations, max_in_flight: int, tmp_path: Path
-) -> None:
-    whole = np.arange(1200).reshape(60, 20)
-    nested = grid(whole, (5,) * 12, (4,) * 5)
-    array = stored(nested, at=tmp_path / "a.zarr", chunks=(3, 8), max_in_flight=max_in_flight)
-    np.testing.assert_array_equal(read(array), whole)
-    assert allocations.count <= 2 * 3 + max_in_flight + 1  # 2 bands that a block of 5 rows meets
 
 
 # Invalid options are refused before the first block is computed.

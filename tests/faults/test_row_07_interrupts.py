@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,14 @@ from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, sa
 LATE = 0.05
 """Seconds after which what is slow goes on. Nothing waits for that: a write that is not waited for
 lands after the call, however long the call takes."""
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_heard() -> Generator[None]:
+    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class SlowStore(WrapperStore[Store]):

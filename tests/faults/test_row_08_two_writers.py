@@ -75,7 +75,9 @@ def a_writer_at(stage: int, job: Job, path: str) -> Generator[Any]:
         assert process.exitcode == 0, "the first one wins"
 
 
-@pytest.mark.parametrize("stage", range(3))
+@pytest.mark.parametrize(
+    "stage", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("second", [FLAT, FINER, NESTED], ids=["same", "finer", "nested"])
 @pytest.mark.parametrize("before", ["nothing", "old"])
 def test_the_second_process_is_told_at_once(
