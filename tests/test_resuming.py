@@ -519,5 +519,5 @@ def test_a_listed_key_takes_about_a_quarter_of_a_kilobyte() -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(done) == 9000
-    assert 128 < peak / len(done) < 384
+    assert len(done.cells) == 9000
+    assert 128 < peak / len(done.cells) < 384
