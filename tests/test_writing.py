@@ -5,6 +5,7 @@ from contextlib import closing
 from queue import Queue
 from threading import Event, Lock, Thread, current_thread, main_thread
 from threading import enumerate as enumerate_threads
+from typing import Any
 
 import numpy as np
 import pytest
@@ -210,23 +211,19 @@ def test_closing_waits_for_the_writes_under_way(gate: Gate) -> None:
     assert gate.inside == 0
 
 
-@pytest.mark.parametrize("drop", [True, False])
-def test_closing_waits_for_a_thread_whose_start_was_interrupted(
-    drop: bool, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pool does not know of it, and waits for others only."""
-    started = Thread.start
+def interrupted(does: Callable[[Any], None], gate: Gate) -> Callable[[Any], None]:
+    """Do something, and be interrupted before that can be noted."""
 
-    def interrupted(thread: Thread) -> None:
-        started(thread)
+    def call(given: Any) -> None:
+        does(given)
         gate.entered.get(timeout=PATIENCE)
         raise KeyboardInterrupt
 
-    writer = writing(gate)
-    with monkeypatch.context() as patched:
-        patched.setattr(Thread, "start", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            writer.submit(filled(writer, 0))
+    return call
+
+
+def closing_waits(writer: BackgroundWriter, gate: Gate, *, drop: bool) -> None:
+    """Close it while a write is under way."""
     closed = Event()
 
     def close() -> None:
@@ -240,6 +237,59 @@ def test_closing_waits_for_a_thread_whose_start_was_interrupted(
     assert closed.wait(PATIENCE)
     thread.join(PATIENCE)
     assert gate.done == [0]
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_closing_waits_although_a_start_was_interrupted(
+    drop: bool, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writing(gate)
+    writer.submit(filled(writer, 0))
+    with monkeypatch.context() as patched:
+        patched.setattr(Thread, "start", interrupted(Thread.start, gate))
+        with pytest.raises(KeyboardInterrupt):
+            writer.submit(filled(writer, 1))
+    closing_waits(writer, gate, drop=drop)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_closing_waits_for_a_write_that_was_interrupted_in_being_given(
+    drop: bool, gate: Gate
+) -> None:
+    writer = writing(gate)
+    todo = writer._todo
+
+    class Giving:
+        get = todo.get
+        put = staticmethod(interrupted(todo.put, gate))
+
+    writer._todo = Giving()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(KeyboardInterrupt):
+        writer.submit(filled(writer, 0))
+    writer._todo = todo
+    closing_waits(writer, gate, drop=drop)
+
+
+def test_a_thread_that_comes_late_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    late: list[Thread] = []
+    written: list[Filled] = []
+
+    def interrupted_before(thread: Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    writer = writing(written.append)
+    start = Thread.start
+    with monkeypatch.context() as patched:
+        patched.setattr(Thread, "start", interrupted_before)
+        with pytest.raises(KeyboardInterrupt):
+            writer.submit(filled(writer, 0))
+    writer._todo.put(filled(writer, 0))
+    writer.close(drop=False)
+    start(late[0])
+    late[0].join(PATIENCE)
+    assert not late[0].is_alive()
+    assert written == []
 
 
 def test_closing_raises_nothing_after_a_failure() -> None:

@@ -77,7 +77,10 @@ class Crew:
             for future in self._pending:
                 future.cancel()
         try:
-            wait_out(lambda: wait(self._pending), self._turnstile.shut)
+            if self.shares_memory:
+                wait_out(self._turnstile.shut)
+            else:
+                wait_out(lambda: wait(self._pending))
         finally:
             self._pending.clear()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any, Self
 
@@ -20,31 +21,42 @@ __all__ = ["BackgroundWriter", "Turnstile", "wait_out"]
 class Turnstile:
     """Lets in, from any thread, until it is shut, which waits until all have left.
 
-    A pool of threads cannot tell: it does not know a thread whose start was interrupted.
+    An interrupt may come anywhere in the thread that waits, even within a lock or a pool of
+    threads, which then hang for good, or know nothing of a thread whose start was interrupted. So
+    those within are known by what they say themselves, and a queue, which no interrupt leaves
+    half-way, tells when to look again.
     """
 
     def __init__(self) -> None:
-        self._inside = 0
-        self._is_shut = False
-        self._changed = threading.Condition()
+        self.is_shut = False
+        self._inside: list[int] = []
+        self._left: SimpleQueue[None] = SimpleQueue()
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
-        with self._changed:
-            if self._is_shut:
-                raise RuntimeError("this comes too late: the run that it belongs to has ended")
-            self._inside += 1
+        self._inside.append(threading.get_ident())
+        if self.is_shut:  # looked at after it is known to be here, as shutting does it in turn
+            self.__exit__()
+            raise TooLateError("this comes too late: the run that it belongs to has ended")
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._inside -= 1
-            self._changed.notify_all()
+        self._inside.remove(threading.get_ident())
+        self._left.put(None)
+
+    def wait(self) -> None:
+        """Wait until nobody is within."""
+        while self._inside and os.getpid() == self._process:  # a fork has none of the threads
+            self._left.get()
 
     def shut(self) -> None:
         """Let no more in, and wait until those within have left."""
-        with self._changed:
-            self._is_shut = True
-            self._changed.wait_for(lambda: not self._inside)
+        self.is_shut = True
+        self.wait()
+
+
+class TooLateError(RuntimeError):
+    """What is turned away."""
 
 
 class BackgroundWriter:
@@ -82,29 +94,38 @@ class BackgroundWriter:
         self._dtype = dtype
         self._max_in_flight = max_in_flight
         self._recycle = recycle
-        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-write")
-        self._pending: dict[Future[None], NDArray[Any]] = {}
-        self._ended: SimpleQueue[Future[None]] = SimpleQueue()
         self._free: list[NDArray[Any]] = []
+        self._under_way = 0
+        self._drops = False
+        self._todo: SimpleQueue[Filled | None] = SimpleQueue()
+        self._ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._started: SimpleQueue[None] = SimpleQueue()
         self._turnstile = Turnstile()
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
-        while len(self._pending) > self._max_in_flight:
+        while self._under_way > self._max_in_flight:
             self._collect()
         return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
 
     def submit(self, filled: Filled) -> None:
         """Write a buffer in the background, as soon as there is a free place."""
+        if self._turnstile.is_shut:
+            raise TooLateError("no write can follow: the run has ended")
         while not self._ended.empty():
             self._collect()
-        future = self._pool.submit(self._run, filled)
-        self._pending[future] = filled.buffer
-        future.add_done_callback(self._ended.put)
+        if self._under_way >= len(self._threads) < self._max_in_flight:
+            thread = threading.Thread(target=self._work, name="lazychunks-write", daemon=True)
+            thread.start()
+            self._started.get()
+            self._threads.append(thread)
+        self._under_way += 1
+        self._todo.put(filled)
 
     def drain(self) -> None:
         """Wait for all writes, and raise the first failure."""
-        while self._pending:
+        while self._under_way:
             self._collect()
 
     def close(self, *, drop: bool = True) -> None:
@@ -113,33 +134,50 @@ class BackgroundWriter:
         Failures of theirs are not raised; an interrupt is, once they have ended.
         """
         try:
-            wait_out(
-                lambda: self._pool.shutdown(wait=True, cancel_futures=drop), self._turnstile.shut
-            )
+            wait_out(lambda: self._leave(drop=drop))
         finally:
-            self._pending.clear()
             self._free.clear()
 
-    def _run(self, filled: Filled) -> None:
-        with self._turnstile:
-            self._write(filled)
+    def _leave(self, *, drop: bool) -> None:
+        """Send the threads away, which may be done again where it was interrupted."""
+        self._drops = drop
+        self._todo.put(None)
+        self._turnstile.wait()
+        self._turnstile.shut()  # a thread whose start was interrupted may come only now
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        """Write what there is to do, in a background thread."""
+        with contextlib.suppress(TooLateError), self._turnstile:
+            self._started.put(None)
+            while (filled := self._todo.get()) is not None:
+                failure: BaseException | None = None
+                try:
+                    if not self._drops:
+                        self._write(filled)
+                except BaseException as error:  # noqa: BLE001 -- raised where it is collected
+                    failure = error
+                self._ended.put((filled.buffer, failure))
+                del filled, failure
+            self._todo.put(None)  # for the next thread
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""
-        future = self._ended.get()
-        buffer = self._pending.pop(future)
-        future.result()
+        buffer, failure = self._ended.get()
+        self._under_way -= 1
+        if failure is not None:
+            raise failure
         if self._recycle:
             self._free.append(buffer)
 
 
-def wait_out(*waits: Callable[[], object]) -> None:
+def wait_out(wait: Callable[[], object]) -> None:
     """Wait to the end, however often that is interrupted; an interrupt is raised after it."""
     interrupt: KeyboardInterrupt | None = None
     while True:
         try:
-            for wait in waits:
-                wait()
+            wait()
             break
         except KeyboardInterrupt as error:  # one more: what is under way ends all the same
             interrupt = error
