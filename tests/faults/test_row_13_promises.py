@@ -1,5 +1,6 @@
 """Row 13: every kind of store keeps what docs/promises.md says, cell by cell."""
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -342,6 +343,28 @@ def test_the_array_is_synced_before_it_appears_and_the_way_to_it_afterwards(
     made = [path.parent] if before == "old" else [path.parent, tmp_path / "made", tmp_path]
     assert set(events[: len(inside)]) == inside
     assert events[len(inside) :] == [f"after {file.stat().st_ino}" for file in made]
+
+
+@pytest.mark.parametrize("before", ["old", "absent"])
+def test_what_fails_after_the_swap_leaves_the_new_array_and_says_so(
+    before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "array.zarr")
+    if before == "old":
+        old_array(path)
+
+    def failing(_: int) -> None:
+        if same(seen_at(path), FLAT.whole):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(OSError, match="Input/output") as caught:
+            FLAT.store(path, durable=True, overwrite=True, resume=True, run_id="run")
+    assert caught.value.__notes__ == [f"{path} is stored: this failed afterwards"]
+    assert same(seen_at(path), FLAT.whole)
+    FLAT.store(path, overwrite=True)  # nothing is in the way
+    assert [there.name for there in tmp_path.iterdir()] == ["array.zarr"]
 
 
 def test_the_page_names_every_kind_of_store_and_every_promise() -> None:

@@ -89,7 +89,6 @@ class Attempt:
         self.taken = 0
         """Number of blocks taken, for who asks after a failure."""
         self._has_begun = False
-        self._published = False
         self._overwrite = overwrite
         self.counts = counts
         self.publication = publication_at(self.place, overwrite=overwrite)
@@ -243,7 +242,6 @@ class Attempt:
         staged.record(self._record(None))
         self.publication.clear_journal()
         self.publication.commit(staged.document, durable=self.options.durable)
-        self._published = True
         return self._opened(staged.document)
 
     def _opened(self, document: Document) -> StoredArray:
@@ -267,7 +265,7 @@ class Attempt:
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
-        if self._published:
+        if self.publication.is_shown:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
         total = None

@@ -54,6 +54,8 @@ class DirectorySwap:
         self._made: list[Path] = []
         self.where = Keys(LocalStore(self._staging), "")
         """Where the array is written."""
+        self.is_shown = False
+        """Whether the array is in place, whatever fails after that."""
 
     def lock(self) -> None:
         """Take the lock file, and put an old array back that a dead writer moved aside.
@@ -133,12 +135,13 @@ class DirectorySwap:
                     "overwrite=True to replace it",
                     path=str(self._place),
                 )
-            if _exchange(self._staging, self._target):
-                self._tidy_away()
-            else:
+            if not _exchange(self._staging, self._target):
                 self._step_in()
+            self.is_shown = True
+            self._tidy_away()
         else:
             os.rename(self._staging, self._target)
+            self.is_shown = True
         if durable:
             for directory in (self._target, *self._made):
                 _sync(directory.parent)
@@ -169,10 +172,10 @@ class DirectorySwap:
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
 
     def _tidy_away(self) -> None:
-        """Name what was replaced so that nobody takes it for an unfinished write."""
+        """Name what was exchanged so that nobody takes it for an unfinished write."""
         try:
             os.rename(self._staging, self._old)
-        except OSError:  # the new array is in place: this must not look like a failure
+        except OSError:  # nothing was, or the new array is in place: no failure
             shutil.rmtree(self._staging, ignore_errors=True)
 
     def _step_in(self) -> None:
@@ -216,6 +219,8 @@ class MetadataLast:
     def __init__(self, place: InStore) -> None:
         self.where = place
         """Where the array is written."""
+        self.is_shown = False
+        """Whether the array is in place, whatever fails after that."""
         self.can_take_back: bool = place.store.supports_deletes
         self.is_read = False
         self.replaces: bool = False
@@ -283,6 +288,7 @@ class MetadataLast:
     def commit(self, document: Document, *, durable: bool) -> None:  # noqa: ARG002  # the store's
         """Write the metadata to its own key."""
         self.where.write(METADATA, serialized(document))
+        self.is_shown = True
         if self.can_take_back:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
                 self.where.delete(KEPT_BACK)
