@@ -537,10 +537,10 @@ def test_when_the_second_of_two_sinks_cannot_appear_the_first_is_there(place: Pl
 
 def test_background_writes_end_with_the_pass(tmp_path: Path) -> None:
     sink = zarr_sink(tmp_path / "a.zarr", CONVERTER, chunks="blocks")
+    before = {*threading.enumerate()}
     with pytest.raises(WriteAbortedError):
         Generations().flat.compute(tee(sink, Failing("step 5")))
-    names = [thread.name for thread in threading.enumerate()]
-    assert not any(name.startswith("lazychunks-write") for name in names)
+    assert not any(one.name == "lazychunks-write" for one in {*threading.enumerate()} - before)
 
 
 # Resuming.

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from queue import Queue
 from threading import Event, Lock, Thread, current_thread, main_thread
-from threading import enumerate as enumerate_threads
 from typing import Any
 
 import numpy as np
@@ -246,18 +245,19 @@ def test_closing_waits_although_a_start_was_interrupted(
 def test_closing_waits_for_a_write_that_was_interrupted_in_being_given(
     drop: bool, gate: Gate
 ) -> None:
-    writer = writing(gate)
-    todo = writer._todo
+    writer = writing(gate, 1)
+    writer.submit(filled(writer, 0))
+    inner: Any = writer
+    todo = inner._todo
 
     class Giving:
-        get = todo.get
         put = staticmethod(interrupted(todo.put, gate))
 
-    writer._todo = Giving()  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    inner._todo = Giving()
     with pytest.raises(KeyboardInterrupt):
-        writer.submit(filled(writer, 0))
-    writer._todo = todo
-    closing_waits(writer, gate, drop=drop)
+        writer.submit(filled(writer, 1))
+    inner._todo = todo
+    closing_waits(writer, gate, drop=drop, written=1 if drop else 2)
 
 
 def test_a_thread_that_comes_late_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,8 @@ def test_a_thread_that_comes_late_writes_nothing(monkeypatch: pytest.MonkeyPatch
         patched.setattr(Thread, "start", interrupted_before)
         with pytest.raises(KeyboardInterrupt):
             writer.submit(filled(writer, 0))
-    writer._todo.put(filled(writer, 0))
+    inner: Any = writer
+    inner._todo.put(filled(writer, 0))
     writer.close(drop=False)
     start(late[0])
     late[0].join(PATIENCE)
@@ -302,10 +303,20 @@ def test_nothing_is_written_after_closing() -> None:
 
 
 def test_no_thread_is_left() -> None:
-    names: list[str] = []
-    writer = writing(lambda _: names.append(current_thread().name))
+    threads: list[Thread] = []
+    writer = writing(lambda _: threads.append(current_thread()))
     writer.submit(filled(writer, 0))
     writer.drain()
     writer.close()
-    assert names[0].startswith("lazychunks-write")
-    assert names[0] not in {thread.name for thread in enumerate_threads()}
+    assert threads[0].name == "lazychunks-write"
+    assert not threads[0].is_alive()
+
+
+def test_a_thread_ends_with_a_writer_that_nobody_closes() -> None:
+    threads: list[Thread] = []
+    writer = writing(lambda _: threads.append(current_thread()))
+    writer.submit(filled(writer, 0))
+    writer.drain()
+    del writer
+    threads[0].join(PATIENCE)
+    assert not threads[0].is_alive()

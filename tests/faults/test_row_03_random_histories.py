@@ -117,7 +117,7 @@ class History(RuleBasedStateMachine):
             assert finished or aside in (None, job)
             if finished:
                 assert watch.computed == 0
-                self.model["aside"] = None
+                self.model["aside"] = None if aside == job else aside  # another run's stays
             else:
                 self._stored(job, named=True)
 

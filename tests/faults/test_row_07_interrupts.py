@@ -138,7 +138,7 @@ def test_this_finds_a_writer_that_does_not_wait(monkeypatch: pytest.MonkeyPatch)
     """The negative control."""
 
     def leave(self: Any, **_: bool) -> None:
-        self._drops = True
+        self._turnstile.is_shut = True
         self._todo.put(None)
 
     monkeypatch.setattr(BackgroundWriter, "close", leave)

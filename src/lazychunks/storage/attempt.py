@@ -33,7 +33,7 @@ from lazychunks.storage.assembly import empty_sequence
 from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import publication_at, published
+from lazychunks.storage.publishing import Publication, publication_at, published
 from lazychunks.storage.resuming import (
     check_same_dtype,
     check_same_plan,
@@ -91,7 +91,7 @@ class Attempt:
         self._has_begun = False
         self._overwrite = overwrite
         self.counts = counts
-        self.publication = publication_at(self.place, overwrite=overwrite)
+        self.publication: Publication = publication_at(self.place, overwrite=overwrite)
         can_resume = self.publication.can_take_back
         self._keeps = can_skip and options.run_id is not None and can_resume
         if options.resume and not can_resume:

@@ -52,9 +52,9 @@ class DirectorySwap:
         self._old = place.beside("old")
         self._lock = filelock.FileLock(place.beside("lock"))
         self._made: list[Path] = []
-        self.where = Keys(LocalStore(self._staging), "")
+        self.where: Keys = Keys(LocalStore(self._staging), "")
         """Where the array is written."""
-        self.is_shown = False
+        self.is_shown: bool = False
         """Whether the array is in place, whatever fails after that."""
 
     def lock(self) -> None:
@@ -219,7 +219,7 @@ class MetadataLast:
     def __init__(self, place: InStore) -> None:
         self.where = place
         """Where the array is written."""
-        self.is_shown = False
+        self.is_shown: bool = False
         """Whether the array is in place, whatever fails after that."""
         self.can_take_back: bool = place.store.supports_deletes
         self.is_read = False

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.shapes import Region, cell_count
+from lazychunks.shapes import Region, Shape, cell_count
 from lazychunks.storage.arrays import Document
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
@@ -66,7 +66,9 @@ class DoneUnits:
             for parts in (key.split("/") for key in keys)
             if parts[0] == "c" and all(part.isdecimal() for part in parts[1:])
         )
-        self.cells = frozenset(cell for cell, count in counts.items() if count == expected)
+        self.cells: frozenset[Shape] = frozenset(
+            cell for cell, count in counts.items() if count == expected
+        )
         self._begun = frozenset(counts)
 
     def reach(self, axis: int) -> int:

@@ -39,7 +39,7 @@ class Stage:
         self.staged = staged
         self.plan = plan
         self.first = first
-        self.done = DoneUnits(keys, plan)
+        self.done: DoneUnits = DoneUnits(keys, plan)
         self._journals = [
             Journal(staged.where, axis, first[axis], keys)
             for axis in range(plan.block_axes if staged.resumable else 0)

@@ -117,7 +117,7 @@ class ArrayWriter(Attempt, Generic[T]):
         return self.publish()
 
     def _close(self) -> None:
-        self.taken = self._layout.taken
+        self.taken: int = self._layout.taken
         if self._background is not None:
             self._background.close(drop=not self._keeps)
 

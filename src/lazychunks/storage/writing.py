@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from lazychunks.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
 __all__ = ["BackgroundWriter", "Turnstile", "wait_out"]
+
+
+_Ended: TypeAlias = tuple[NDArray[Any], BaseException | None]
+"""A buffer that is free again, and what went wrong."""
 
 
 class Turnstile:
@@ -28,7 +33,7 @@ class Turnstile:
     """
 
     def __init__(self) -> None:
-        self.is_shut = False
+        self.is_shut: bool = False
         self._inside: list[int] = []
         self._left: SimpleQueue[None] = SimpleQueue()
         self._process = os.getpid()
@@ -37,7 +42,7 @@ class Turnstile:
         self._inside.append(threading.get_ident())
         if self.is_shut:  # looked at after it is known to be here, as shutting does it in turn
             self.__exit__()
-            raise TooLateError("this comes too late: the run that it belongs to has ended")
+            raise _TooLateError("this comes too late: the run that it belongs to has ended")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,7 +60,7 @@ class Turnstile:
         self.wait()
 
 
-class TooLateError(RuntimeError):
+class _TooLateError(RuntimeError):
     """What is turned away."""
 
 
@@ -96,12 +101,12 @@ class BackgroundWriter:
         self._recycle = recycle
         self._free: list[NDArray[Any]] = []
         self._under_way = 0
-        self._drops = False
         self._todo: SimpleQueue[Filled | None] = SimpleQueue()
-        self._ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]] = SimpleQueue()
+        self._ended: SimpleQueue[_Ended] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._started: SimpleQueue[None] = SimpleQueue()
         self._turnstile = Turnstile()
+        weakref.finalize(self, self._todo.put, None)  # threads end, whatever became of `close`
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
@@ -112,11 +117,12 @@ class BackgroundWriter:
     def submit(self, filled: Filled) -> None:
         """Write a buffer in the background, as soon as there is a free place."""
         if self._turnstile.is_shut:
-            raise TooLateError("no write can follow: the run has ended")
+            raise _TooLateError("no write can follow: the run has ended")
         while not self._ended.empty():
             self._collect()
         if self._under_way >= len(self._threads) < self._max_in_flight:
-            thread = threading.Thread(target=self._work, name="lazychunks-write", daemon=True)
+            desk = (self._write, self._todo, self._ended, self._started, self._turnstile)
+            thread = threading.Thread(target=_work, args=desk, name="lazychunks-write", daemon=True)
             thread.start()
             self._started.get()
             self._threads.append(thread)
@@ -140,27 +146,13 @@ class BackgroundWriter:
 
     def _leave(self, *, drop: bool) -> None:
         """Send the threads away, which may be done again where it was interrupted."""
-        self._drops = drop
+        if drop:
+            self._turnstile.is_shut = True
         self._todo.put(None)
         self._turnstile.wait()
         self._turnstile.shut()  # a thread whose start was interrupted may come only now
         for thread in self._threads:
             thread.join()
-
-    def _work(self) -> None:
-        """Write what there is to do, in a background thread."""
-        with contextlib.suppress(TooLateError), self._turnstile:
-            self._started.put(None)
-            while (filled := self._todo.get()) is not None:
-                failure: BaseException | None = None
-                try:
-                    if not self._drops:
-                        self._write(filled)
-                except BaseException as error:  # noqa: BLE001 -- raised where it is collected
-                    failure = error
-                self._ended.put((filled.buffer, failure))
-                del filled, failure
-            self._todo.put(None)  # for the next thread
 
     def _collect(self) -> None:
         """Wait for a write to end, and take its buffer back."""
@@ -170,6 +162,28 @@ class BackgroundWriter:
             raise failure
         if self._recycle:
             self._free.append(buffer)
+
+
+def _work(
+    write: Callable[[Filled], None],
+    todo: SimpleQueue[Filled | None],
+    ended: SimpleQueue[_Ended],
+    started: SimpleQueue[None],
+    turnstile: Turnstile,
+) -> None:
+    """Write what there is to do, in a background thread."""
+    with contextlib.suppress(_TooLateError), turnstile:
+        started.put(None)
+        while (filled := todo.get()) is not None:
+            failure: BaseException | None = None
+            try:
+                if not turnstile.is_shut:
+                    write(filled)
+            except BaseException as error:  # noqa: BLE001 -- raised where it is collected
+                failure = error
+            ended.put((filled.buffer, failure))
+            del filled, failure
+        todo.put(None)  # for the next thread
 
 
 def wait_out(wait: Callable[[], object]) -> None:
