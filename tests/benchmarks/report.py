@@ -26,8 +26,8 @@ above 1, we are faster. Everything that a writer stores is read back once and co
 
 - **Blocks** are generated before the clock starts and are all different: normal values of bfloat16
   precision in float32, which zstd takes to about 46 %.
-- **Files** go to a local disk through the page cache; nobody waits for the disk but where it is
-  said.
+- **Files** go to a local file system, named below, through the page cache; nobody waits for a disk
+  but where it is said.
 - **Memory** is the peak of the resident set of a fresh process while it writes, less what it was
   when all was imported, a small write had gone through and all the blocks were there.
 - **Processor** time is that of all threads.

@@ -26,7 +26,14 @@ from tests.benchmarks.scenarios import SCENARIOS, Setting
 from tests.benchmarks.workloads import WORKLOADS
 
 
-def machine() -> dict[str, str]:
+def file_system(folder: Path) -> str:
+    """Return the type of the file system that a folder is on."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    above = [m for m in mounts if folder.resolve().is_relative_to(m[1])]
+    return max(above, key=lambda m: len(m[1]))[2]
+
+
+def machine(folder: Path) -> dict[str, str]:
     """Describe this machine by what matters for the figures."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -39,6 +46,7 @@ def machine() -> dict[str, str]:
         "processor": model,
         "memory": f"{memory:.0f} GiB",
         "system": f"{platform.system()} {platform.machine()}",
+        "files on": file_system(folder),
         "Python": platform.python_version(),
     }
 
@@ -93,7 +101,7 @@ def measure(options: argparse.Namespace, folder: Path) -> results.Results:
         if word.split("=")[0] not in private and before not in private
     ]
     found = results.Results(
-        machine(),
+        machine(folder),
         versions(),
         " ".join(["python tests/benchmarks/run.py", *shown]),
         repeats,
