@@ -189,7 +189,7 @@ def test_a_grid_layout_puts_blocks_beside_and_rows_below_each_other(
 
 def test_a_block_that_is_refused_leaves_the_layout_as_it_was() -> None:
     flat = FlatLayout()
-    with pytest.raises(BlockShapeError):
+    with pytest.raises(BlockShapeError, match=r"^block 0 "):
         flat.place(())
     flat.place((2, 3))
     with pytest.raises(BlockShapeError):
@@ -212,12 +212,16 @@ def test_a_row_has_as_many_blocks_as_the_first() -> None:
         layout.place((2, 3))
     layout.end_row()
     layout.place((1, 3))
-    with pytest.raises(BlockShapeError, match="row 1 has 1 blocks, expected 2") as caught:
+    way_out = "expected 2 like the rows before it; yield the same number of blocks in each row"
+    with pytest.raises(BlockShapeError, match=f"^row 1 has 1 blocks, {way_out}$") as caught:
         layout.end_row()
-    assert (caught.value.block, caught.value.expected) == ((1, 1), 2)
+    error = caught.value
+    assert (error.block, error.expected, error.got) == ((1, 1), 2, "1 blocks")
     layout.place((1, 3))
-    with pytest.raises(BlockShapeError, match="row 1 has more than 2 blocks, expected 2"):
+    with pytest.raises(BlockShapeError, match=f"^row 1 has more than 2 blocks, {way_out}$") as more:
         layout.place((1, 3))
+    error = more.value
+    assert (error.block, error.expected, error.got) == ((1, 2), 2, "more than 2 blocks")
 
 
 @pytest.mark.parametrize("row", [0, 1])
@@ -226,6 +230,10 @@ def test_a_row_holds_a_block(row: int) -> None:
     for _ in range(row):
         layout.place((2, 3))
         layout.end_row()
-    with pytest.raises(EmptyRowError, match=f"row {row} holds no block") as caught:
+    said = (
+        f"^row {row} holds no block, so its height is not known; leave the row out, or yield "
+        "blocks of height zero$"
+    )
+    with pytest.raises(EmptyRowError, match=said) as caught:
         layout.end_row()
     assert caught.value.row == row

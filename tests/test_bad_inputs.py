@@ -108,7 +108,13 @@ OTHER_DTYPES: dict[str, np.ndarray[Any, Any]] = {
 }
 
 FLAT = [
-    Bad("no block", blocks(), EmptySequenceError, says="no block"),
+    Bad(
+        "no block",
+        blocks(),
+        EmptySequenceError,
+        says="the sequence holds no block, hence neither shape nor dtype; check the factory, or do "
+        "not store an empty sequence",
+    ),
     Bad("no block, as a list", list, EmptySequenceError, says="no block"),
     *(
         Bad(
