@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
@@ -43,9 +45,21 @@ class Keys:
         buffer = default_buffer_prototype().buffer.from_bytes(value)
         settled(self.store.set, self.key(name), buffer)
 
-    def delete(self, name: str) -> None:
-        """Remove a value, if there is one."""
-        settled(self.store.delete, self.key(name))
+    def delete(self, *names: str) -> None:
+        """Remove values, where there are any, several at a time; all has ended when one fails."""
+
+        async def deleted() -> None:
+            places = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+
+            async def delete(name: str) -> None:
+                async with places:
+                    await self.store.delete(self.key(name))
+
+            ended = await asyncio.gather(*map(delete, names), return_exceptions=True)
+            for failure in filter(None, ended):
+                raise failure
+
+        settled(deleted)
 
     def keys(self) -> list[str] | None:
         """List all names; None where the store cannot list."""

@@ -309,9 +309,7 @@ class MetadataLast:
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""
-        for key in self.keys():
-            if key != KEPT_BACK:
-                self.where.delete(key)
+        self.where.delete(*(key for key in self.keys() if key != KEPT_BACK))
 
 
 Publication: TypeAlias = DirectorySwap | MetadataLast
