@@ -225,7 +225,7 @@ def _copied_and_written(
 
     def write(number: int, buffer: Block) -> None:
         with (path / str(number)).open("wb", buffering=0) as stream:
-            stream.write(memoryview(buffer).cast("B"))
+            stream.write(buffer.data.cast("B"))
 
     for number, chunk in enumerate(chunks):
         if number > cores:
