@@ -1,8 +1,11 @@
 """Where arrays go: what is replaced, what is never touched, and that a refusal costs no block."""
 
+import ctypes
+import errno
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from zarr.core.buffer import Buffer
 from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
@@ -22,6 +26,7 @@ from lazychunks import (
     LazyChunksError,
     NestedLazyChunkSequence,
 )
+from lazychunks.storage import publishing
 from tests.places import (
     OLD,
     LocalPlace,
@@ -547,3 +552,52 @@ def test_overwrite_clears_a_leftover_of_a_killed_run(leftover: LocalPlace) -> No
     FLAT.map(lambda block: block + 1).to_zarr(leftover.destination, CONVERTER, overwrite=True)
     np.testing.assert_array_equal(leftover.read(), WHOLE + 1)
     assert [path.name for path in leftover.directory.iterdir()] == ["array.zarr"]
+
+
+# What is there is looked at again before it is replaced.
+
+
+def test_an_array_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    """By a program that knows nothing of our lock."""
+    path = tmp_path / "array.zarr"
+    theirs: Any = zarr
+
+    def blocks() -> Iterator[Array]:
+        yield np.ones((2, 3))
+        theirs.create_array(path, shape=(1,), dtype="u1")[:] = 7
+        yield np.ones((2, 3))
+
+    with pytest.raises(DestinationExistsError, match="created by another writer in the meantime"):
+        LazyChunkSequence(blocks).to_zarr(path, IdentityConverter())
+    assert theirs.open_array(path, mode="r")[:].tolist() == [7]
+    assert [there.name for there in tmp_path.iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_system_that_cannot_exchange_says_so(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange: Callable[[Path, Path], bool] = getattr(publishing, "_exchange")  # noqa: B009
+    one, other = tmp_path / "one", tmp_path / "other"
+
+    class Library:
+        def renameat2(self, *_: object) -> int:
+            ctypes.set_errno(number)
+            return -1
+
+    library: object = Library()
+
+    def loaded(*_: object, **__: object) -> object:
+        return library
+
+    monkeypatch.setattr(ctypes, "CDLL", loaded)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            exchange(one, other)
+        assert (caught.value.errno, caught.value.filename) == (number, str(other))
+    else:
+        assert not exchange(one, other)
+    library = object()
+    assert not exchange(one, other), "an old libc"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not exchange(one, other), "another system"

@@ -361,6 +361,14 @@ def test_dtype_lets_blocks_differ() -> None:
     assert read(stored(Flat(blocks), dtype="f4")).tolist() == [0, 1, 2, 0.5, 1]
 
 
+@pytest.mark.parametrize("dtype", ["M8[s]", "U3", "O"])
+def test_dtype_casts_numbers_only(dtype: str) -> None:
+    blocks = (np.ones(2), np.zeros(3, dtype))
+    said = r"block 1 has dtype .*, which is no number to cast"
+    with pytest.raises(BlockDTypeError, match=said):
+        stored(Flat(blocks), dtype="f4")
+
+
 def test_without_hint_the_array_grows() -> None:
     whole = np.arange(3000).reshape(1000, 3)
     array = stored(Flat(tuple(np.split(whole, 200))), chunks=(7, 2))
@@ -433,6 +441,8 @@ INVALID: dict[str, tuple[dict[str, Any], type[Exception]]] = {
     "attributes: no mapping": ({"attributes": 3}, TypeError),
     "attributes: no JSON": ({"attributes": {"a": {1, 2}}}, TypeError),
     "attributes: no number": ({"attributes": {"a": [float("nan")]}}, ValueError),
+    "attributes: our own": ({"attributes": {"lazychunks": {}}}, ValueError),
+    "resume: no name": ({"resume": True}, ValueError),
     "unknown option": ({"chunk": 3}, TypeError),
 }
 
