@@ -19,10 +19,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.shapes import Shape, check_flat_block, check_grid_block
+from lazychunks.shapes import Shape, block_name, check_block
 from lazychunks.sources import Task, tasks_of
 from lazychunks.storage.assembly import empty_row, ragged_row
-from lazychunks.storage.workers import block_name
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -304,10 +303,7 @@ def _probed(
     zeros = (0,) * len(counts)
     first = maker(_Call(tasks[zeros].args, zeros, None))
     shape = first.shape
-    if len(counts) == 1:
-        check_flat_block(shape, shape, block=0)
-    else:
-        check_grid_block(shape, shape, block=(0, 0))
+    check_block(shape, shape, (None,) * len(counts), block=block_name(zeros))
     maker = replace(maker, dtype=first.dtype)
     sizes: list[tuple[int, ...]] = [(length,) for length in shape]
     for axis, count in enumerate(counts):

@@ -18,8 +18,8 @@ from lazychunks.shapes import (
     Region,
     Shape,
     align_down,
-    check_flat_block,
-    check_grid_block,
+    block_name,
+    check_block,
     group_count,
 )
 from lazychunks.sources import Task
@@ -34,7 +34,6 @@ from lazychunks.storage.workers import (
     Receipt,
     Sent,
     Site,
-    block_name,
     compare,
     probe,
 )
@@ -287,10 +286,7 @@ def _bands(rows: Iterator[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
 
 
 def _check_first(shape: Shape, axes: int) -> None:
-    if axes == 1:
-        check_flat_block(shape, shape, block=0)
-    else:
-        check_grid_block(shape, shape, block=(0, 0))
+    check_block(shape, shape, (None,) * axes, block=block_name((0,) * axes))
     if 0 in shape[:axes]:
         raise BlockShapeError(
             f"the first block has shape {shape}, and with an executor all blocks have its size; "
