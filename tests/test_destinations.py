@@ -25,6 +25,7 @@ from lazychunks import (
     LazyChunkSequence,
     LazyChunksError,
     NestedLazyChunkSequence,
+    ZarrOptions,
 )
 from lazychunks.storage import publishing
 from tests.places import (
@@ -306,6 +307,36 @@ def test_a_directory_that_cannot_be_written_is_refused_before_block_0(
         with pytest.raises(DestinationReadOnlyError, match="not writable"):
             sequence.to_zarr(tmp_path / "array.zarr", CONVERTER)
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("within", ["", "c"])
+def test_a_protected_array_is_not_replaced(
+    within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be moved away, but not be removed, and what remains would be in the way."""
+    array = tmp_path / "array.zarr"
+    put_array(array, OLD)
+    before = tree(tmp_path)
+
+    def access(path: Path, mode: int) -> bool:  # permissions do not bind the superuser
+        return path != array / within
+
+    monkeypatch.setattr(os, "access", access)
+    for sequence in NEVER:
+        with pytest.raises(DestinationReadOnlyError, match=r"replaced, since .* is not writable"):
+            sequence.to_zarr(array, CONVERTER, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_a_protected_array_of_this_run_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = tmp_path / "array.zarr"
+    sequence = LazyChunkSequence.from_map(np.ones, [2, 3])
+    options: ZarrOptions = {"run_id": "run", "resume": True}
+    sequence.to_zarr(array, CONVERTER, **options)
+    monkeypatch.setattr(os, "access", lambda path, _: path != array)
+    sequence.to_zarr(array, CONVERTER, overwrite=True, **options)
 
 
 # What a destination can be.

@@ -171,11 +171,14 @@ class Attempt:
                 self.publication.discard()
             self.finished = self._opened(document)
             return
-        if self.place.holds_array() and not self._overwrite:
-            raise DestinationExistsError(
-                f"{self.place} holds an array; pass overwrite=True to replace it",
-                path=str(self.place),
-            )
+        if self.place.holds_array():
+            if not self._overwrite:
+                raise DestinationExistsError(
+                    f"{self.place} holds an array; pass overwrite=True to replace it",
+                    path=str(self.place),
+                )
+            if isinstance(self.place, LocalPath):
+                self.place.check_removable()
         if not self.publication.has_leftovers():
             return
         if options.resume:

@@ -92,6 +92,17 @@ class LocalPath:
         names = sorted(member.name for member in path.iterdir())
         return _holds_array(self, names, self.read("zarr.json"))
 
+    def check_removable(self) -> None:
+        """Refuse an array that could be moved out of the way, but then not be removed.
+
+        Raises
+        ------
+        DestinationReadOnlyError
+            If its directories cannot be written.
+        """
+        for directory in filter(Path.is_dir, (self.path, self.path / "c")):
+            _check_directory(directory, self, "replaced")
+
 
 @dataclass(frozen=True, slots=True)
 class InStore(Keys):
@@ -254,12 +265,12 @@ def _is_inside(directory: Path) -> bool:
         return False
 
 
-def _check_directory(directory: Path, place: LocalPath) -> None:
+def _check_directory(directory: Path, place: LocalPath, what: str = "created") -> None:
     if not directory.is_dir():
         raise _refused(place, f"below {directory}, which is a file")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise DestinationReadOnlyError(
-            f"{place} cannot be created, since {directory} is not writable",
+            f"{place} cannot be {what}, since {directory} is not writable",
             path=str(place),
         )
 
