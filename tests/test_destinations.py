@@ -469,6 +469,16 @@ def test_a_path_through_a_link_is_followed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["array.zarr"]
 
 
+def test_a_place_within_an_array_is_refused_through_a_link_too(tmp_path: Path) -> None:
+    put_array(tmp_path / "array.zarr", OLD)
+    (tmp_path / "link").symlink_to(tmp_path / "array.zarr" / "c")
+    before = tree(tmp_path)
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match="inside the array"):
+            sequence.to_zarr(tmp_path / "link" / "inner.zarr", CONVERTER, overwrite=True)
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("destination", [None, 3, 1.5, [], object()])
 def test_anything_else_is_no_destination(destination: Any) -> None:
     for sequence in NEVER:

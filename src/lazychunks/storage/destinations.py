@@ -74,7 +74,8 @@ class LocalPath:
             raise ValueError(f"{self} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
-        for parent in path.parents:
+        real = Path(os.path.realpath(path))
+        for parent in dict.fromkeys((*path.parents, *real.parents)):
             above = LocalPath(parent)
             if (parent / ".zarray").is_file() or _is_array(above.read("zarr.json")):
                 raise _refused(self, f"inside the array at {parent}")
