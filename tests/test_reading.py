@@ -41,6 +41,7 @@ from lazychunks import (
     NestedLazyChunkSequence,
     UntrustedArrayError,
     WriteAbortedError,
+    concatenate,
     tee,
     total,
     zarr_sink,
@@ -265,6 +266,29 @@ def test_an_array_is_found_wherever_it_is(tmp_path: Path, zarr_format: int) -> N
         np.testing.assert_array_equal(np.concatenate(flat.compute()), OLD, err_msg=repr(source))
         nested = Nested.from_zarr(source, CONVERTER, columns=2)
         np.testing.assert_array_equal(joined(nested), OLD, err_msg=repr(source))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_relative_path_stays_where_it_was(
+    zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere all chunks would be missing, and read as the fill value."""
+    put_array(tmp_path / "array.zarr", OLD, zarr_format=zarr_format)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    read_only = LocalStore("array.zarr", read_only=True)
+    group = StorePath(LocalStore(".", read_only=True), "array.zarr")
+    places: list[Any] = [
+        "array.zarr",
+        LocalStore("array.zarr"),
+        read_only,
+        group,
+        zarr.open_array(read_only),
+    ]
+    sequences = [LazyChunkSequence.from_zarr(place, IdentityConverter()) for place in places]
+    monkeypatch.chdir("elsewhere")
+    for sequence in sequences:
+        np.testing.assert_array_equal(sequence.compute(concatenate()), OLD)
 
 
 def test_reading_leaves_no_trace(tmp_path: Path) -> None:

@@ -214,9 +214,11 @@ def _local(path: str | os.PathLike[str]) -> LocalPath:
 
 
 def _in_store(store: Store, path: str) -> LocalPath | InStore:
-    if type(store) is LocalStore and not store.read_only:
+    if type(store) is not LocalStore:
+        return InStore(store, path)
+    if not store.read_only:
         return LocalPath((store.root / path).absolute())
-    return InStore(store, path)
+    return InStore(LocalStore(store.root.absolute(), read_only=True), path)
 
 
 def _innermost(store: object) -> object:

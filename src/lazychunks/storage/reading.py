@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 import zarr
+from zarr.storage import LocalStore
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
+from lazychunks.storage.arrays import described
 from lazychunks.storage.decoding import ChunkReader
-from lazychunks.storage.destinations import located
+from lazychunks.storage.destinations import InStore, located
 from lazychunks.storage.judging import judged, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
@@ -125,6 +127,10 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
         where = str(array.store_path)
         metadata: Any = array.metadata  # of Zarr 2 or 3
         facts = judged(metadata.to_dict(), where, max_chunk_bytes)
+        store = array.store
+        if type(store) is LocalStore and not store.root.is_absolute():  # nor shall chdir move it
+            fixed = LocalStore(store.root.absolute(), read_only=store.read_only)
+            array = described(InStore(fixed, array.path), metadata.to_dict())
     else:
         place = located(source)
         where = str(place)
