@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -144,7 +145,7 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
     """Where an unfinished write is, and its metadata, if it has some."""
     if isinstance(place, LocalPath):
         staging = LocalPath(place.beside("partial"))
-        if not staging.path.is_dir():
+        if not os.path.isdir(staging.path):  # whose name may be too long, where the array's is not
             return None
         draft = staging.read(KEPT_BACK)
         if draft is not None:
@@ -224,8 +225,9 @@ class _Begun:
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
-    if isinstance(place, LocalPath) and not place.path.exists() and place.beside("old").is_dir():
-        return str(place.beside("old"))
+    if isinstance(place, LocalPath) and not place.path.exists():
+        old = place.beside("old")
+        return str(old) if os.path.isdir(old) else None
     return None
 
 
