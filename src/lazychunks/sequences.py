@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
 
@@ -91,6 +92,13 @@ def _immutable(cls: type[C]) -> type[C]:
     for method in ("__setattr__", "__delattr__"):
         setattr(cls, method, refuse)
     return cls
+
+
+def _made_by(sequence: C, factory: Callable[[], object]) -> C:
+    """Return a sequence with another factory, whatever a subclass asks for to be made."""
+    made = copy.copy(sequence)
+    object.__setattr__(made, "generator_factory", factory)
+    return made
 
 
 class _Storable(Generic[T_co]):
@@ -373,7 +381,7 @@ class LazyChunkSequence(_Storable[T_co]):
         [1, 2]
         """
         ahead = partial(Ahead[T_co].of, executor=executor, max_in_flight=max_in_flight)
-        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
+        return _made_by(self, sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
@@ -419,7 +427,7 @@ class LazyChunkSequence(_Storable[T_co]):
     def _reporting(self, progress: bool | None) -> LazyChunkSequence[T_co]:
         if not is_shown(progress):
             return self
-        return replace(self, generator_factory=Reported(self.generator_factory, self.len_generator))
+        return _made_by(self, Reported(self.generator_factory, self.len_generator))
 
 
 @_immutable
@@ -551,7 +559,7 @@ class NestedLazyChunkSequence(_Storable[T_co]):
             If the bound is not positive.
         """
         ahead = partial(AheadRows[T_co].of, executor=executor, max_in_flight=max_in_flight)
-        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
+        return _made_by(self, sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(
@@ -583,10 +591,7 @@ class NestedLazyChunkSequence(_Storable[T_co]):
     def _reporting(self, progress: bool | None) -> NestedLazyChunkSequence[T_co]:
         if not is_shown(progress):
             return self
-        return replace(
-            self,
-            generator_factory=ReportedRows(self.generator_factory, self.len_outer_generator),
-        )
+        return _made_by(self, ReportedRows(self.generator_factory, self.len_outer_generator))
 
 
 @dataclass(frozen=True, slots=True)
