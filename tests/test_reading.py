@@ -807,6 +807,34 @@ def test_a_row_must_not_be_larger_than_a_chunk_may_be() -> None:
     assert {block.shape for row in nested for block in row} == {(4, 2)}
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape", "shards", "what"),
+    [
+        (Flat, (4, 2**22), None, "one row"),
+        (Nested, (4, 4, 2**22), None, "one cell"),
+        (Flat, (2**22,), (2**22,), "one shard"),
+    ],
+)
+def test_a_block_must_not_consist_of_more_chunks_than_can_be_read_at_once(
+    kind: Any, shape: tuple[int, ...], shards: tuple[int, ...] | None, what: str
+) -> None:
+    """Each of them takes memory and time, be it there or not."""
+    store = MemoryStore()
+    zarr.create_array(store, shape=shape, chunks=(1,) * len(shape), shards=shards, dtype="u1")
+    with pytest.raises(UntrustedArrayError, match=f"{what} .* of 4194304 chunks"):
+        kind.from_zarr(store, CONVERTER)
+    assert kind.from_zarr(store, CONVERTER, max_chunk_bytes=2**33)
+
+
+def test_a_block_of_tiny_chunks_has_not_too_many() -> None:
+    store = MemoryStore()
+    zarr.create_array(store, shape=(2**30, 2**30), chunks=(1, 1), dtype="u1")
+    narrow = MemoryStore()
+    zarr.create_array(narrow, shape=(2**30, 4), chunks=(1, 1), dtype="u1")
+    assert len(next(iter(Flat.from_zarr(narrow, CONVERTER)))) == 128
+    assert next(next(iter(Nested.from_zarr(store, CONVERTER)))).shape == (1, 512)
+
+
 @pytest.mark.parametrize("length", [10**18, sys.maxsize])
 def test_a_huge_shape_costs_nothing(length: int) -> None:
     """Chunks that are missing are no fault, and blocks come one by one."""

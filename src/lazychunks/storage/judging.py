@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Shape
+from lazychunks.sequences import MAX_CHUNK_BYTES
+from lazychunks.shapes import Shape, cell_count
 from lazychunks.storage import bfloat16
 from lazychunks.storage.arrays import described, parsed
 from lazychunks.storage.destinations import InStore, LocalPath
@@ -20,7 +21,15 @@ from lazychunks.storage.destinations import InStore, LocalPath
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
 
-__all__ = ["Facts", "document_of", "found", "judged", "opened"]
+__all__ = [
+    "BYTES_EACH",
+    "Facts",
+    "check_number",
+    "document_of",
+    "found",
+    "judged",
+    "opened",
+]
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(
@@ -30,6 +39,9 @@ _CHECKING = frozenset({"bz2", "crc32", "crc32c", "gzip", "lzma", "zlib"})
 """Codecs that keep a checksum; zstd does if it is asked to."""
 
 _KINDS = "biufc"
+
+BYTES_EACH = 2**11
+"""Bytes that zarr needs for each chunk that it reads at the same time, whatever its size; about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +125,8 @@ def judged(document: Document, where: str, max_chunk_bytes: int = sys.maxsize) -
     Raises
     ------
     UntrustedArrayError
-        If it names a codec or dtype that is not known to be harmless, or a chunk too large.
+        If it names a codec or dtype that is not known to be harmless, a chunk too large, or a shard
+        of too many.
     """
     old = document.get("zarr_format") == 2
     try:
@@ -139,7 +152,24 @@ def judged(document: Document, where: str, max_chunk_bytes: int = sys.maxsize) -
             f"one chunk of {where} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
             "raise that if you trust its origin and have the memory"
         )
+    check_number(cell_count(unit, chunks), f"one shard of {where}", max_chunk_bytes)
     return Facts(shape, dtype, chunks, unit, has_checksums)
+
+
+def check_number(chunks: int, what: str, max_chunk_bytes: int) -> None:
+    """Refuse what consists of more chunks than could be read at the same time.
+
+    Raises
+    ------
+    UntrustedArrayError
+        If they are too many, be they as small as they may.
+    """
+    most = max(max_chunk_bytes, MAX_CHUNK_BYTES) // BYTES_EACH
+    if chunks > most:
+        raise UntrustedArrayError(
+            f"{what} consists of {chunks} chunks, more than {most}; raise max_chunk_bytes to "
+            f"{chunks * BYTES_EACH} if you trust its origin and have the memory"
+        )
 
 
 _Parts: TypeAlias = tuple[list[str], bool, np.dtype[Any] | None, Shape, Shape]

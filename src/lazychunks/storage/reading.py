@@ -14,12 +14,12 @@ from zarr.storage import LocalStore
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Shape, fit_extent
+from lazychunks.shapes import Shape, cell_count, fit_extent
 from lazychunks.sources import Mapped, Product
 from lazychunks.storage.arrays import described
 from lazychunks.storage.decoding import ChunkReader
 from lazychunks.storage.destinations import InStore, located
-from lazychunks.storage.judging import judged, opened
+from lazychunks.storage.judging import BYTES_EACH, check_number, judged, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 from lazychunks.storage.publishing import MetadataLast
@@ -44,10 +44,11 @@ def read_flat(
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
     array, chunks = _opened(source, 1, max_chunk_bytes)
-    trailing = _bytes_across(array, 1, max_chunk_bytes)
+    trailing, number = _across(array, chunks, 1, max_chunk_bytes)
     merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
+        rows = min(rows, _most_merged(chunks[0], number))
     spans = Spans(array.shape[0], _positive(rows, "rows"))
     read = _Read(array, converter, ChunkReader.of(array))
     return Ahead(Mapped(read, spans), None, READ_AHEAD), len(spans)
@@ -62,13 +63,14 @@ def read_nested(
 ) -> tuple[AheadRows[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     array, chunks = _opened(source, 2, max_chunk_bytes)
-    trailing = _bytes_across(array, 2, max_chunk_bytes)
+    trailing, number = _across(array, chunks, 2, max_chunk_bytes)
     merged = min(MERGE_BELOW, max_chunk_bytes)
     if rows is None:
         rows = fit_extent(chunks[0], trailing, 0, max_chunk_bytes)
     below = Spans(array.shape[0], _positive(rows, "rows"))
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
+        columns = min(columns, _most_merged(chunks[1], number * -(-rows // chunks[0])))
     across = Spans(array.shape[1], _positive(columns, "columns"))
     read = _Read(array, converter, ChunkReader.of(array))
     return AheadRows(Product(read, below, across), None, READ_AHEAD), len(below)
@@ -143,8 +145,8 @@ def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArra
     return array, facts.chunks
 
 
-def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:
-    """Bytes of the smallest block along some axes, which is whole along the others.
+def _across(array: StoredArray, chunks: Shape, axes: int, max_chunk_bytes: int) -> tuple[int, int]:
+    """Bytes and chunks of the smallest block along some axes, which is whole along the others.
 
     Raises
     ------
@@ -152,13 +154,20 @@ def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:
         If not even that is small enough: chunks may be missing, and are filled in memory.
     """
     size = math.prod(array.shape[axes:]) * array.dtype.itemsize
+    what = f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
     if size > max_chunk_bytes:
         raise UntrustedArrayError(
-            f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
-            f"{array.shape} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; raise "
-            "that if you trust its origin and have the memory"
+            f"{what}{array.shape} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
+            "raise that if you trust its origin and have the memory"
         )
-    return size
+    number = cell_count(array.shape[axes:], chunks[axes:])
+    check_number(number, f"{what}{array.shape}", max_chunk_bytes)
+    return size, number
+
+
+def _most_merged(extent: int, number: int) -> int:
+    """Extent up to which chunks are merged, that have so many beside them, be they tiny."""
+    return extent * max(MERGE_BELOW // (BYTES_EACH * max(number, 1)), 1)
 
 
 def _positive(number: int, name: str) -> int:
