@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import zarr
 from zarr.core.buffer import Buffer
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
@@ -97,6 +98,18 @@ def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
     assert keys == set(fresh.content()), "nothing of the old array is left, and nothing beside it"
 
 
+@pytest.mark.parametrize("encoding", [DefaultChunkKeyEncoding, V2ChunkKeyEncoding])
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_an_array_of_any_keys_can_be_replaced(
+    place: Place, encoding: Any, separator: Literal[".", "/"]
+) -> None:
+    store: Any = place.destination
+    keys = encoding(separator=separator)
+    zarr.create_array(store, data=OLD, chunks=(2, 7), chunk_key_encoding=keys)
+    FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
 def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
     store: Any = (
         place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)
@@ -162,6 +175,12 @@ def an_array_beside_a_file(path: Path) -> None:
     (path / "notes.txt").write_text("precious")
 
 
+def an_array_beside_a_directory_of_a_year(path: Path) -> None:
+    put_array(path, OLD)
+    (path / "2026").mkdir()
+    (path / "2026" / "thesis.tex").write_text("precious")
+
+
 def a_link_to_an_array(path: Path) -> None:
     target = path.with_name("target.zarr")
     put_array(target, OLD)
@@ -192,6 +211,7 @@ OCCUPANTS: list[Callable[[Path], None]] = [
     a_directory_of_files,
     a_directory_of_a_hidden_file,
     an_array_beside_a_file,
+    an_array_beside_a_directory_of_a_year,
     a_link_to_an_array,
     a_link_to_a_directory,
     a_link_to_nothing,

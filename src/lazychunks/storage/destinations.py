@@ -16,16 +16,19 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
-from lazychunks.storage.arrays import KEPT_BACK
+from lazychunks.storage.arrays import KEPT_BACK, parsed
 from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
 __all__ = ["InStore", "LocalPath", "files_below", "foreign_among", "located"]
 
 _PART_OF_AN_ARRAY = re.compile(
-    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
+    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|zarr\.(json\.)?[0-9a-f]{32}\.partial"  # under which zarr writes a file at first
+    r"|(?P<older>\d+(\.\d+)*)"  # an array's whose keys are as in Zarr 2
 )
+
+_USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +184,10 @@ def files_below(directory: str | Path, prefix: str = "") -> Iterator[tuple[str, 
                 yield prefix + entry.name, entry
 
 
-def foreign_among(names: Iterable[str]) -> list[str]:
-    """Names that no array and no writer gives to a member."""
-    return sorted(name for name in names if not _PART_OF_AN_ARRAY.fullmatch(name))
+def foreign_among(names: Iterable[str], *, is_usual: bool = False) -> list[str]:
+    """Names that no array, or no array with the usual keys, and no writer gives to a member."""
+    parts = ((name, _PART_OF_AN_ARRAY.fullmatch(name)) for name in names)
+    return sorted(name for name, part in parts if part is None or (is_usual and part["older"]))
 
 
 def _at_url(url: str) -> LocalPath | InStore:
@@ -246,16 +250,19 @@ def _holds_array(place: LocalPath | InStore, names: list[str], document: bytes |
     else:
         kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
     if names:
-        _check_members(place, kind, names)
+        keys = (parsed(document) or {}).get("chunk_key_encoding")
+        _check_members(place, kind, names, is_usual=keys == _USUAL_KEYS)
     return bool(names)
 
 
-def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str]) -> None:
+def _check_members(
+    place: LocalPath | InStore, kind: str | None, names: list[str], *, is_usual: bool = True
+) -> None:
     if kind == "group":
         raise _refused(place, "a zarr group")
     if kind != "array":
         raise _refused(place, f"no array but other content ({_listed(names)})")
-    foreign = foreign_among(names)
+    foreign = foreign_among(names, is_usual=is_usual)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")
 
