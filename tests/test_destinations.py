@@ -104,8 +104,7 @@ def test_an_array_of_any_keys_can_be_replaced(
     place: Place, encoding: Any, separator: Literal[".", "/"]
 ) -> None:
     store: Any = place.destination
-    keys = encoding(separator=separator)
-    zarr.create_array(store, data=OLD, chunks=(2, 7), chunk_key_encoding=keys)
+    put_array(store, OLD, keys=encoding(separator=separator))
     FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
     np.testing.assert_array_equal(place.read(), WHOLE)
 
@@ -355,7 +354,11 @@ def test_a_protected_array_of_this_run_is_returned(
     sequence = LazyChunkSequence.from_map(np.ones, [2, 3])
     options: ZarrOptions = {"run_id": "run", "resume": True}
     sequence.to_zarr(array, CONVERTER, **options)
-    monkeypatch.setattr(os, "access", lambda path, _: path != array)
+
+    def access(path: Path, mode: int) -> bool:
+        return path != array
+
+    monkeypatch.setattr(os, "access", access)
     sequence.to_zarr(array, CONVERTER, overwrite=True, **options)
 
 
