@@ -232,7 +232,8 @@ def store_and_fork(path: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_process_that_ends_leaves_its_parents_write_alone(tmp_path: Path) -> None:
-    with running(store_and_fork, str(tmp_path / "array.zarr")) as process:
+    path = str(tmp_path / "array.zarr")
+    with running(store_and_fork, path) as process:
         process.join()
         assert process.exitcode == 0
-    assert same(seen_at(tmp_path / "array.zarr"), FLAT.whole)
+    assert same(seen_at(path), FLAT.whole)
