@@ -113,6 +113,10 @@ class _Read(Generic[T_co]):
     converter: FromNumpy[T_co]
     files: ChunkReader | None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        MetadataLast.note_read(self.array)  # here, since nobody knows what another process reads
+        return type(self), (self.array, self.converter, self.files)
+
     def __call__(self, *spans: slice) -> T_co:
         MetadataLast.note_read(self.array)
         values: Any = None if self.files is None else self.files.read(spans)
