@@ -21,7 +21,7 @@ from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, 
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.shapes import Shape, block_name, check_block
 from lazychunks.sources import Task, tasks_of
-from lazychunks.storage.assembly import empty_row, ragged_row
+from lazychunks.storage.assembly import check_row
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -287,12 +287,8 @@ def _checked_rows(rows: Iterable[Iterable[Task[T]]]) -> Iterator[list[Task[T]]]:
     columns: int | None = None
     for number, calls in enumerate(rows):
         row = list(calls)
-        if not row:
-            raise empty_row(number)
         columns = columns or len(row)
-        if len(row) != columns:
-            found = f"{len(row)} blocks"
-            raise ragged_row(number, min(len(row), columns), found, columns)
+        check_row(number, len(row), columns)
         yield row
 
 

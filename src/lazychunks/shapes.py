@@ -259,8 +259,8 @@ blocks before it; pad or reshape it, or store it as an array of its own
             ("2 axes", "or use a flat LazyChunkSequence"),
         )[axes - 1]
         raise BlockShapeError(
-            f"block {block} has shape {shape}, expected at least {least} to be laid out along; yield "
-            f"blocks with more axes, {way_out}",
+            f"block {block} has shape {shape}, expected at least {least} to be laid out along; "
+            f"yield blocks with more axes, {way_out}",
             block=block,
             expected=f"at least {least}",
             got=shape,

@@ -24,9 +24,8 @@ __all__ = [
     "Assembly",
     "Filled",
     "Layout",
-    "empty_row",
+    "check_row",
     "empty_sequence",
-    "ragged_row",
 ]
 
 
@@ -97,10 +96,7 @@ class Layout:
 
     def end_row(self) -> None:
         """Close a row of blocks beside each other."""
-        if self.column == 0:
-            raise empty_row(self.row)
-        if self.column < len(self.widths):
-            raise ragged_row(self.row, self.column, f"{self.column} blocks", len(self.widths))
+        check_row(self.row, self.column, len(self.widths))
         self.height, self.width = self.lengths
         self.row, self.column, self.offset, self.row_height = self.row + 1, 0, 0, None
 
@@ -109,8 +105,7 @@ class Layout:
         if self.row == 0 or self.axes == 1:
             return None
         if self.column == len(self.widths):
-            found = f"more than {len(self.widths)} blocks"
-            raise ragged_row(self.row, self.column, found, len(self.widths))
+            check_row(self.row, self.column + 1, len(self.widths))
         return self.widths[self.column]
 
 
@@ -122,24 +117,29 @@ def empty_sequence() -> EmptySequenceError:
     )
 
 
-def empty_row(row: int) -> EmptyRowError:
-    """Refuse a row without blocks."""
-    return EmptyRowError(
-        f"row {row} holds no block, so its height is not known; leave the row out, or yield blocks "
-        "of height zero",
-        row=row,
-    )
+def check_row(row: int, found: int, columns: int) -> None:
+    """Refuse a row without blocks, or with another number of them than the rows before it.
 
-
-def ragged_row(row: int, column: int, found: str, expected: int) -> BlockShapeError:
-    """Refuse a row of another number of blocks than those before it."""
-    return BlockShapeError(
-        f"row {row} has {found}, expected {expected} like the rows before it; yield the same "
-        "number of blocks in each row",
-        block=(row, column),
-        expected=expected,
-        got=found,
-    )
+    Raises
+    ------
+    EmptyRowError, BlockShapeError
+        If it is one.
+    """
+    if not found:
+        raise EmptyRowError(
+            f"row {row} holds no block, so its height is not known; leave the row out, or yield "
+            "blocks of height zero",
+            row=row,
+        )
+    if found != columns:
+        said = f"{found} blocks" if found < columns else f"more than {columns} blocks"
+        raise BlockShapeError(
+            f"row {row} has {said}, expected {columns} like the rows before it; yield the same "
+            "number of blocks in each row",
+            block=(row, min(found, columns)),
+            expected=columns,
+            got=said,
+        )
 
 
 @dataclass(frozen=True, slots=True)
