@@ -18,9 +18,9 @@ from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, calls_of
 from lazychunks.shapes import Shape, block_name, check_block
-from lazychunks.sources import Task, tasks_of
+from lazychunks.sources import Task
 from lazychunks.storage.assembly import check_row
 
 if TYPE_CHECKING:
@@ -264,14 +264,12 @@ def _tasks(
     sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
 ) -> dict[Shape, Task[T]]:
     """List what computes the blocks, by their places, and refuse what is no grid of blocks."""
-    tasks = tasks_of(sequence.generator_factory)
-    if tasks is None:
+    calls = calls_of(sequence)
+    if calls is None:
         raise TypeError(
             "dask computes blocks one by one, which only a map-backed sequence can; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
-    asked: Any = sequence
-    calls = replace(asked, generator_factory=tasks)
     found: dict[Shape, Task[T]]
     if isinstance(sequence, LazyChunkSequence):
         found = {(number,): task for number, task in enumerate(calls)}

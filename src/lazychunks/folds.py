@@ -15,12 +15,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.sources import block_counts, ended, refuse_array
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, counts_of, is_nested
+from lazychunks.sources import ended, refuse_array
 
 __all__ = [
     "Counts",
@@ -142,7 +141,7 @@ class Fold(Generic[T_contra, R_co]):
 
     def __call__(self, blocks: Iterable[T_contra], /) -> R_co:
         """Fold blocks in one pass; a pass that fails releases what it holds."""
-        with self.start(_counts(blocks)[:1]) as running:
+        with self.start(counts_of(blocks)[:1]) as running:
             step = running.step
             for block in blocks:
                 step(block)
@@ -180,7 +179,7 @@ class NestedFold(Generic[T_contra, R_co]):
         SourceTypeError
             If a row is an array, whose own rows would pass for blocks.
         """
-        with self.start_rows(_counts(rows)) as running:
+        with self.start_rows(counts_of(rows)) as running:
             step = running.step
             for row in rows:
                 refuse_array(row, "a row")
@@ -199,9 +198,9 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
         """Fold blocks, or rows of blocks if they are a nested sequence."""
         asked: Any = blocks
-        if isinstance(blocks, NestedLazyChunkSequence):
-            return super(Fold, self).__call__(asked)  # as a NestedFold, which comes after Fold
-        return super().__call__(asked)
+        if is_nested(asked):
+            return NestedFold.__call__(self, asked)
+        return Fold.__call__(self, asked)
 
 
 @overload
@@ -375,13 +374,6 @@ def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
     return isinstance(x, Fold)
 
 
-def _counts(blocks: Iterable[object]) -> Counts:
-    if isinstance(blocks, NestedLazyChunkSequence):
-        return block_counts(blocks.generator_factory, blocks.len_outer_generator)
-    hint = length_hint(blocks, -1)
-    return (None if hint < 0 else hint, None)
-
-
 @dataclass(frozen=True, slots=True)
 class _Adapted(Fold[T_contra, R_co]):
     """A fold with a function before it, or after it."""
@@ -443,7 +435,7 @@ class _NestedCalls(Generic[T_contra, R_co]):
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
         results = (self.inner(_sequence_of(row)) for row in rows)
-        return self.outer(LazyChunkSequence(lambda: results, _counts(rows)[0]))
+        return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
 
 
 def _sequence_of(row: Iterable[T]) -> LazyChunkSequence[T]:
