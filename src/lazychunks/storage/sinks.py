@@ -121,7 +121,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
                 "workers; build it with LazyChunkSequence.from_map or "
                 "NestedLazyChunkSequence.from_product"
             )
-        rows = ((call,) if len(counts) == 1 else tuple(call) for call in calls)
+        rows = map(tuple, calls if len(counts) == 2 else zip(calls))
         with Attempt(
             self.destination, self.overwrite, self.options, counts, can_skip=True
         ) as attempt:
