@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lazychunks import reducing
 from lazychunks.aggregators import Concatenate
+from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
 from lazychunks.joining import Joining
@@ -97,7 +98,7 @@ class TorchNumpyConverter:
             raise _not_dense(x, "is on the meta device and has no values", "compute it for real")
         dense = x.detach().cpu().resolve_conj().resolve_neg()
         if dense.dtype is torch.bfloat16:
-            return dense.contiguous().view(torch.int16).numpy().view(_bfloat16())
+            return dense.contiguous().view(torch.int16).numpy().view(bfloat16())
         try:
             return dense.numpy()
         except TypeError:
@@ -221,18 +222,6 @@ def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[T
 
 def _shared(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]  # torch leaves it bare
-
-
-def _bfloat16() -> np.dtype[Any]:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            "bfloat16 needs the package ml_dtypes; install lazychunks[bfloat16], or cast the "
-            "tensors, e.g. with .float()"
-        ) from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def _not_dense(x: Tensor, what: str, way_out: str) -> BlockTypeError:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
+from lazychunks import converters
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.sources import Mapped, Product
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
@@ -84,9 +85,7 @@ def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[np.
     """
     drawn = [np.dtype(name) for name in NUMPY_DTYPES if np.dtype(name).kind in kinds]
     if bfloat16 and "f" in kinds and find_spec("ml_dtypes") is not None:
-        import ml_dtypes
-
-        drawn.append(np.dtype(ml_dtypes.bfloat16))
+        drawn.append(converters.bfloat16())
     return st.sampled_from(drawn)
 
 
