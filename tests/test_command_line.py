@@ -134,7 +134,7 @@ def test_a_reader_that_has_enough_ends_it_quietly() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "lazychunks", "verify", "array.zarr"]
-    with open(writing, "wb") as pipe:
+    with os.fdopen(writing, "wb") as pipe:
         ran = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (ran.returncode, ran.stderr) == (128 + 13, b"")  # 13: SIGPIPE
 
