@@ -8,15 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
 
-import numpy as np
 import zarr
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.shapes import Shape, fit_extent
 from lazychunks.sources import Mapped, Product
-from lazychunks.storage.decoding import ChunkReader
 from lazychunks.storage.destinations import located
+from lazychunks.storage.filing import Reader
 from lazychunks.storage.judging import judged, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
@@ -47,7 +46,7 @@ def read_flat(
     if rows is None:
         rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
     spans = Spans(array.shape[0], _positive(rows, "rows"))
-    read = _Read(array, converter, ChunkReader.of(array))
+    read = _Read(Reader.of(array), converter)
     return Ahead(Mapped(read, spans), None, READ_AHEAD), len(spans)
 
 
@@ -68,7 +67,7 @@ def read_nested(
     if columns is None:
         columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
     across = Spans(array.shape[1], _positive(columns, "columns"))
-    read = _Read(array, converter, ChunkReader.of(array))
+    read = _Read(Reader.of(array), converter)
     return AheadRows(Product(read, below, across), None, READ_AHEAD), len(below)
 
 
@@ -105,16 +104,14 @@ class Spans(Sequence[slice]):
 class _Read(Generic[T_co]):
     """Reads one region of an array and converts it."""
 
-    array: StoredArray
+    reader: Reader
     converter: FromNumpy[T_co]
-    files: ChunkReader | None
 
     def __call__(self, *spans: slice) -> T_co:
-        MetadataLast.note_read(self.array)
-        values: Any = None if self.files is None else self.files.read(spans)
-        if values is None:
-            values = self.array[spans]
-        return self.converter.from_numpy(np.asarray(values))
+        array = self.reader.array
+        MetadataLast.note_read(array)
+        rest = (slice(0, length) for length in array.shape[len(spans) :])
+        return self.converter.from_numpy(self.reader((*spans, *rest)))
 
 
 def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArray, Shape]:

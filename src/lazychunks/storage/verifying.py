@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
@@ -21,6 +20,7 @@ from lazychunks.shapes import Region, Shape, cell_region, cut, partition_slices
 from lazychunks.sources import Mapped
 from lazychunks.storage.arrays import record_of
 from lazychunks.storage.destinations import located
+from lazychunks.storage.filing import Reader
 from lazychunks.storage.judging import Facts, opened
 from lazychunks.storage.options import Destination
 
@@ -139,6 +139,7 @@ class _Chunks:
 
     def __init__(self, array: StoredArray, facts: Facts, max_chunk_bytes: int) -> None:
         self._array = array
+        self._reader = Reader.of(array)
         self.metadata: Any = array.metadata  # of Zarr 2 or 3
         self._facts = facts
         unit_bytes = math.prod(facts.unit) * facts.dtype.itemsize
@@ -180,7 +181,7 @@ class _Chunks:
             if is_shard and sync(self._array.store.getsize(self._at(cell).path)) == 0:
                 return "it is empty"
             for part in _parts(region, self._read):
-                np.asarray(self._array[part])
+                self._reader(part)
         except Exception as error:  # noqa: BLE001  # whatever a codec, or a store, raises
             return f"{type(error).__name__}: {error}"
         return None
