@@ -173,7 +173,7 @@ class ResumeMismatchError(LazyChunksError, ValueError):
 
 
 class UntrustedArrayError(LazyChunksError, ValueError):
-    """An array's metadata, or a chunk, asks for what is not done for one that need not be trusted."""
+    """An array's metadata, or a chunk, asks for what is not done without trust in its origin."""
 
 
 class WriteAbortedError(LazyChunksError, RuntimeError):

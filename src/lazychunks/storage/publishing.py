@@ -192,6 +192,8 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
+    # By the text of a place: two buckets of one name count as one, whatever their endpoints. Their
+    # stores' own equality errs on the other side, where clients differ in their credentials.
     _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
