@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lazychunks import BlockShapeError, EmptyRowError
 from lazychunks.shapes import Shape, cell_count, region_shape
-from lazychunks.storage.assembly import Assembly, Filled, FlatLayout, GridLayout
+from lazychunks.storage.assembly import Assembly, Filled, Layout
 from tests.strategies import Array, partitions, shapes
 
 units = st.integers(1, 5)
@@ -58,7 +58,7 @@ def assemble_flat(heights: Shape, trailing: Shape, unit: int) -> Run:
     """Assemble rows, and check that each buffer comes as soon as its last element has come."""
     whole = np.arange(sum(heights) * int(np.prod(trailing, dtype=int)))
     whole = whole.reshape(sum(heights), *trailing)
-    run, layout = Run((unit,), trailing), FlatLayout()
+    run, layout = Run((unit,), trailing), Layout(1)
     for block in np.split(whole, np.cumsum(heights)[:-1]):
         run.assembly.add(layout.place(block.shape), block)
         if 0 not in trailing:
@@ -71,7 +71,7 @@ def assemble_flat(heights: Shape, trailing: Shape, unit: int) -> Run:
 def assemble_grid(heights: Shape, widths: Shape, trailing: Shape, unit: Shape) -> Run:
     shape = (sum(heights), sum(widths), *trailing)
     whole = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
-    run, layout = Run(unit, trailing), GridLayout()
+    run, layout = Run(unit, trailing), Layout(2)
     for number, row in enumerate(np.split(whole, np.cumsum(heights)[:-1])):
         for block in np.split(row, np.cumsum(widths)[:-1], axis=1):
             run.assembly.add(layout.place(block.shape), block)
@@ -123,7 +123,7 @@ def test_every_small_grid() -> None:
 
 @given(partitions(8, 6), units)
 def test_a_flat_assembly_has_one_buffer_open(heights: Shape, unit: int) -> None:
-    run, layout = Run((unit,), ()), FlatLayout()
+    run, layout = Run((unit,), ()), Layout(1)
     for height in heights:
         run.assembly.add(layout.place((height,)), np.zeros(height, int))
         assert run.allocated - len(run.handed_out) <= 1
@@ -164,7 +164,7 @@ def test_the_last_buffer_waits_until_the_length_is_known() -> None:
 
 @given(partitions(8, 6))
 def test_a_flat_layout_puts_blocks_below_each_other(heights: Shape) -> None:
-    layout = FlatLayout()
+    layout = Layout(1)
     for number, height in enumerate(heights):
         assert layout.next_block == layout.taken == number
         assert layout.origin == (sum(heights[:number]),)
@@ -176,7 +176,7 @@ def test_a_flat_layout_puts_blocks_below_each_other(heights: Shape) -> None:
 def test_a_grid_layout_puts_blocks_beside_and_rows_below_each_other(
     heights: Shape, widths: Shape
 ) -> None:
-    layout = GridLayout()
+    layout = Layout(2)
     for row, height in enumerate(heights):
         for column, width in enumerate(widths):
             origin = (sum(heights[:row]), sum(widths[:column]))
@@ -188,14 +188,14 @@ def test_a_grid_layout_puts_blocks_beside_and_rows_below_each_other(
 
 
 def test_a_block_that_is_refused_leaves_the_layout_as_it_was() -> None:
-    flat = FlatLayout()
+    flat = Layout(1)
     with pytest.raises(BlockShapeError, match=r"^block 0 "):
         flat.place(())
     flat.place((2, 3))
     with pytest.raises(BlockShapeError):
         flat.place((2, 4))
     assert (flat.next_block, flat.lengths) == (1, (2,))
-    grid = GridLayout()
+    grid = Layout(2)
     grid.place((2, 3))
     with pytest.raises(BlockShapeError):
         grid.place((1, 3))
@@ -207,7 +207,7 @@ def test_a_block_that_is_refused_leaves_the_layout_as_it_was() -> None:
 
 
 def test_a_row_has_as_many_blocks_as_the_first() -> None:
-    layout = GridLayout()
+    layout = Layout(2)
     for _ in range(2):
         layout.place((2, 3))
     layout.end_row()
@@ -226,7 +226,7 @@ def test_a_row_has_as_many_blocks_as_the_first() -> None:
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_row_holds_a_block(row: int) -> None:
-    layout = GridLayout()
+    layout = Layout(2)
     for _ in range(row):
         layout.place((2, 3))
         layout.end_row()

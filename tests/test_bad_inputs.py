@@ -142,13 +142,13 @@ FLAT = [
         {"block": 1, "expected": ("*", 2), "got": (2, 3)},
         after=1,
     ),
-    Bad("0-d block", blocks(f4()), BlockShapeError, {"block": 0, "got": ()}, "0-dimensional"),
+    Bad("0-d block", blocks(f4()), BlockShapeError, {"block": 0, "got": ()}, "at least 1 axis"),
     Bad(
         "0-d block later",
         blocks(f4(2), f4()),
         BlockShapeError,
         {"block": 1, "got": ()},
-        "0-dimensional",
+        "at least 1 axis",
         after=1,
     ),
     *(

@@ -5,6 +5,7 @@
 
 import tracemalloc
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from zarr.codecs import GzipCodec, TransposeCodec
-from zarr.core.buffer import Buffer
+from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from lazychunks import (
@@ -29,6 +30,7 @@ from lazychunks import (
     ResumeMismatchError,
     WriteAbortedError,
 )
+from lazychunks.storage.arrays import KEPT_BACK
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import DirectorySwap, MetadataLast
 from lazychunks.storage.resuming import DoneUnits, check_same_values
@@ -404,15 +406,36 @@ def _fail(*_: object, **__: object) -> None:
     raise FailingError
 
 
+@pytest.mark.parametrize("damage", [lambda value: value[: len(value) // 2], lambda _: b""])
+def test_damaged_metadata_is_told_where_chunks_are_stored(
+    place: Place, damage: Callable[[bytes], bytes]
+) -> None:
+    with pytest.raises(WriteAbortedError):
+        _fail_late(FLAT, place)
+    _change(place, KEPT_BACK, damage)
+    before = place.content()
+    with pytest.raises(ResumeMismatchError, match=r"metadata .* damaged.*overwrite=True") as caught:
+        FLAT.store(place.destination, resume=True, run_id="run")
+    assert caught.value.field == "metadata"
+    assert place.content() == before
+    FLAT.store(place.destination, overwrite=True)
+    assert same(seen_at(_store(place)), FLAT.whole)
+
+
+def _change(place: Place, key: str, change: Callable[[bytes], bytes]) -> None:
+    """Change what is stored of an unfinished write under a key."""
+    if isinstance(place, LocalPlace):
+        file = place.directory / ".array.zarr.partial" / key
+        file.write_bytes(change(file.read_bytes()))
+    else:
+        value = change(place.destination[key].to_bytes())
+        place.destination[key] = default_buffer_prototype().buffer.from_bytes(value)
+
+
 def test_a_damaged_block_is_told_and_not_met_again_and_again(place: Place) -> None:
     with pytest.raises(WriteAbortedError):
         _fail_late(FLAT, place)
-    if isinstance(place, LocalPlace):
-        chunk = place.directory / ".array.zarr.partial" / "c" / "0" / "0"
-        chunk.write_bytes(chunk.read_bytes()[:-9])
-    else:
-        value = place.destination["c/0/0"]
-        place.destination["c/0/0"] = value[: len(value) - 9]
+    _change(place, "c/0/0", lambda value: value[:-9])
     with pytest.raises(ResumeMismatchError, match=r"block 0 .* cannot be read.*overwrite=True"):
         FLAT.store(place.destination, resume=True, run_id="run")
     FLAT.store(place.destination, overwrite=True)

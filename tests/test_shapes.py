@@ -18,8 +18,7 @@ from lazychunks.shapes import (
     align_up,
     cell_count,
     cell_region,
-    check_flat_block,
-    check_grid_block,
+    check_block,
     cut,
     fit_extent,
     grow,
@@ -278,7 +277,7 @@ def test_blocks_without_bytes_are_merged_as_if_each_had_one(extent: int, bytes_e
     assert fit_extent(extent, bytes_each, lower=8, upper=80) == 8
 
 
-# check_flat_block: what np.concatenate accepts
+# check_block along one axis: what np.concatenate accepts
 
 
 def accepts_flat(shape: Shape, first: Shape) -> bool:
@@ -298,7 +297,7 @@ def refusal(check: Callable[[], None]) -> BlockShapeError | None:
 
 
 def accepted_flat(shape: Shape, first: Shape) -> bool:
-    error = refusal(lambda: check_flat_block(shape, first, block=1))
+    error = refusal(lambda: check_block(shape, first, [None], block=1))
     assert error is None or (error.block, error.got) == (1, shape)
     return error is None
 
@@ -318,7 +317,7 @@ def test_a_block_is_accepted_as_np_concatenate_does(data: st.DataObject, first: 
     assert accepted_flat(other, first) == accepts_flat(other, first)
 
 
-# check_grid_block: what np.block accepts, and a grid at that
+# check_block along two axes: what np.block accepts, and a grid at that
 
 
 def test_every_small_block_is_accepted_if_it_fits_its_row_and_column() -> None:
@@ -331,8 +330,8 @@ def test_every_small_block_is_accepted_if_it_fits_its_row_and_column() -> None:
                 and width in (None, shape[1])
                 and shape[2:] == first[2:]
             )
-            check = partial(check_grid_block, block=(3, 4), height=height, width=width)
-            error = refusal(partial(check, shape, first))
+            check = partial(check_block, shape, first, (height, width), block=(3, 4))
+            error = refusal(check)
             assert (error is None) == fits
             assert error is None or (error.block, error.got) == ((3, 4), shape)
 
@@ -346,46 +345,79 @@ def test_the_blocks_of_a_grid_are_accepted_and_a_changed_one_is_not(
     column = data.draw(st.integers(0, len(widths) - 1))
     shape = (heights[row], widths[column], *trailing)
     where = (row, column)
-    check_grid_block(shape, first, block=where, height=heights[row], width=widths[column])
+    check_block(shape, first, shape[:2], block=where)
     axis = data.draw(st.integers(0, len(shape) - 1))
     changed = tuple(n + (number == axis) for number, n in enumerate(shape))
     with pytest.raises(BlockShapeError):
-        check_grid_block(changed, first, block=where, height=heights[row], width=widths[column])
+        check_block(changed, first, shape[:2], block=where)
+
+
+# check_block where places are fixed beforehand
+
+
+def test_every_small_block_is_accepted_if_it_is_even() -> None:
+    options: list[int | None] = [None, 1, 2]
+    for shape, first in itertools.product(few_shapes(3), [(1, 2), (2, 1), (1, 1, 2)]):
+        for sizes in itertools.product(options, repeat=2):
+            fits = (
+                len(shape) == len(first)
+                and shape[2:] == first[2:]
+                and all(
+                    have == size or (size is None and have <= most)
+                    for have, size, most in zip(shape, sizes, first, strict=False)
+                )
+            )
+            check = partial(check_block, shape, first, sizes, block=(3, 4), is_even=True)
+            assert (refusal(check) is None) == fits
 
 
 WAY_OUT = "; pad or reshape it, or store it as an array of its own"
+EVEN_WAY_OUT = (
+    "; with an executor only the last block along an axis may be smaller than the first: leave out "
+    "executor=, or pad it"
+)
 
 MISFITS: dict[str, tuple[Callable[[], None], str, tuple[object, object, object]]] = {
     "other width": (
-        lambda: check_flat_block((7, 31), (5, 32), block=17),
+        lambda: check_block((7, 31), (5, 32), [None], block=17),
         f"block 17 has shape (7, 31), expected (*, 32) like the blocks before it{WAY_OUT}",
         (17, ("*", 32), (7, 31)),
     ),
     "one axis": (
-        lambda: check_flat_block((7, 1), (5,), block=2),
+        lambda: check_block((7, 1), (5,), [None], block=2),
         f"block 2 has shape (7, 1), expected (*,) like the blocks before it{WAY_OUT}",
         (2, ("*",), (7, 1)),
     ),
     "no axis": (
-        lambda: check_flat_block((), (), block=0),
+        lambda: check_block((), (), [None], block=0),
         (
-            "block 0 has no axis to concatenate along (it is 0-dimensional); "
-            "yield blocks with at least one axis, e.g. block[None]"
+            "block 0 has shape (), expected at least 1 axis to be laid out along; yield blocks "
+            "with more axes, e.g. block[None]"
         ),
         (0, "at least 1 axis", ()),
     ),
     "nested, one axis": (
-        lambda: check_grid_block((7,), (7,), block=(0, 0)),
+        lambda: check_block((7,), (7,), [None, None], block=(0, 0)),
         (
-            "block (0, 0) of a nested sequence is 1-dimensional, expected at least 2 axes, rows "
-            "and columns; yield 2-dimensional blocks, or use a flat LazyChunkSequence"
+            "block (0, 0) has shape (7,), expected at least 2 axes to be laid out along; yield "
+            "blocks with more axes, or use a flat LazyChunkSequence"
         ),
         ((0, 0), "at least 2 axes", (7,)),
     ),
     "nested, other height": (
-        lambda: check_grid_block((7, 3), (2, 9), block=(1, 2), height=2, width=3),
+        lambda: check_block((7, 3), (2, 9), [2, 3], block=(1, 2)),
         f"block (1, 2) has shape (7, 3), expected (2, 3) like the blocks before it{WAY_OUT}",
         ((1, 2), (2, 3), (7, 3)),
+    ),
+    "even, smaller than the first": (
+        lambda: check_block((2, 3), (4, 3), [4], block=1, is_even=True),
+        f"block 1 has shape (2, 3), expected (4, 3){EVEN_WAY_OUT}",
+        (1, (4, 3), (2, 3)),
+    ),
+    "even, larger than the first": (
+        lambda: check_block((5, 3), (4, 3), [None, 3], block=(9, 0), is_even=True),
+        f"block (9, 0) has shape (5, 3), expected (at most 4, 3){EVEN_WAY_OUT}",
+        ((9, 0), ("*", 3), (5, 3)),
     ),
 }
 

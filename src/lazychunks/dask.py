@@ -19,10 +19,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.shapes import Shape, check_flat_block, check_grid_block
+from lazychunks.shapes import Shape, block_name, check_block
 from lazychunks.sources import Task, tasks_of
-from lazychunks.storage.assembly import empty_row, ragged_row
-from lazychunks.storage.workers import block_name
+from lazychunks.storage.assembly import check_row
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -288,12 +287,8 @@ def _checked_rows(rows: Iterable[Iterable[Task[T]]]) -> Iterator[list[Task[T]]]:
     columns: int | None = None
     for number, calls in enumerate(rows):
         row = list(calls)
-        if not row:
-            raise empty_row(number)
         columns = columns or len(row)
-        if len(row) != columns:
-            found = f"{len(row)} blocks"
-            raise ragged_row(number, min(len(row), columns), found, columns)
+        check_row(number, len(row), columns)
         yield row
 
 
@@ -304,10 +299,7 @@ def _probed(
     zeros = (0,) * len(counts)
     first = maker(_Call(tasks[zeros].args, zeros, None))
     shape = first.shape
-    if len(counts) == 1:
-        check_flat_block(shape, shape, block=0)
-    else:
-        check_grid_block(shape, shape, block=(0, 0))
+    check_block(shape, shape, (None,) * len(counts), block=block_name(zeros))
     maker = replace(maker, dtype=first.dtype)
     sizes: list[tuple[int, ...]] = [(length,) for length in shape]
     for axis, count in enumerate(counts):

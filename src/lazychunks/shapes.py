@@ -20,11 +20,10 @@ __all__ = [
     "Shape",
     "align_down",
     "align_up",
+    "block_name",
     "cell_count",
     "cell_region",
-    "check_even_block",
-    "check_flat_block",
-    "check_grid_block",
+    "check_block",
     "cut",
     "fit_extent",
     "group_count",
@@ -205,139 +204,90 @@ def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
     return extent * max(lower // size, 1)
 
 
-def check_flat_block(shape: Shape, first: Shape, *, block: int) -> None:
-    """Refuse a block that cannot be concatenated with the first along axis 0.
+def block_name(index: Sequence[int]) -> BlockIndex:
+    """Place of a block as messages and errors give it.
 
-    Parameters
-    ----------
-    shape, first
-        Shapes of the block and of the first one.
-    block
-        Index of the block, for the message.
-
-    Raises
-    ------
-    BlockShapeError
-        If the block has no axis, another number of axes, or another trailing shape.
-
-    Examples
-    --------
-    >>> check_flat_block((7, 3), (2, 3), block=1)
-    >>> check_flat_block((7, 4), (2, 3), block=1)
-    Traceback (most recent call last):
-    lazychunks.errors.BlockShapeError: block 1 has shape (7, 4), expected (*, 3) like the \
-blocks before it; pad or reshape it, or store it as an array of its own
+    >>> block_name((3,)), block_name((3, 4))
+    (3, (3, 4))
     """
-    if not shape:
-        raise BlockShapeError(
-            f"block {block} has no axis to concatenate along (it is 0-dimensional); "
-            "yield blocks with at least one axis, e.g. block[None]",
-            block=block,
-            expected="at least 1 axis",
-            got=shape,
-        )
-    if len(shape) != len(first) or shape[1:] != first[1:]:
-        raise _misfit(block, shape, ("*", *first[1:]))
+    return index[0] if len(index) == 1 else (index[0], index[1])
 
 
-def check_grid_block(
+def check_block(
     shape: Shape,
     first: Shape,
+    sizes: Sequence[int | None],
     *,
-    block: tuple[int, int],
-    height: int | None = None,
-    width: int | None = None,
+    block: BlockIndex,
+    is_even: bool = False,
 ) -> None:
-    """Refuse a block that does not fit its row, its column or the first block's trailing shape.
-
-    Parameters
-    ----------
-    shape, first
-        Shapes of the block and of the first one.
-    block
-        Row and column of the block, for the message.
-    height
-        Height of the blocks before it in the row; none for the first of a row.
-    width
-        Width of the column; none in the first row, which sets the widths.
-
-    Raises
-    ------
-    BlockShapeError
-        If the block has fewer than two axes, or differs in number of axes, height, width or
-        trailing shape.
-
-    Examples
-    --------
-    >>> check_grid_block((7, 3), (2, 3), block=(1, 0), width=3)
-    >>> check_grid_block((7, 4), (2, 3), block=(1, 0), width=3)
-    Traceback (most recent call last):
-    lazychunks.errors.BlockShapeError: block (1, 0) has shape (7, 4), expected (*, 3) like the \
-blocks before it; pad or reshape it, or store it as an array of its own
-    """
-    if len(shape) < 2:
-        raise BlockShapeError(
-            f"block {block} of a nested sequence is {len(shape)}-dimensional, expected at least 2 "
-            "axes, rows and columns; yield 2-dimensional blocks, or use a flat LazyChunkSequence",
-            block=block,
-            expected="at least 2 axes",
-            got=shape,
-        )
-    expected = (
-        "*" if height is None else height,
-        "*" if width is None else width,
-        *first[2:],
-    )
-    if len(shape) != len(expected) or any(
-        want not in ("*", have) for want, have in zip(expected, shape, strict=True)
-    ):
-        raise _misfit(block, shape, expected)
-
-
-def check_even_block(
-    shape: Shape, first: Shape, sizes: Sequence[int | None], *, block: BlockIndex
-) -> None:
-    """Refuse a block of other sizes than its place allows, where all places are fixed beforehand.
+    """Refuse a block that cannot be laid out beside those before it.
 
     Parameters
     ----------
     shape, first
         Shapes of the block and of the first one.
     sizes
-        The size that is expected along each block axis; ``None`` for the last block along it, which
-        may be smaller than the first one.
+        For each block axis, the size that is expected; ``None`` where any will do.
     block
         Place of the block, for the message.
+    is_even
+        Whether places are fixed beforehand by the first block's size, so that "any" is at most it.
 
     Raises
     ------
     BlockShapeError
-        If it differs in number of axes, in trailing shape, or from the expected sizes.
+        If the block has fewer axes than there are block axes, or differs from the first one in
+        number of axes or trailing shape, or is of another size than expected.
 
     Examples
     --------
-    >>> check_even_block((2, 3), (4, 3), [None], block=9)
-    >>> check_even_block((2, 3), (4, 3), [4], block=1)
+    >>> check_block((7, 3), (2, 3), [None], block=1)
+    >>> check_block((7, 4), (2, 3), [None], block=1)
     Traceback (most recent call last):
-    lazychunks.errors.BlockShapeError: block 1 has shape (2, 3), expected (4, 3); with an executor \
-only the last block along an axis may be smaller than the first: leave out executor=, or pad it
+    lazychunks.errors.BlockShapeError: block 1 has shape (7, 4), expected (*, 3) like the \
+blocks before it; pad or reshape it, or store it as an array of its own
+    >>> check_block((7, 4), (2, 3), [None, 3], block=(1, 0))
+    Traceback (most recent call last):
+    lazychunks.errors.BlockShapeError: block (1, 0) has shape (7, 4), expected (*, 3) like the \
+blocks before it; pad or reshape it, or store it as an array of its own
     """
-    expected = (
-        *(size if size is not None else most for size, most in zip(sizes, first, strict=False)),
-        *first[len(sizes) :],
-    )
-    fits = len(shape) == len(first) and all(
-        have <= want if number < len(sizes) and sizes[number] is None else have == want
-        for number, (have, want) in enumerate(zip(shape, expected, strict=True))
-    )
-    if not fits:
+    axes = len(sizes)
+    if len(shape) < axes:
+        least, way_out = (
+            ("1 axis", "e.g. block[None]"),
+            ("2 axes", "or use a flat LazyChunkSequence"),
+        )[axes - 1]
         raise BlockShapeError(
-            f"block {block} has shape {shape}, expected {expected}; with an executor only the last "
-            "block along an axis may be smaller than the first: leave out executor=, or pad it",
+            f"block {block} has shape {shape}, expected at least {least} to be laid out along; "
+            f"yield blocks with more axes, {way_out}",
             block=block,
-            expected=expected,
+            expected=f"at least {least}",
             got=shape,
         )
+    expected = (*sizes, *first[axes:])
+    if len(shape) == len(expected) and all(
+        have == want if want is not None else not is_even or have <= most
+        for have, want, most in zip(shape, expected, first, strict=True)
+    ):
+        return
+    said = [
+        str(want) if want is not None else f"at most {most}" if is_even else "*"
+        for want, most in zip(expected, first, strict=True)
+    ]
+    way_out = (
+        "; with an executor only the last block along an axis may be smaller than the first: leave "
+        "out executor=, or pad it"
+        if is_even
+        else " like the blocks before it; pad or reshape it, or store it as an array of its own"
+    )
+    raise BlockShapeError(
+        f"block {block} has shape {shape}, expected ({', '.join(said)}{',' * (len(said) == 1)})"
+        + way_out,
+        block=block,
+        expected=tuple("*" if want is None else want for want in expected),
+        got=shape,
+    )
 
 
 def group_count(extent: int, unit: int) -> int | None:
@@ -352,14 +302,3 @@ def group_count(extent: int, unit: int) -> int | None:
     if extent and extent % unit == 0:
         return 1
     return unit // extent if extent and unit % extent == 0 else None
-
-
-def _misfit(block: BlockIndex, shape: Shape, expected: tuple[int | str, ...]) -> BlockShapeError:
-    said = ", ".join(map(str, expected)) + ("," if len(expected) == 1 else "")
-    return BlockShapeError(
-        f"block {block} has shape {shape}, expected ({said}) like the blocks before it; "
-        "pad or reshape it, or store it as an array of its own",
-        block=block,
-        expected=expected,
-        got=shape,
-    )

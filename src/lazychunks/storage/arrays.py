@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "KEPT_BACK",
     "METADATA",
+    "OVERWRITING",
     "Document",
     "Gate",
     "StagedArray",
@@ -45,6 +46,9 @@ METADATA = "zarr.json"
 
 KEPT_BACK = "zarr.json.partial"
 """Where the metadata of an array waits until the array is complete."""
+
+OVERWRITING = b"null"
+"""What is there as long as an overwrite has not removed the old array."""
 
 WRITE_EVERYTHING: ArrayConfigParams = {"order": "C", "write_empty_chunks": True}
 

@@ -6,17 +6,16 @@ import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any
 
 from numpy.typing import NDArray
 
-from lazychunks.errors import BlockShapeError, EmptyRowError, EmptySequenceError
+from lazychunks.errors import BlockIndex, BlockShapeError, EmptyRowError, EmptySequenceError
 from lazychunks.shapes import (
     Region,
     Shape,
     cell_region,
-    check_flat_block,
-    check_grid_block,
+    check_block,
     overlaps,
     region_shape,
 )
@@ -24,65 +23,24 @@ from lazychunks.shapes import (
 __all__ = [
     "Assembly",
     "Filled",
-    "FlatLayout",
-    "GridLayout",
-    "empty_row",
+    "Layout",
+    "check_row",
     "empty_sequence",
-    "ragged_row",
 ]
 
 
 @dataclass(slots=True)
-class FlatLayout:
-    """Places blocks one below the other along axis 0, and refuses what does not fit."""
+class Layout:
+    """Places blocks, and refuses what does not fit.
 
-    axes: ClassVar[int] = 1
+    With one block axis, each is a row of its own, below the one before. With two, the blocks of a
+    row are beside each other, and the first row fixes the widths.
+    """
+
+    axes: int
     """Number of block axes."""
     first: Shape | None = None
     """Shape of the first block."""
-    taken: int = 0
-    """Number of blocks placed."""
-    height: int = 0
-
-    @property
-    def origin(self) -> Shape:
-        """Where the next block goes."""
-        return (self.height,)
-
-    def place(self, shape: Shape) -> Shape:
-        """Return the origin of the next block."""
-        if self.first is None:
-            check_flat_block(shape, shape, block=0)
-            self.first = shape
-        else:
-            check_flat_block(shape, self.first, block=self.taken)
-        origin = self.origin
-        self.taken += 1
-        self.height += shape[0]
-        return origin
-
-    @property
-    def next_block(self) -> int:
-        """Index of the next block."""
-        return self.taken
-
-    @property
-    def counts(self) -> Shape:
-        """Number of blocks along the block axis so far."""
-        return (self.taken,)
-
-    @property
-    def lengths(self) -> Shape:
-        """Length along the block axis so far."""
-        return (self.height,)
-
-
-@dataclass(slots=True)
-class GridLayout:
-    """Places blocks in rows, each below the one before; the first row fixes the widths."""
-
-    axes: ClassVar[int] = 2
-    first: Shape | None = None
     row: int = 0
     column: int = 0
     height: int = 0
@@ -94,60 +52,61 @@ class GridLayout:
     @property
     def origin(self) -> Shape:
         """Where the next block goes."""
-        return (self.height, self.offset)
+        return (self.height, self.offset)[: self.axes]
+
+    @property
+    def next_block(self) -> BlockIndex:
+        """Place of the next block."""
+        return self.row if self.axes == 1 else (self.row, self.column)
 
     @property
     def taken(self) -> int:
         """Number of blocks placed."""
-        return self.row * len(self.widths) + self.column
+        return self.row * len(self.widths) + self.column if self.axes == 2 else self.row
+
+    @property
+    def counts(self) -> Shape:
+        """Number of blocks along each block axis so far."""
+        return (self.row, len(self.widths))[: self.axes]
+
+    @property
+    def lengths(self) -> Shape:
+        """Lengths along the block axes so far, the current row included."""
+        lengths = (self.height + (self.row_height or 0), max(self.offset, self.width))
+        return lengths[: self.axes]
 
     def place(self, shape: Shape) -> Shape:
-        """Return the origin of the next block of the row."""
-        known = self.row > 0
-        if known and self.column == len(self.widths):
-            found = f"more than {len(self.widths)} blocks"
-            raise ragged_row(self.row, self.column, found, len(self.widths))
-        width = self.widths[self.column] if known else None
+        """Return the origin of the next block (of the row)."""
         first = shape if self.first is None else self.first
-        if shape != (self.row_height, width, *first[2:]):  # most are; the check takes longer
-            check_grid_block(
-                shape, first, block=self.next_block, height=self.row_height, width=width
-            )
-        if self.first is None:
-            self.first = shape
-        if not known:
-            self.widths.append(shape[1])
+        sizes = (self.row_height, self._next_width())[: self.axes]
+        if shape != (*sizes, *first[self.axes :]):  # hot: within a row most are, or soon told
+            check_block(shape, first, sizes, block=self.next_block)
+        self.first = first
         origin = self.origin
+        if self.axes == 1:
+            self.height += shape[0]
+            self.row += 1
+            return origin
+        if self.row == 0:
+            self.widths.append(shape[1])
         self.row_height = shape[0]
         self.offset += shape[1]
         self.column += 1
         return origin
 
     def end_row(self) -> None:
-        """Close the row."""
-        if self.column == 0:
-            raise empty_row(self.row)
-        if self.column < len(self.widths):
-            raise ragged_row(self.row, self.column, f"{self.column} blocks", len(self.widths))
-        assert self.row_height is not None
-        self.height += self.row_height
-        self.width = self.offset
+        """Close a row of blocks beside each other."""
+        check_row(self.row, self.column, len(self.widths))
+        self.height, self.width = self.lengths
         self.row, self.column, self.offset, self.row_height = self.row + 1, 0, 0, None
 
-    @property
-    def next_block(self) -> tuple[int, int]:
-        """Row and column of the next block."""
-        return (self.row, self.column)
-
-    @property
-    def counts(self) -> Shape:
-        """Number of rows and columns of blocks so far."""
-        return (self.row, len(self.widths))
-
-    @property
-    def lengths(self) -> Shape:
-        """Lengths along the block axes so far, the current row included."""
-        return (self.height + (self.row_height or 0), max(self.offset, self.width))
+    def _next_width(self) -> int | None:
+        """Width of the column, where the first row has told it."""
+        if self.row == 0 or self.axes == 1:
+            return None
+        if self.column == len(self.widths):
+            check_row(self.row, self.column + 1, len(self.widths))
+        return self.widths[self.column]
 
 
 def empty_sequence() -> EmptySequenceError:
@@ -158,24 +117,29 @@ def empty_sequence() -> EmptySequenceError:
     )
 
 
-def empty_row(row: int) -> EmptyRowError:
-    """Refuse a row without blocks."""
-    return EmptyRowError(
-        f"row {row} holds no block, so its height is not known; leave the row out, or yield blocks "
-        "of height zero",
-        row=row,
-    )
+def check_row(row: int, found: int, columns: int) -> None:
+    """Refuse a row without blocks, or with another number of them than the rows before it.
 
-
-def ragged_row(row: int, column: int, found: str, expected: int) -> BlockShapeError:
-    """Refuse a row of another number of blocks than those before it."""
-    return BlockShapeError(
-        f"row {row} has {found}, expected {expected} like the rows before it; yield the same "
-        "number of blocks in each row",
-        block=(row, column),
-        expected=expected,
-        got=found,
-    )
+    Raises
+    ------
+    EmptyRowError, BlockShapeError
+        If it is one.
+    """
+    if not found:
+        raise EmptyRowError(
+            f"row {row} holds no block, so its height is not known; leave the row out, or yield "
+            "blocks of height zero",
+            row=row,
+        )
+    if found != columns:
+        said = f"{found} blocks" if found < columns else f"more than {columns} blocks"
+        raise BlockShapeError(
+            f"row {row} has {said}, expected {columns} like the rows before it; yield the same "
+            "number of blocks in each row",
+            block=(row, min(found, columns)),
+            expected=columns,
+            got=said,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from lazychunks.errors import (
 from lazychunks.shapes import Shape, cell_count
 from lazychunks.storage.arrays import (
     KEPT_BACK,
+    OVERWRITING,
     Document,
     StagedArray,
     described,
@@ -186,7 +187,8 @@ class Attempt:
         """Take up an unfinished write."""
         document = self._unfinished()
         if document is None:
-            return  # it died before it could write anything
+            self._check_empty()
+            return
         record = record_of(document)
         check_same_run(self.options.run_id, record, str(self.place))
         keys = tuple(self.publication.keys(tidy=True))
@@ -203,6 +205,17 @@ class Attempt:
         check_same_plan(document, new_document(plan, dtype, self.options), str(self.place))
         self.stage = Stage(staged, plan, first, keys)
         self._has_begun = True
+
+    def _check_empty(self) -> None:
+        """Refuse to begin anew where metadata is lost, and not merely still to be written."""
+        keys: Iterable[str] = self.publication.keys()
+        has_begun = any(key.startswith("c/") for key in keys)
+        if has_begun and self.publication.where.read(KEPT_BACK) != OVERWRITING:
+            raise ResumeMismatchError(
+                f"the metadata of the unfinished write at {self.place} is damaged, so that nobody "
+                "can tell what its chunks hold; pass overwrite=True without resume to start anew",
+                field="metadata",
+            )
 
     def _unfinished(self) -> Document | None:
         return parsed(self.publication.where.read(KEPT_BACK))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from zarr.core.sync import sync
 
-from lazychunks.storage.arrays import KEPT_BACK, Document, record_of
+from lazychunks.storage.arrays import KEPT_BACK, OVERWRITING, Document, record_of
 from lazychunks.storage.destinations import InStore, LocalPath, files_below, located
 from lazychunks.storage.judging import Facts, document_of, found, judged
 from lazychunks.storage.options import Destination
@@ -153,7 +153,7 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
     kept_back = place.read(KEPT_BACK)
     if kept_back is None or kept_back == place.read("zarr.json"):
         return None
-    is_mark = kept_back == b"null"  # of an overwrite that has only begun
+    is_mark = kept_back == OVERWRITING  # of an overwrite that has only begun
     return place, None if is_mark else document_of(kept_back, 3, str(place))
 
 

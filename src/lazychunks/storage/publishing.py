@@ -27,7 +27,7 @@ import filelock
 from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
-from lazychunks.storage.arrays import KEPT_BACK, METADATA, Document, parsed, serialized
+from lazychunks.storage.arrays import KEPT_BACK, METADATA, OVERWRITING, Document, parsed, serialized
 from lazychunks.storage.destinations import InStore, LocalPath, files_below, foreign_among
 from lazychunks.storage.keys import Keys, settled
 from lazychunks.storage.resuming import JOURNAL
@@ -273,7 +273,7 @@ class MetadataLast:
                     path=str(self.where),
                 )
             return
-        self.where.write(KEPT_BACK, b"null")
+        self.where.write(KEPT_BACK, OVERWRITING)
         for name in (METADATA, ".zarray"):
             self.where.delete(name)
         self._remove_chunks()

@@ -35,6 +35,7 @@ __all__ = [
     "check_same_plan",
     "check_same_run",
     "check_same_values",
+    "mismatch",
     "noted_sizes",
     "segments_of",
     "stored_values",
@@ -137,14 +138,8 @@ class Journal:
             if len(self._sizes) - self._stored >= BATCH:
                 self._flush()
         elif self._sizes[number] != size:
-            raise ResumeMismatchError(
-                f"block {number} along axis {self._axis} has size {size}, had "
-                f"{self._sizes[number]} when the unfinished write was begun; blocks must be the "
-                "same each time, or pass overwrite=True without resume to start anew",
-                field="size",
-                expected=self._sizes[number],
-                got=size,
-            )
+            what = f"the size of block {number} along axis {self._axis}"
+            raise mismatch(what, "size", self._sizes[number], size)
 
     def _flush(self) -> None:
         packed = [[size, sum(1 for _ in run)] for size, run in groupby(self._sizes[self._stored :])]
@@ -152,6 +147,23 @@ class Journal:
         self._where.write(name, json.dumps(packed).encode())
         self._segments += 1
         self._stored = len(self._sizes)
+
+
+def mismatch(
+    what: str,
+    field: str,
+    was: object,
+    now: object,
+    way_out: str = "blocks must be the same each time",
+) -> ResumeMismatchError:
+    """Refuse to go on, since something is not as it was."""
+    return ResumeMismatchError(
+        f"{what} is {now}, was {was} in the unfinished write; {way_out}, or pass overwrite=True "
+        "without resume to start anew",
+        field=field,
+        expected=was,
+        got=now,
+    )
 
 
 def check_same_run(run_id: str | None, record: Document, place: str) -> None:
@@ -163,14 +175,8 @@ def check_same_run(run_id: str | None, record: Document, place: str) -> None:
         If the run_id differs.
     """
     if record.get("run_id") != run_id:
-        raise ResumeMismatchError(
-            f"the unfinished write at {place} has run_id {record.get('run_id')!r}, this run has "
-            f"{run_id!r}; pass that run_id to go on with it, or overwrite=True without resume to "
-            "clear it",
-            field="run_id",
-            expected=record.get("run_id"),
-            got=run_id,
-        )
+        way_out = "pass that run_id to go on with it"
+        raise mismatch(f"at {place}, run_id", "run_id", record.get("run_id"), run_id, way_out)
 
 
 def check_same_plan(stored: Document, planned: Document, place: str) -> None:
@@ -186,13 +192,7 @@ def check_same_plan(stored: Document, planned: Document, place: str) -> None:
         if name == "attributes":
             was, now = _own(was), _own(now)
         if was != now:
-            raise ResumeMismatchError(
-                f"the unfinished write at {place} has {name} {was!r}, this run has {now!r}; pass "
-                "the same options, or overwrite=True without resume to start anew",
-                field=name,
-                expected=was,
-                got=now,
-            )
+            raise mismatch(f"at {place}, {name}", name, was, now, "pass the same options")
 
 
 def check_same_dtype(stored: np.dtype[Any], dtype: np.dtype[Any]) -> None:
@@ -204,13 +204,7 @@ def check_same_dtype(stored: np.dtype[Any], dtype: np.dtype[Any]) -> None:
         If it differs.
     """
     if dtype.newbyteorder("=") != stored.newbyteorder("="):
-        raise ResumeMismatchError(
-            f"the unfinished write has dtype {stored}, this run has {dtype}; pass overwrite=True "
-            "without resume to start anew",
-            field="dtype",
-            expected=stored,
-            got=dtype,
-        )
+        raise mismatch("dtype", "dtype", stored, dtype)
 
 
 def stored_values(array: StoredArray, region: Region, index: BlockIndex) -> NDArray[Any]:
@@ -244,14 +238,7 @@ def check_same_values(
         If they differ: in shape, bitwise, or beyond ``rtol``.
     """
     if block.shape != stored.shape:
-        raise ResumeMismatchError(
-            f"block {index} has shape {block.shape}, had {stored.shape} when the unfinished write "
-            "was begun; blocks must be the same each time, or pass overwrite=True without resume "
-            "to start anew",
-            field="shape",
-            expected=stored.shape,
-            got=block.shape,
-        )
+        raise mismatch(f"the shape of block {index}", "shape", stored.shape, block.shape)
     again = block.astype(stored.dtype)
     if rtol is None:
         same = stored.tobytes() == again.tobytes()

@@ -12,7 +12,7 @@ from lazychunks import sources
 from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.folds import Counts, EitherFold
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.storage.assembly import FlatLayout, GridLayout
+from lazychunks.storage.assembly import Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
 from lazychunks.storage.spreading import spread
@@ -84,11 +84,11 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def start(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store blocks."""
-        return self._writer(FlatLayout(), counts)
+        return self._writer(Layout(1), counts)
 
     def start_rows(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store rows of blocks."""
-        return self._writer(GridLayout(), counts)
+        return self._writer(Layout(2), counts)
 
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> StoredArray:
         """Store blocks, or rows of blocks if they are a nested sequence."""
@@ -100,7 +100,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def _store(self, sequence: Any, hint: int | None, kind: Callable[..., Any]) -> StoredArray:
         """Store a sequence, of which what is stored already is skipped where it can be."""
-        layout = FlatLayout() if kind is LazyChunkSequence else GridLayout()
+        layout = Layout(1 if kind is LazyChunkSequence else 2)
         tasks = sources.tasks_of(sequence.generator_factory)
         counts = sources.block_counts(sequence.generator_factory, hint)[: layout.axes]
         calls = None if tasks is None else kind(tasks, hint)
@@ -143,7 +143,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def _writer(
         self,
-        layout: FlatLayout | GridLayout,
+        layout: Layout,
         counts: Counts,
         *,
         alone: bool = False,

@@ -18,12 +18,12 @@ from lazychunks.shapes import (
     Region,
     Shape,
     align_down,
-    check_flat_block,
-    check_grid_block,
+    block_name,
+    check_block,
     group_count,
 )
 from lazychunks.sources import Task
-from lazychunks.storage.assembly import empty_row, empty_sequence, ragged_row
+from lazychunks.storage.assembly import check_row, empty_sequence
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.crew import Crew
 from lazychunks.storage.stage import Stage
@@ -34,7 +34,6 @@ from lazychunks.storage.workers import (
     Receipt,
     Sent,
     Site,
-    block_name,
     compare,
     probe,
 )
@@ -83,8 +82,7 @@ def spread(
     first = next(rows, None)
     if first is None:
         raise empty_sequence()
-    if not first:
-        raise empty_row(0)
+    check_row(0, len(first), len(first))
     maker = Maker(first[0].func, converter, attempt.options.dtype is not None)
     sent = crew.send(maker, "the function that computes blocks, or the converter,")
     if not crew.shares_memory:
@@ -135,7 +133,7 @@ class _Coordinator:
                 if across is None and self._columns > 1:
                     raise self._misaligned(1)
             for number, row in enumerate(band, start=self._rows):
-                _check_row(row, self._columns, number)
+                check_row(number, len(row), self._columns)
             if is_last:
                 self._stage.end(0, self._rows + len(band))
             for column in range(0, self._columns, across or 1):
@@ -287,10 +285,7 @@ def _bands(rows: Iterator[T], size: int) -> Iterator[tuple[Sequence[T], bool]]:
 
 
 def _check_first(shape: Shape, axes: int) -> None:
-    if axes == 1:
-        check_flat_block(shape, shape, block=0)
-    else:
-        check_grid_block(shape, shape, block=(0, 0))
+    check_block(shape, shape, (None,) * axes, block=block_name((0,) * axes))
     if 0 in shape[:axes]:
         raise BlockShapeError(
             f"the first block has shape {shape}, and with an executor all blocks have its size; "
@@ -299,10 +294,3 @@ def _check_first(shape: Shape, axes: int) -> None:
             expected="positive sizes",
             got=shape,
         )
-
-
-def _check_row(row: Sequence[object], columns: int, number: int) -> None:
-    if not row:
-        raise empty_row(number)
-    if len(row) != columns:
-        raise ragged_row(number, min(len(row), columns), f"{len(row)} blocks", columns)

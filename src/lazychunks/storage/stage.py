@@ -9,7 +9,7 @@ from lazychunks.errors import ResumeMismatchError
 from lazychunks.shapes import Shape, grow
 from lazychunks.storage.arrays import StagedArray, record_of
 from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.resuming import DoneUnits, Journal
+from lazychunks.storage.resuming import DoneUnits, Journal, mismatch
 
 __all__ = ["Stage"]
 
@@ -72,14 +72,8 @@ class Stage:
         """Compare the number of blocks along an axis with that of an earlier start."""
         expected = self._counts[axis]
         if expected not in (None, count):
-            raise ResumeMismatchError(
-                f"there are {count} blocks along axis {axis}, were {expected} in the unfinished "
-                "write; the sequence must be the same each time, or pass overwrite=True without "
-                "resume",
-                field="count",
-                expected=expected,
-                got=count,
-            )
+            what = f"the number of blocks along axis {axis}"
+            raise mismatch(what, "count", expected, count)
 
     def check_lengths(self, lengths: Shape) -> None:
         """Compare lengths so far with those of an earlier start, where it has come to an end."""
@@ -111,13 +105,5 @@ class Stage:
 
     def _other_length(self, axis: int, length: int) -> ResumeMismatchError:
         known = self._lengths[axis]
-        reach = self.done.reach(axis)
-        expected = f"at least {reach}" if known is None else known
-        return ResumeMismatchError(
-            f"axis {axis} has length {length}, had {expected} in the unfinished write; the "
-            "sequence must be the same each time, or pass overwrite=True without resume to start "
-            "anew",
-            field="length",
-            expected=expected,
-            got=length,
-        )
+        was = f"at least {self.done.reach(axis)}" if known is None else known
+        return mismatch(f"the length of axis {axis}", "length", was, length)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
-from lazychunks.shapes import Region, Shape, check_even_block, region_at, region_shape
+from lazychunks.shapes import Region, Shape, block_name, check_block, region_at, region_shape
 from lazychunks.storage.arrays import Document, StagedArray
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.dtypes import checked_block
@@ -37,7 +37,6 @@ __all__ = [
     "Sent",
     "Shipped",
     "Site",
-    "block_name",
     "compare",
     "probe",
     "store",
@@ -199,7 +198,7 @@ def compare(
     index = block_name(assignment.index)
     block = made.block(assignment.arguments[0], index)
     sizes = _sizes(assignment, (0,) * len(assignment.index), here.first, assignment.last)
-    check_even_block(block.shape, here.first, sizes, block=index)
+    check_block(block.shape, here.first, sizes, block=index, is_even=True)
     if not made.cast:
         check_same_dtype(here.dtype, block.dtype)
     region = region_at(tuple(map(operator.mul, assignment.index, here.first)), block.shape)
@@ -216,7 +215,7 @@ def _values(maker: Maker[Any], site: Site, assignment: Assignment) -> tuple[NDAr
         index = block_name(tuple(map(operator.add, assignment.index, place)))
         block = maker.block(arguments, index)
         sizes = _sizes(assignment, place, site.first, last)
-        check_even_block(block.shape, site.first, sizes, block=index)
+        check_block(block.shape, site.first, sizes, block=index, is_even=True)
         if not maker.cast and not _same(block.dtype, site.dtype):
             checked_block(block, block=index, dtype=site.dtype, cast=False)
         if len(assignment.arguments) == 1:
@@ -244,8 +243,3 @@ def _sizes(
 
 def _same(one: np.dtype[Any], other: np.dtype[Any]) -> bool:
     return one.newbyteorder("=") == other.newbyteorder("=")
-
-
-def block_name(index: Sequence[int]) -> BlockIndex:
-    """Place of a block as messages give it."""
-    return index[0] if len(index) == 1 else (index[0], index[1])

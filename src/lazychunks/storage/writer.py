@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex
 from lazychunks.shapes import region_at, region_shape
-from lazychunks.storage.assembly import Assembly, FlatLayout, GridLayout
+from lazychunks.storage.assembly import Assembly, Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.dtypes import checked_block
 from lazychunks.storage.options import Destination, WriteOptions
@@ -47,7 +47,7 @@ class ArrayWriter(Attempt, Generic[T]):
 
     def __init__(
         self,
-        layout: FlatLayout | GridLayout,
+        layout: Layout,
         converter: ToNumpy[T],
         destination: Destination,
         overwrite: bool,
@@ -97,7 +97,6 @@ class ArrayWriter(Attempt, Generic[T]):
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
-        assert isinstance(self._layout, GridLayout)
         self._layout.end_row()
         if self._layout.row == 1 and self.stage is not None:
             self.stage.fix_length(1, self._layout.width)
