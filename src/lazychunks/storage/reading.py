@@ -16,6 +16,7 @@ from lazychunks.sources import Mapped, Product, positive
 from lazychunks.storage.destinations import located
 from lazychunks.storage.filing import Reader
 from lazychunks.storage.judging import judged, opened
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 from lazychunks.storage.publishing import MetadataLast
@@ -89,18 +90,17 @@ def _cut(
     """
     limit = positive(max_chunk_bytes, "max_chunk_bytes")
     if isinstance(source, zarr.Array):
-        array: StoredArray = source
-        where = str(array.store_path)
-        metadata: Any = array.metadata  # of Zarr 2 or 3
-        facts = judged(metadata.to_dict(), where, limit)
+        where = str(source.store_path)
+        metadata: Any = source.metadata  # of Zarr 2 or 3
+        array = judged(Keys(source.store, source.path), metadata.to_dict(), where, limit)
     else:
         place = located(source)
         where = str(place)
-        array, facts = opened(place, limit)
+        array = opened(place, limit)
     axes = len(asked)
-    if len(facts.shape) < axes:
+    if array.ndim < axes:
         raise ValueError(
-            f"{where} has {len(facts.shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence "
+            f"{where} has {array.ndim} axes, a {'nested' if axes == 2 else 'flat'} sequence "
             f"needs at least {axes}"
         )
     each = math.prod(array.shape[axes:]) * array.dtype.itemsize
@@ -111,7 +111,7 @@ def _cut(
             "trust its origin and have the memory"
         )
     sizes: list[int] = []
-    for (name, size), chunk in zip(asked.items(), facts.chunks, strict=False):
+    for (name, size), chunk in zip(asked.items(), array.chunks, strict=False):
         merged = min(MERGE_BELOW, limit) if len(sizes) == axes - 1 else 0
         sizes.append(
             fit_extent(chunk, each, merged, limit) if size is None else positive(size, name)
