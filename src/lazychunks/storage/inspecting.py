@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, product, repeat
+from itertools import accumulate, islice, pairwise, product, repeat, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zarr.core.sync import sync
@@ -111,35 +111,31 @@ def _status(place: LocalPath | InStore) -> Status:
     known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
     if document is None:
         return known
+    array = judged(where.in_store(read_only=True), document, str(place))
     record = record_of(document)
     run_id = record.get("run_id")
-    array = judged(where.in_store(read_only=True), document, str(place))
-    known = replace(
-        known,
-        dtype=str(array.dtype),
-        chunks=array.chunks,
-        shards=array.shards,
-        stored_bytes=_stored_bytes(where),
-        run_id=run_id if isinstance(run_id, str) else None,
-    )
-    shape: tuple[int | None, ...] = array.shape
-    if state == "unfinished" and "first" in record:
+    is_begun = state == "unfinished" and "first" in record
+    shape: tuple[int | None, ...] | None = array.shape
+    axes: list[_Axis] = []
+    if is_begun:
         try:
             axes = _axes(record)
+            shape = (*(axis.length for axis in axes), *array.shape[len(axes) :])
         except (KeyError, TypeError, ValueError):
-            return known  # of another version, or damaged
-        shape = (*(axis.length for axis in axes), *shape[len(axes) :])
-        known = replace(
-            known,
-            done_blocks=_done_blocks(where, array, axes) if known.run_id is not None else None,
-            blocks=_product([axis.number for axis in axes]),
-        )
-    items = _product(shape)
+            shape = None  # of another version, or damaged
+    items = None if shape is None else _product(shape)
     return replace(
         known,
         shape=shape,
+        dtype=str(array.dtype),
+        chunks=array.chunks,
+        shards=array.shards,
         nbytes=None if items is None else items * array.dtype.itemsize,
-        is_written=state == "unfinished" and "first" not in record and "version" in record,
+        stored_bytes=_stored_bytes(where),
+        run_id=run_id if isinstance(run_id, str) else None,
+        done_blocks=_done_blocks(where, array, axes) if axes and isinstance(run_id, str) else None,
+        blocks=_product([axis.number for axis in axes]) if axes else None,
+        is_written=state == "unfinished" and not is_begun and "version" in record,
     )
 
 
@@ -211,14 +207,9 @@ def _done_blocks(
 
 def _spans(sizes: Iterable[int], end: int) -> list[slice]:
     """Where each block along an axis lies, as far as there is something stored."""
-    spans: list[slice] = []
-    start = 0
-    for size in map(operator.index, islice(sizes, COUNTED + 1)):
-        if start >= end:
-            break
-        spans.append(slice(start, start + max(size, 0)))
-        start = spans[-1].stop
-    return spans
+    few = (max(operator.index(size), 0) for size in islice(sizes, COUNTED + 1))
+    spans = pairwise(accumulate(few, initial=0))
+    return [slice(*span) for span in takewhile(lambda span: span[0] < end, spans)]
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
@@ -243,7 +234,7 @@ def _product(numbers: Sequence[int | None]) -> int | None:
     return math.prod(known) if len(known) == len(numbers) else None
 
 
-def _numbers(value: object) -> list[int | None]:
+def _numbers(value: Any) -> list[int | None]:
     """Check a list of lengths, or of None.
 
     Raises
@@ -251,11 +242,10 @@ def _numbers(value: object) -> list[int | None]:
     TypeError
         If it is something else.
     """
-    items: Any = value
-    if not isinstance(value, list):
+    numbers: list[int | None] = value
+    if type(value) is not list:
         raise TypeError(f"{value!r} is no list")
-    for item in items:
-        if item is not None and not (type(item) is int and 0 <= item <= sys.maxsize):
-            raise TypeError(f"{item!r} is no length")
-    numbers: list[int | None] = items
+    for number in numbers:
+        if number is not None and not (type(number) is int and 0 <= number <= sys.maxsize):
+            raise TypeError(f"{number!r} is no length")
     return numbers
