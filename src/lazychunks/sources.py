@@ -31,15 +31,16 @@ __all__ = [
     "Product",
     "Task",
     "Wrapper",
-    "block_counts",
+    "column_count",
     "counted",
     "ended",
+    "integer",
     "length_of",
     "mapped",
     "mapped_rows",
     "opened",
     "opened_rows",
-    "optional_integer",
+    "positive",
     "refuse_array",
     "run_through",
     "tasks_of",
@@ -282,12 +283,14 @@ def run_through(items: Iterable[T]) -> Iterator[T]:
     return _fresh(items, lambda: True)
 
 
-def counted(blocks: Iterator[T], hint: int, noun: str) -> Iterator[T]:
-    """Pass blocks on, and warn at the end if there were not ``hint`` of them.
+def counted(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:
+    """Pass blocks on, and warn at the end if there were not as many as a hint says.
 
     Source: counting in C, by what is left of a long ``repeat``; a generator that counts would
     double the cost of a run over many small blocks.
     """
+    if hint is None:
+        return blocks
     ticks = repeat(True, sys.maxsize)
     return chain(compress(blocks, ticks), _checked_count(ticks, hint, noun))
 
@@ -313,14 +316,11 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
     return None
 
 
-def block_counts(factory: object, hint: int | None) -> tuple[int | None, int | None]:
-    """Tell the number of blocks along the two block axes where they are known.
-
-    A map-backed nested factory knows its columns.
-    """
+def column_count(factory: object) -> int | None:
+    """Tell the number of blocks in a row where it is known: by a map-backed nested factory."""
     while isinstance(factory, Wrapper):
         factory = factory.inner
-    return (hint, factory.column_count() if isinstance(factory, MapBacked) else None)
+    return factory.column_count() if isinstance(factory, MapBacked) else None
 
 
 def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
@@ -333,7 +333,7 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     ValueError
         If it is negative, or larger than any length.
     """
-    number = optional_integer(hint, name)
+    number = None if hint is None else integer(hint, name)
     if number is not None and not 0 <= number <= sys.maxsize:
         raise ValueError(
             f"{name} must lie between 0 and {sys.maxsize}, got {number}; leave it out if unknown"
@@ -341,22 +341,34 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     return number
 
 
-def optional_integer(value: SupportsIndex | None, name: str) -> int | None:
-    """Check that a value is ``None`` or an integer, and no boolean.
+def integer(value: SupportsIndex, name: str) -> int:
+    """Check that a value is an integer, and no boolean.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If it is not.
     """
-    if value is None:
-        return None
     try:
         if not isinstance(value, bool):
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    raise TypeError(f"{name} must be an integer, got {value!r}")
+
+
+def positive(value: SupportsIndex, name: str) -> int:
+    """Check that a value is a positive integer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer, or not positive.
+    """
+    number = integer(value, name)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return number
 
 
 def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]:
