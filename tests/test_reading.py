@@ -30,7 +30,16 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Transpos
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.registry import register_codec
-from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
+from zarr.storage import (
+    FsspecStore,
+    LocalStore,
+    LoggingStore,
+    MemoryStore,
+    ObjectStore,
+    StorePath,
+    WrapperStore,
+    ZipStore,
+)
 
 from lazychunks import (
     DestinationBusyError,
@@ -875,9 +884,24 @@ def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
         "StorePath": StorePath(memory, "in/a"),
         "array": memory,
     }
+    sources: dict[str, Callable[[], Any]] = {"array": lambda: zarr.open_array(memory, mode="r+")}
+    if kind == "wrapped":
+        places[kind] = memory
+        sources[kind] = lambda: LoggingStore(memory, log_level="ERROR")
+    elif kind == "member":
+        pytest.importorskip("fsspec")
+        places[kind] = f"memory://{directory.name}/in/a"
+        sources[kind] = lambda: StorePath(
+            FsspecStore.from_url(f"memory://{directory.name}"), "in/a"
+        )
+    elif kind == "prefix":
+        local = pytest.importorskip("obstore.store").LocalStore
+        (directory / "in" / "a").mkdir(parents=True)
+        places[kind] = ObjectStore(local(directory / "in" / "a"))
+        sources[kind] = lambda: StorePath(ObjectStore(local(directory)), "in/a")
     place = places[kind]
     Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, chunks=(2, 3))
-    return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
+    return sources.get(kind, lambda: place)(), place
 
 
 def by_workers(source: Any, place: Any) -> None:
@@ -927,7 +951,9 @@ def test_a_local_array_can_be_replaced_by_what_is_made_of_it(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", ["dict", "MemoryStore", "StorePath", "array"])
+@pytest.mark.parametrize(
+    "kind", ["dict", "MemoryStore", "StorePath", "array", "wrapped", "member", "prefix"]
+)
 def test_elsewhere_an_array_is_not_replaced_while_it_is_read(
     kind: str, way: str, tmp_path: Path
 ) -> None:

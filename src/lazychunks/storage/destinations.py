@@ -7,12 +7,19 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
+from zarr.storage import (
+    FsspecStore,
+    LocalStore,
+    MemoryStore,
+    ObjectStore,
+    StorePath,
+    ZipStore,
+)
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import KEPT_BACK, METADATA, parsed
@@ -131,6 +138,12 @@ class InStore(Keys):
         in_memory = isinstance(store, FsspecStore) and "memory" in store.fs.protocol
         return not (in_memory or isinstance(store, MemoryStore | ZipStore))
 
+    @property
+    def name(self) -> str:
+        """Name that tells the place from others, as far as known the same however it is reached."""
+        parts = (*_root(self.store), self.path)
+        return "/".join(filter(None, (part.strip("/") for part in parts)))
+
     def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # it is as it is
         """Return the place itself."""
         return self
@@ -214,6 +227,24 @@ def _in_store(store: Store, path: str) -> LocalPath | InStore:
     if not store.read_only:
         return LocalPath((store.root / path).absolute())
     return InStore(LocalStore(store.root.absolute(), read_only=True), path)
+
+
+def _root(store: Store) -> tuple[str, str]:
+    """Name what a store is in, and tell where in there it is: a prefix is part of the path."""
+    inner: Any = store
+    wrapped: Any = getattr(store, "_store", None)
+    if wrapped is not None and type(store).__module__.startswith("zarr."):
+        return _root(wrapped)
+    if isinstance(store, LocalStore):
+        return "file", str(store.root.absolute())
+    if isinstance(store, FsspecStore):
+        protocol = inner.fs.protocol
+        return protocol if isinstance(protocol, str) else protocol[0], store.path
+    if isinstance(store, ObjectStore):
+        prefix = str(getattr(inner.store, "prefix", None) or "")
+        name = re.sub(r', prefix="[^"]*"', "", str(inner.store))
+        return "file" if type(inner.store).__name__ == "LocalStore" else name, prefix
+    return str(store), ""
 
 
 def _innermost(store: object) -> object:

@@ -185,7 +185,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    # By the text of a place: two buckets of one name count as one, whatever their endpoints. Their
+    # By the name of a place: two buckets of one name count as one, whatever their endpoints. Their
     # stores' own equality errs on the other side, where clients differ in their credentials.
     _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
@@ -199,14 +199,14 @@ class MetadataLast:
         DestinationBusyError
             If a writer of this process has begun to: chunks that are gone read as fill values.
         """
-        place = str(InStore(array.store, array.path))
+        place = InStore(array.store, array.path)
         with cls._register:
-            writer = cls._at_work.get(place)
+            writer = cls._at_work.get(place.name)
             if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
-                    path=place,
+                    path=str(place),
                 )
             if writer is not None:
                 writer.is_read = True
@@ -227,7 +227,7 @@ class MetadataLast:
         and would be taken for something else. Raises as :meth:`DirectorySwap.lock` does.
         """
         with self._register:
-            here = str(self.where)
+            here = self.where.name
             for there in list(self._at_work):
                 if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
                     raise _busy(self.where)
@@ -237,8 +237,8 @@ class MetadataLast:
 
     def unlock(self) -> None:
         """Leave the register."""
-        if self._at_work.get(str(self.where)) is self:
-            del self._at_work[str(self.where)]
+        if self._at_work.get(self.where.name) is self:
+            del self._at_work[self.where.name]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
