@@ -27,6 +27,7 @@ from lazychunks import (
     LazyChunksError,
     NestedLazyChunkSequence,
     ZarrOptions,
+    status,
 )
 from lazychunks.storage import publishing
 from tests.places import (
@@ -591,6 +592,32 @@ def test_a_leftover_of_a_killed_run_is_refused(leftover: LocalPlace) -> None:
         with pytest.raises(DestinationExistsError, match="unfinished"):
             sequence.to_zarr(leftover.destination, CONVERTER)
     assert leftover.content() == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_part_of_a_replaced_array_does_not_come_back(
+    zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer dies while it removes the old array, and somebody removes the new one."""
+    array = tmp_path / "array.zarr"
+    put_array(array, OLD, zarr_format=zarr_format)
+
+    def die(directory: Path, **_: object) -> None:
+        for path in directory.glob("*0*"):
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            FLAT.to_zarr(array, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(values_at(array), WHOLE)
+    assert [path.name for path in tmp_path.glob(".*")] == [".array.zarr.old"]
+    shutil.rmtree(array)
+    assert status(array).set_aside is None
+    FLAT.to_zarr(array, CONVERTER)
+    np.testing.assert_array_equal(values_at(array), WHOLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["array.zarr"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

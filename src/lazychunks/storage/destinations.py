@@ -34,6 +34,8 @@ _PART_OF_AN_ARRAY = re.compile(
     r"|(?P<older>\d+(\.\d+)*)"  # an array's whose keys are as in Zarr 2
 )
 
+_METADATA = (METADATA, ".zarray")
+
 _USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
@@ -58,6 +60,13 @@ class LocalPath:
     def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
         """Path of a hidden sibling that writers use."""
         return self.path.parent / f".{self.path.name}.{what}"
+
+    @property
+    def set_aside(self) -> Path | None:
+        """Where a dead writer has moved the array that was here, unless it was being removed."""
+        old = self.beside("old")
+        is_array = any(os.path.isfile(old / name) for name in _METADATA)
+        return old if is_array and not self.path.exists() else None
 
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""

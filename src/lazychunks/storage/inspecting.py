@@ -214,10 +214,8 @@ def _spans(sizes: Iterable[int], end: int) -> list[slice]:
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
-    if isinstance(place, LocalPath) and not place.path.exists():
-        old = place.beside("old")
-        return str(old) if os.path.isdir(old) else None
-    return None
+    old = place.set_aside if isinstance(place, LocalPath) else None
+    return None if old is None else str(old)
 
 
 def _stored_bytes(place: LocalPath | InStore) -> int | None:

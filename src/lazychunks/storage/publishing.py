@@ -145,7 +145,7 @@ class DirectorySwap:
             for directory in (self._target, *self._made):
                 _sync(directory.parent)
         for directory in (self._old, self._staging):
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
 
     def discard(self) -> None:
         """Remove the staging directory."""
@@ -163,11 +163,10 @@ class DirectorySwap:
                     f"{directory} is in the way, and no writer has left it; move it",
                     path=str(directory),
                 )
-        if self._old.exists():
-            if self._target.exists():
-                shutil.rmtree(self._old)
-            else:
-                os.rename(self._old, self._target)
+        if self._place.set_aside is not None:
+            os.rename(self._old, self._target)
+        elif self._old.exists():
+            _remove(self._old)
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
 
@@ -353,6 +352,14 @@ def _link(path: str | Path) -> DestinationExistsError:
     return DestinationExistsError(
         f"{path} is a symbolic link, which no writer has made; remove it", path=str(path)
     )
+
+
+def _remove(directory: Path) -> None:
+    """Remove what was an array, and first of all what makes it one, in case this dies meanwhile."""
+    for name in (METADATA, ".zarray"):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sync_tree(directory: Path) -> None:
