@@ -273,7 +273,7 @@ def test_a_bound_must_be_positive(wrong: int) -> None:
 @pytest.mark.parametrize("wrong", [True, 1.5, "2", float("nan")])
 def test_a_bound_must_be_an_integer(wrong: Any) -> None:
     for sequence in sequences():
-        with pytest.raises(TypeError, match=f"max_in_flight must be an integer .* got {wrong!r}"):
+        with pytest.raises(TypeError, match=f"max_in_flight must be an integer, got {wrong!r}"):
             sequence.parallel(Reluctant(), wrong)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -125,6 +126,17 @@ def test_a_script_sees_the_exit_code(
     assert ran.returncode == code
     assert (ran.stdout == "") is (code in (1, 2))
     assert (ran.stderr == "") is (code not in (1, 2))
+
+
+def test_a_reader_that_has_enough_ends_it_quietly() -> None:
+    """As ``| head`` does: its end of the pipe is closed."""
+    complete()
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "lazychunks", "verify", "array.zarr"]
+    with os.fdopen(writing, "wb") as pipe:
+        ran = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (ran.returncode, ran.stderr) == (128 + 13, b"")  # 13: SIGPIPE
 
 
 def test_what_json_tells(capsys: pytest.CaptureFixture[str]) -> None:

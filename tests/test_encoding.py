@@ -21,7 +21,7 @@ from lazychunks import IdentityConverter, LazyChunkSequence, zarr_sink
 from lazychunks.shapes import Shape
 from lazychunks.storage.arrays import Document, described, parsed
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.encoding import ChunkFiles
+from lazychunks.storage.filing import ChunkFiles
 from lazychunks.storage.keys import Keys
 from tests.strategies import (
     DTYPES,
@@ -190,7 +190,7 @@ def chunk_files(directory: Path, **options: Any) -> tuple[ChunkFiles | None, Loc
     zarr.create_array(store, dtype=options.pop("dtype", "f8"), overwrite=True, **options)
     document = parsed(Keys(store, "").read("zarr.json"))
     assert document is not None
-    return ChunkFiles.of(store, document), store
+    return ChunkFiles.of(Keys(store, ""), document), store
 
 
 USUAL: dict[str, dict[str, Any]] = {
@@ -233,9 +233,9 @@ def test_only_a_plain_directory_goes_the_short_way(directory: Path) -> None:
     _, store = chunk_files(directory, shape=(4, 4), chunks=(2, 2))
     document = parsed(Keys(store, "").read("zarr.json"))
     assert document is not None
-    assert ChunkFiles.of(store, document) is not None
+    assert ChunkFiles.of(Keys(store, ""), document) is not None
     for other in (MemoryStore(), Wrapped(store), Derived(directory)):
-        assert ChunkFiles.of(other, document) is None
+        assert ChunkFiles.of(Keys(other, ""), document) is None
 
 
 UNUSUAL_OPTIONS: dict[str, dict[str, Any]] = {
@@ -288,4 +288,4 @@ def test_a_document_says_what_the_short_way_needs_to_know(directory: Path) -> No
         document | {"codecs": []},
     ]
     for each in later:
-        assert ChunkFiles.of(store, each) is None
+        assert ChunkFiles.of(Keys(store, ""), each) is None

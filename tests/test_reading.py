@@ -48,7 +48,7 @@ from lazychunks import (
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.sources import MapBacked, tasks_of
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.reading import READ_AHEAD, Spans
+from lazychunks.storage.reading import READ_AHEAD
 from tests.faults.seed_writer import seed_flat, seed_nested
 from tests.places import OLD, put_array, put_group
 from tests.strategies import Array, any_bits, bits, dtypes, partitions, seeds, shapes
@@ -310,17 +310,6 @@ def test_blocks_of_a_sharded_array_are_those_of_its_chunks() -> None:
     zarr.create_array(store, shape=(4096, 64), chunks=(1024, 64), shards=(4096, 64), dtype="f8")
     blocks = Flat.from_zarr(store, CONVERTER).compute()
     assert {len(block) for block in blocks} == {2048}  # two chunks make 1 MiB
-
-
-@given(st.integers(0, 60), st.integers(1, 70))
-def test_spans_tile_an_axis(length: int, size: int) -> None:
-    spans = Spans(length, size)
-    assert [index for span in spans for index in range(length)[span]] == list(range(length))
-    assert len(spans) == len(list(spans)) >= 1
-    assert spans[-1] == list(spans)[-1]
-    assert spans[1:] == list(spans)[1:]
-    with pytest.raises(IndexError):
-        spans[len(spans)]
 
 
 # Map-backed: blocks can be skipped, repeated, computed elsewhere.
@@ -794,7 +783,6 @@ def test_a_huge_shape_costs_nothing(length: int) -> None:
         assert next(iter(flat)).tolist() == [[0.0] * 4] * 8
         nested = Nested.from_zarr(store, CONVERTER, rows=8)
         assert next(next(iter(nested))).shape == (8, 4)
-        assert Spans(length, 8)[-1].stop == length
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 2 * 2**20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ __all__ = ["main"]
 
 FAILED = 1
 DAMAGED = 5
+CLOSED = 128 + 13  # as a shell has it for what SIGPIPE ended
 CODES = {"complete": 0, "unfinished": 3, "absent": 4}  # argparse itself exits with 2
 
 _EPILOG = """\
@@ -54,10 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ImportError, OSError, ValueError) as error:  # the library's are among them
         print(_printable(f"error: {error}"), file=sys.stderr)
         return FAILED
-    if options.json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(map(_printable, lines)))
+    text = json.dumps(found) if options.json else "\n".join(map(_printable, lines))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has enough, and no more is to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     return code
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.errors import SourceExhaustedError
-from lazychunks.sources import Composed, MapBacked, optional_integer
+from lazychunks.sources import Composed, MapBacked, positive
 
 __all__ = ["Ahead", "AheadRows", "validated_bound"]
 
@@ -100,12 +100,9 @@ def validated_bound(max_in_flight: int | None) -> int:
     ValueError
         If it is not positive.
     """
-    bound = optional_integer(max_in_flight, "max_in_flight")
-    if bound is None:
+    if max_in_flight is None:
         return 2 * (os.cpu_count() or 1)
-    if bound < 1:
-        raise ValueError(f"max_in_flight must be at least 1, got {max_in_flight}")
-    return bound
+    return positive(max_in_flight, "max_in_flight")
 
 
 @dataclass(slots=True, eq=False)

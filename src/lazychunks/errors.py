@@ -163,7 +163,7 @@ class ResumeMismatchError(LazyChunksError, ValueError):
 
 
 class UntrustedArrayError(LazyChunksError, ValueError):
-    """An array's metadata asks for what is not done for an array that need not be trusted."""
+    """An array's metadata, or a chunk, asks for what is not done without trust in its origin."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

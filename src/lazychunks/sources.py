@@ -34,12 +34,13 @@ __all__ = [
     "column_count",
     "counted",
     "ended",
+    "integer",
     "length_of",
     "mapped",
     "mapped_rows",
     "opened",
     "opened_rows",
-    "optional_integer",
+    "positive",
     "refuse_array",
     "run_through",
     "tasks_of",
@@ -332,7 +333,7 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     ValueError
         If it is negative, or larger than any length.
     """
-    number = optional_integer(hint, name)
+    number = None if hint is None else integer(hint, name)
     if number is not None and not 0 <= number <= sys.maxsize:
         raise ValueError(
             f"{name} must lie between 0 and {sys.maxsize}, got {number}; leave it out if unknown"
@@ -340,22 +341,34 @@ def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:
     return number
 
 
-def optional_integer(value: SupportsIndex | None, name: str) -> int | None:
-    """Check that a value is ``None`` or an integer, and no boolean.
+def integer(value: SupportsIndex, name: str) -> int:
+    """Check that a value is an integer, and no boolean.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If it is not.
     """
-    if value is None:
-        return None
     try:
         if not isinstance(value, bool):
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    raise TypeError(f"{name} must be an integer, got {value!r}")
+
+
+def positive(value: SupportsIndex, name: str) -> int:
+    """Check that a value is a positive integer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer, or not positive.
+    """
+    number = integer(value, name)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return number
 
 
 def _checked_count(ticks: Iterator[bool], hint: int, noun: str) -> Iterator[Any]:

@@ -37,7 +37,6 @@ POINTS: dict[str, Hook] = {
     "sizes removed": (DirectorySwap, "clear_journal"),
     "publish": (DirectorySwap, "commit"),
     "exchange": (publishing, "_exchange"),
-    "old array aside": (DirectorySwap, "_tidy_away"),
     "two renames": (DirectorySwap, "_step_in"),
     "rename": (os, "rename"),
     "removal of the old array": (shutil, "rmtree"),
@@ -99,7 +98,7 @@ CASES = [
     ("sizes removed", 1, True),
     ("publish", 1, True),
     ("exchange", 1, True),
-    ("old array aside", 1, True),
+    ("rename", 2, True),  # of the old array, aside
     ("two renames", 1, False),
     ("rename", 1, True),
     ("rename", 1, False),

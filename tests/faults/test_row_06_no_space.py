@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, WrapperStore, ZipStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
-from lazychunks.storage import encoding
+from lazychunks.storage import filing
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.stores import BudgetStore
@@ -176,7 +176,7 @@ def test_an_error_of_the_device_is_the_cause(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", failing)
-        patch.setattr(encoding, "open", unopened, raising=False)
+        patch.setattr(filing, "open", unopened, raising=False)
         with pytest.raises(WriteAbortedError, match="of 5 blocks") as caught:
             FLAT.store(path, overwrite=True, compressors=compressors)
     assert isinstance(caught.value.__cause__, OSError)

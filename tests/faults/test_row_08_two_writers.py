@@ -132,6 +132,23 @@ def test_a_writer_within_another_one_is_told(kind: str, where: str, tmp_path: Pa
     assert same(seen_at(destination), FLAT.whole)
 
 
+class Bucket(MemoryStore):
+    """A store whose text tells less than where it is, as that of a bucket without its endpoint."""
+
+    def __str__(self) -> str:
+        return "store://bucket"
+
+
+def test_stores_of_one_name_count_as_one_place() -> None:
+    """Perhaps they are: to refuse one of them is better than to mix two arrays."""
+
+    def store_too(*_: int) -> None:
+        with pytest.raises(DestinationBusyError, match="at work on store://bucket;"):
+            FINER.store(Bucket(), _never)
+
+    FLAT.store(Bucket(), store_too)
+
+
 @pytest.mark.parametrize(("one", "other"), [("a", "a/b"), ("a/b", "a"), ("", "a"), ("a", "")])
 def test_one_array_cannot_be_written_within_another_one(one: str, other: str) -> None:
     """Not even before the first block, when nothing is there yet."""

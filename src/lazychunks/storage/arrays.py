@@ -15,7 +15,7 @@ from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.encoding import ChunkFiles, keep_freed_memory
+from lazychunks.storage.filing import ChunkFiles, keep_freed_memory
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED, WriteOptions
 from lazychunks.storage.plan import WritePlan
@@ -107,7 +107,7 @@ class StagedArray:
         self.document = document
         self.resumable = resumable
         self._keeps_back = keeps_back
-        self._files = ChunkFiles.of(where.store, document, atomic=resumable)
+        self._files = ChunkFiles.of(where, document, atomic=resumable)
         self._array: StoredArray | None = None
         self._reopen()
         keep_freed_memory()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,7 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
-from lazychunks.storage.arrays import KEPT_BACK
+from lazychunks.storage.arrays import KEPT_BACK, METADATA, parsed
 from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
@@ -74,10 +73,7 @@ class LocalPath:
             raise ValueError(f"{self} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
-        for parent in path.parents:
-            above = LocalPath(parent)
-            if (parent / ".zarray").is_file() or _is_array(above.read("zarr.json")):
-                raise _refused(self, f"inside the array at {parent}")
+        _check_above(self, map(LocalPath, path.parents))
         if not path.exists():
             ancestor = next(parent for parent in path.parents if parent.exists())
             _check_directory(ancestor, self)
@@ -90,7 +86,7 @@ class LocalPath:
             raise _refused(self, "the working directory of this process, or above it")
         _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
-        return _holds_array(self, names, self.read("zarr.json"))
+        return _holds_array(self, names, _node_type(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +102,12 @@ class InStore(Keys):
             raise DestinationReadOnlyError(
                 f"{self} is read-only; open the store for writing", path=str(self)
             )
-        document = self.read("zarr.json")
-        parts = self.path.split("/")
-        for n in range(len(parts) if self.path else 0):
-            above = InStore(self.store, "/".join(parts[:n]))
-            if _is_array(above.read("zarr.json")) or any(map(above.read, (KEPT_BACK, ".zarray"))):
-                raise _refused(self, f"inside the array at {above}")
+        kind = _node_type(self)
+        parts = self.path.split("/") if self.path else ()
+        _check_above(self, (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))))
         names = sorted(set(self._members()))
-        if document is None and KEPT_BACK in names and ".zarray" not in names:
-            _check_members(self, "array", names)
-            return False
-        return _holds_array(self, names, document)
+        is_unfinished = kind is None and KEPT_BACK in names and ".zarray" not in names
+        return _holds_array(self, names, "array" if is_unfinished else kind) and not is_unfinished
 
     @property
     def is_seen_by_processes(self) -> bool:
@@ -213,30 +204,24 @@ def _innermost(store: object) -> object:
     return store if inner is None else _innermost(inner)
 
 
-def _is_array(document: bytes | None) -> bool:
-    return document is not None and _node_type(document) == "array"
+def _node_type(place: LocalPath | InStore) -> object:
+    """What its metadata of Zarr 3 says it is; None where there is none."""
+    value = place.read(METADATA)
+    return None if value is None else (parsed(value) or {}).get("node_type", "damaged")
 
 
-def _node_type(document: bytes) -> str | None:
-    try:
-        kind = json.loads(document).get("node_type")
-    except (ValueError, AttributeError):
-        return None
-    return kind if isinstance(kind, str) else None
+def _check_above(place: LocalPath | InStore, above: Iterable[LocalPath | InStore]) -> None:
+    for parent in above:
+        if _node_type(parent) == "array" or any(map(parent.read, (KEPT_BACK, ".zarray"))):
+            raise _refused(place, f"inside the array at {parent}")
 
 
-def _holds_array(place: LocalPath | InStore, names: list[str], document: bytes | None) -> bool:
+def _holds_array(place: LocalPath | InStore, names: list[str], kind: object) -> bool:
     """Tell of a place with these members whether an array is there, and refuse anything else."""
-    if document is not None:
-        kind = _node_type(document)
-    else:
+    if not names:
+        return False
+    if kind is None:
         kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
-    if names:
-        _check_members(place, kind, names)
-    return bool(names)
-
-
-def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str]) -> None:
     if kind == "group":
         raise _refused(place, "a zarr group")
     if kind != "array":
@@ -244,6 +229,7 @@ def _check_members(place: LocalPath | InStore, kind: str | None, names: list[str
     foreign = foreign_among(names)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")
+    return True
 
 
 def _is_inside(directory: Path) -> bool:

@@ -11,17 +11,20 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, product, repeat
-from typing import Any, Literal
+from itertools import accumulate, islice, pairwise, product, repeat, takewhile
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zarr.core.sync import sync
 
 from lazychunks.storage.arrays import KEPT_BACK, OVERWRITING, Document, record_of
 from lazychunks.storage.destinations import InStore, LocalPath, files_below, located
-from lazychunks.storage.judging import Facts, document_of, found, judged
+from lazychunks.storage.judging import document_of, found, judged
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
+
+if TYPE_CHECKING:
+    from lazychunks.storage.arrays import StoredArray
 
 __all__ = ["Status", "status"]
 
@@ -108,35 +111,31 @@ def _status(place: LocalPath | InStore) -> Status:
     known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
     if document is None:
         return known
+    array = judged(where.in_store(read_only=True), document, str(place))
     record = record_of(document)
     run_id = record.get("run_id")
-    facts = judged(document, str(place))
-    known = replace(
-        known,
-        dtype=str(facts.dtype),
-        chunks=facts.chunks,
-        shards=None if facts.unit == facts.chunks else facts.unit,
-        stored_bytes=_stored_bytes(where),
-        run_id=run_id if isinstance(run_id, str) else None,
-    )
-    shape: tuple[int | None, ...] = facts.shape
-    if state == "unfinished" and "first" in record:
+    is_begun = state == "unfinished" and "first" in record
+    shape: tuple[int | None, ...] | None = array.shape
+    axes: list[_Axis] = []
+    if is_begun:
         try:
-            begun = _Begun.of(record)
+            axes = _axes(record)
+            shape = (*(axis.length for axis in axes), *array.shape[len(axes) :])
         except (KeyError, TypeError, ValueError):
-            return known  # of another version, or damaged
-        shape = (*begun.lengths, *shape[len(begun.lengths) :])
-        known = replace(
-            known,
-            done_blocks=begun.done_blocks(where, facts) if known.run_id is not None else None,
-            blocks=_product(begun.counts),
-        )
-    items = _product(shape)
+            shape = None  # of another version, or damaged
+    items = None if shape is None else _product(shape)
     return replace(
         known,
         shape=shape,
-        nbytes=None if items is None else items * facts.dtype.itemsize,
-        is_written=state == "unfinished" and "first" not in record and "version" in record,
+        dtype=str(array.dtype),
+        chunks=array.chunks,
+        shards=array.shards,
+        nbytes=None if items is None else items * array.dtype.itemsize,
+        stored_bytes=_stored_bytes(where),
+        run_id=run_id if isinstance(run_id, str) else None,
+        done_blocks=_done_blocks(where, array, axes) if axes and isinstance(run_id, str) else None,
+        blocks=_product([axis.number for axis in axes]) if axes else None,
+        is_written=state == "unfinished" and not is_begun and "version" in record,
     )
 
 
@@ -157,70 +156,60 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
     return place, None if is_mark else document_of(kept_back, 3, str(place))
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """What the record of an unfinished write says, along the block axes."""
+class _Axis(NamedTuple):
+    """What the record of an unfinished write says of a block axis."""
 
-    first: Sequence[int]
-    """Sizes of the first block."""
-    counts: Sequence[int | None]
-    """Numbers of blocks."""
-    lengths: Sequence[int | None]
-    """Lengths of axes that have ended."""
+    first: int
+    """Size of the first block."""
+    number: int | None
+    """Number of blocks."""
+    length: int | None
+    """Length, if it has ended."""
 
-    @classmethod
-    def of(cls, record: Document) -> _Begun:
-        """Read a record, which need not be trusted."""
-        hints = _numbers(record["hints"])
-        axes = len(hints)
-        counts = _numbers(record.get("counts") or [None] * axes)
-        lengths = _numbers(record.get("lengths") or [None] * axes)
-        first = [size for size in _numbers(record["first"])[:axes] if size is not None]
-        if not 1 <= axes == len(counts) == len(lengths) == len(first):
-            raise ValueError("numbers of block axes differ")
-        known = [
-            hint if count is None else count for hint, count in zip(hints, counts, strict=True)
-        ]
-        return cls(first, known, lengths)
 
-    def done_blocks(self, staging: LocalPath | InStore, facts: Facts) -> int | None:
-        """Count the blocks that resuming skips, if they are not too many."""
-        axes = len(self.first)
-        keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
-        try:
-            done = DoneUnits(keys, WritePlan(axes, facts.shape[axes:], facts.unit, None))
-            spans = [self._spans(axis, staging, keys, facts, done) for axis in range(axes)]
-            if math.prod(map(len, spans)) > COUNTED:
-                return None
-            return sum(map(done.cover, product(*spans)))
-        except (TypeError, ValueError, OverflowError, RecursionError):
+def _axes(record: Document) -> list[_Axis]:
+    """Read a record, which need not be trusted."""
+    hints = _numbers(record["hints"])
+    unknown = [None] * len(hints)
+    first = [size for size in _numbers(record["first"])[: len(hints)] if size is not None]
+    counts, lengths = (_numbers(record.get(name) or unknown) for name in ("counts", "lengths"))
+    if not hints:
+        raise ValueError("there is no block axis")
+    return [
+        _Axis(size, hint if count is None else count, length)
+        for size, hint, count, length in zip(first, hints, counts, lengths, strict=True)
+    ]
+
+
+def _done_blocks(
+    staging: LocalPath | InStore, array: StoredArray, axes: Sequence[_Axis]
+) -> int | None:
+    """Count the blocks that resuming skips, if they are not too many."""
+    keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
+    plan = WritePlan(len(axes), array.shape[len(axes) :], array.chunks, array.shards)
+    spans: list[list[slice]] = []
+    try:
+        done = DoneUnits(keys, plan)
+        for index, (axis, unit, length) in enumerate(
+            zip(axes, plan.unit, array.shape, strict=False)
+        ):
+            stored = (1 + max((cell[index] for cell in done.cells), default=-1)) * unit
+            segments = segments_of(index, keys)
+            most = sys.maxsize if axis.number is None else axis.number
+            sizes = noted_sizes(staging.read, segments) if segments else repeat(axis.first, most)
+            spans.append(_spans(sizes, min(stored, length)))
+        if math.prod(map(len, spans)) > COUNTED:
             return None
+        return sum(map(done.cover, product(*spans)))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
 
-    def _spans(
-        self,
-        axis: int,
-        staging: LocalPath | InStore,
-        keys: Sequence[str],
-        facts: Facts,
-        done: DoneUnits,
-    ) -> list[slice]:
-        """Where each block along an axis lies, as far as there is something stored."""
-        first, count = self.first[axis], self.counts[axis]
-        segments = segments_of(axis, keys)
-        sizes: Iterable[int] = repeat(first, -(-facts.shape[axis] // max(first, 1)))
-        if segments:
-            sizes = noted_sizes(staging.read, segments)
-        elif count is not None:
-            sizes = repeat(first, min(count, COUNTED + 1))
-        end = (1 + max((cell[axis] for cell in done.cells), default=-1)) * facts.unit[axis]
-        spans: list[slice] = []
-        start = 0
-        for size in map(operator.index, islice(sizes, COUNTED + 1)):
-            if start >= end:
-                break
-            spans.append(slice(start, start + max(size, 0)))
-            start = spans[-1].stop
-        return spans
+
+def _spans(sizes: Iterable[int], end: int) -> list[slice]:
+    """Where each block along an axis lies, as far as there is something stored."""
+    few = (max(operator.index(size), 0) for size in islice(sizes, COUNTED + 1))
+    spans = pairwise(accumulate(few, initial=0))
+    return [slice(*span) for span in takewhile(lambda span: span[0] < end, spans)]
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
@@ -245,7 +234,7 @@ def _product(numbers: Sequence[int | None]) -> int | None:
     return math.prod(known) if len(known) == len(numbers) else None
 
 
-def _numbers(value: object) -> list[int | None]:
+def _numbers(value: Any) -> list[int | None]:
     """Check a list of lengths, or of None.
 
     Raises
@@ -253,11 +242,10 @@ def _numbers(value: object) -> list[int | None]:
     TypeError
         If it is something else.
     """
-    items: Any = value
-    if not isinstance(value, list):
+    numbers: list[int | None] = value
+    if type(value) is not list:
         raise TypeError(f"{value!r} is no list")
-    for item in items:
-        if item is not None and not (type(item) is int and 0 <= item <= sys.maxsize):
-            raise TypeError(f"{item!r} is no length")
-    numbers: list[int | None] = items
+    for number in numbers:
+        if number is not None and not (type(number) is int and 0 <= number <= sys.maxsize):
+            raise TypeError(f"{number!r} is no length")
     return numbers

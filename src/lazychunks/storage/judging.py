@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-import operator
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-import numpy as np
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Shape
 from lazychunks.storage import bfloat16
 from lazychunks.storage.arrays import described, parsed
 from lazychunks.storage.destinations import InStore, LocalPath
 
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
+    from lazychunks.storage.keys import Keys
 
-__all__ = ["Facts", "document_of", "found", "judged", "opened"]
+__all__ = ["document_of", "found", "has_checksums", "judged", "opened"]
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(
@@ -28,22 +24,6 @@ _CODECS_OF_V2 = frozenset(
 )
 _CHECKING = frozenset({"bz2", "crc32", "crc32c", "gzip", "lzma", "zlib"})
 """Codecs that keep a checksum; zstd does if it is asked to."""
-
-_KINDS = "biufc"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What metadata says of an array, where it says nothing unexpected."""
-
-    shape: Shape
-    dtype: np.dtype[Any]
-    chunks: Shape
-    """Shape of what can be read by itself."""
-    unit: Shape
-    """Shape of what is stored under one key: a chunk, or a shard."""
-    has_checksums: bool
-    """Whether a chunk that was damaged cannot be read."""
 
 
 def found(place: LocalPath | InStore) -> Document | None:
@@ -85,7 +65,7 @@ def document_of(value: bytes, zarr_format: int, where: str) -> Document:
     return document
 
 
-def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> tuple[StoredArray, Facts]:
+def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> StoredArray:
     """Open an array whose metadata promises nothing unexpected.
 
     Raises
@@ -93,117 +73,95 @@ def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> tuple[StoredArra
     FileNotFoundError
         If there is none.
     UntrustedArrayError
-        As :func:`judged`, or if zarr finds more wrong with it.
+        As :func:`judged`.
     """
     document = found(place)
     if document is None:
         raise FileNotFoundError(
             f"there is no Zarr array at {place}; if a write there was killed, nothing was published"
         )
-    facts = judged(document, str(place), max_chunk_bytes)
-    try:
-        return described(place.in_store(read_only=True), document), facts
-    except Exception as error:
-        raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
+    return judged(place.in_store(read_only=True), document, str(place), max_chunk_bytes)
 
 
-def judged(document: Document, where: str, max_chunk_bytes: int = sys.maxsize) -> Facts:
-    """Return the facts of an array whose metadata promises nothing unexpected.
+def judged(
+    where: Keys, document: Document, place: str, max_chunk_bytes: int = sys.maxsize
+) -> StoredArray:
+    """Return the array that metadata describes, if that promises nothing unexpected.
 
     Raises
     ------
     UntrustedArrayError
-        If it names a codec or dtype that is not known to be harmless, or a chunk too large.
+        If it names a codec or dtype that is not known to be harmless, or a chunk too large, or if
+        zarr finds more wrong with it.
     """
-    old = document.get("zarr_format") == 2
     try:
-        names, has_checksums, dtype, chunks, unit = (_parts_of_v2 if old else _parts)(document)
-        shape = tuple(operator.index(length) for length in document["shape"])
-        lawful = all(extent > 0 for extent in chunks) and len(chunks) == len(unit) == len(shape)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UntrustedArrayError(f"the metadata of {where} is damaged: {error!r}") from error
-    unknown = sorted({*names} - (_CODECS_OF_V2 if old else _CODECS))
+        known = _CODECS_OF_V2 if document.get("zarr_format") == 2 else _CODECS
+        unknown = sorted({name for name, _ in _codecs(document)} - known)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UntrustedArrayError(f"the metadata of {place} is damaged: {error!r}") from error
     if unknown:
         raise UntrustedArrayError(
-            f"{where} is stored with {', '.join(unknown)}, which may run code or is not known "
+            f"{place} is stored with {', '.join(unknown)}, which may run code or is not known "
             "here; read it with zarr itself if you trust its origin"
         )
-    if dtype is None or not lawful or not all(0 <= length <= sys.maxsize for length in shape):
+    try:
+        array = described(where, document)
+    except ImportError:
+        raise  # that of ml_dtypes
+    except Exception as error:
+        raise UntrustedArrayError(f"zarr refuses the metadata of {place}: {error}") from error
+    dtype, shape, chunks = array.dtype, array.shape, array.chunks
+    if (
+        not (dtype.kind in "biufc" or dtype.name == bfloat16.NAME)
+        or not all(0 <= length <= sys.maxsize for length in shape)
+        or not all(extent > 0 for extent in (*chunks, *(array.shards or ())))
+        or len(chunks) != len(shape)
+    ):
         raise UntrustedArrayError(
-            f"{where} has dtype {document.get('data_type', document.get('dtype'))!r}, shape "
-            f"{shape} and chunks {chunks}, expected numbers of a fixed size in positive chunks"
+            f"{place} has dtype {dtype}, shape {shape} and chunks {chunks}, expected numbers of a "
+            "fixed size in positive chunks"
         )
     size = math.prod(chunks) * dtype.itemsize
     if size > max_chunk_bytes:
         raise UntrustedArrayError(
-            f"one chunk of {where} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
+            f"one chunk of {place} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
             "raise that if you trust its origin and have the memory"
         )
-    return Facts(shape, dtype, chunks, unit, has_checksums)
+    return array
 
 
-_Parts: TypeAlias = tuple[list[str], bool, np.dtype[Any] | None, Shape, Shape]
-"""Names of codecs, whether one checks, dtype, and shapes of a chunk and of what has a key."""
+def has_checksums(document: Document) -> bool:
+    """Whether a chunk that was damaged cannot be read."""
+    return any(
+        name in _CHECKING or (name == "zstd" and bool(settings.get("checksum")))
+        for name, settings in _codecs(document)
+    )
 
 
-def _parts(document: Document) -> _Parts:
-    """Parts of Zarr 3 metadata; codecs within shards are among them."""
-    grid = document["chunk_grid"]
-    names = [] if grid["name"] == "regular" else [f"chunk grid {grid['name']}"]
+def _codecs(document: Document) -> Iterator[tuple[str, Document]]:
+    """Names and settings of codecs, those within shards included, and names of all else that runs.
+
+    Names of what is always harmless may be left out.
+    """
+    if document["zarr_format"] == 2:
+        for codec in (*(document.get("filters") or ()), document.get("compressor")):
+            if codec is not None:
+                yield str(codec["id"]), codec
+        return
+    grid, keys = document["chunk_grid"]["name"], document["chunk_key_encoding"]["name"]
+    if grid != "regular":
+        yield f"chunk grid {grid}", {}
+    if keys not in ("default", "v2"):
+        yield f"chunk keys {keys}", {}
     if document.get("storage_transformers"):
-        names.append("storage transformers")
-    keys = document["chunk_key_encoding"]["name"]
-    names += [] if keys in ("default", "v2") else [f"chunk keys {keys}"]
-    chunks = unit = grid["configuration"]["chunk_shape"]
-    if any(operator.index(extent) < 1 for extent in chunks):
-        raise ValueError(f"chunk shape {chunks}")
-    codecs = document["codecs"]
-    pending = [*codecs]
-    has_checksums = False
+        yield "storage transformers", {}
+    pending: list[Any] = [*document["codecs"]]
     while pending:
         codec = pending.pop()
-        names.append(str(codec["name"]))
-        has_checksums |= _checks(codec["name"], codec.get("configuration") or {})
+        settings: Any = codec.get("configuration") or {}
+        yield str(codec["name"]), settings
         if codec["name"] == "sharding_indexed":
-            pending += codec["configuration"]["codecs"]
-            of_index = {
-                str(each["name"]) for each in codec["configuration"].get("index_codecs", ())
-            }
-            names += [f"{name} for an index" for name in of_index - {"bytes", "crc32c"}]
-    # A shard can be read in parts, unless another codec beside asks for it as a whole.
-    while len(codecs) == 1 and codecs[0]["name"] == "sharding_indexed":
-        chunks = codecs[0]["configuration"]["chunk_shape"]
-        codecs = codecs[0]["configuration"]["codecs"]
-    dtype = _dtype(document["data_type"])
-    return names, has_checksums, dtype, _shape(chunks), _shape(unit)
-
-
-def _parts_of_v2(document: Document) -> _Parts:
-    """Parts of Zarr 2 metadata."""
-    compressor = document.get("compressor")
-    filters: Iterable[Any] = document.get("filters") or ()
-    codecs = [*filters, *([compressor] if compressor else [])]
-    names = [str(codec["id"]) for codec in codecs]
-    has_checksums = any(_checks(codec["id"], codec) for codec in codecs)
-    chunks = _shape(document["chunks"])
-    return names, has_checksums, _dtype(document["dtype"]), chunks, chunks
-
-
-def _shape(extents: Iterable[Any]) -> Shape:
-    return tuple(map(operator.index, extents))
-
-
-def _checks(name: object, settings: Document) -> bool:
-    """Whether a codec keeps a checksum of what it encodes."""
-    return name in _CHECKING or (name == "zstd" and bool(settings.get("checksum")))
-
-
-def _dtype(name: object) -> np.dtype[Any] | None:
-    """Return the dtype of a name, if it is one of numbers of a fixed size."""
-    if name == bfloat16.NAME:
-        return bfloat16.register()
-    try:
-        dtype = np.dtype(name) if isinstance(name, str) else None
-    except TypeError:
-        return None
-    return dtype if dtype is not None and dtype.kind in _KINDS else None
+            pending += settings["codecs"]
+            for each in settings.get("index_codecs", ()):
+                if each["name"] not in ("bytes", "crc32c"):
+                    yield f"{each['name']} for an index", {}

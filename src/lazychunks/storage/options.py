@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -30,6 +29,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
+from lazychunks.sources import positive
 from lazychunks.storage import bfloat16
 from lazychunks.storage.dtypes import storable
 
@@ -177,8 +177,8 @@ class WriteOptions:
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
                 "for no other run"
             )
-        if self.max_in_flight is not None and _integer(self.max_in_flight, "max_in_flight") < 1:
-            raise ValueError(f"max_in_flight must be at least 1, got {self.max_in_flight}")
+        if self.max_in_flight is not None:
+            positive(self.max_in_flight, "max_in_flight")
         _check_tolerance(self.rtol)
         _check_executor(self.executor)
         if self.compressors not in (None, ZSTD):
@@ -197,20 +197,11 @@ def _chunks(value: Chunks) -> Chunks:
 
 
 def _extents(value: SupportsIndex | Sequence[SupportsIndex], name: str) -> int | tuple[int, ...]:
-    given = value if isinstance(value, Sequence) else (value,)
-    extents = tuple(_integer(extent, name) for extent in given)
-    if not extents or min(extents) < 1:
-        raise ValueError(f"{name} must be positive in each axis, got {value}")
-    return extents if isinstance(value, Sequence) else extents[0]
-
-
-def _integer(value: SupportsIndex, name: str) -> int:
-    if isinstance(value, bool):
-        raise TypeError(f"{name} must hold integers, got {value!r}")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must hold integers, got {value!r}") from None
+    if not isinstance(value, Sequence):
+        return positive(value, name)
+    if not value:
+        raise ValueError(f"{name} must have an extent for each axis, got {value}")
+    return tuple(positive(extent, f"an extent of {name}") for extent in value)
 
 
 def _codecs(value: object) -> object:

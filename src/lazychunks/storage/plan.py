@@ -66,8 +66,13 @@ class WritePlan:
             shard is no whole number of chunks.
         """
         trailing = first[block_axes:]
-        shape = _chunk_shape(first, itemsize, block_axes, chunks, counts)
-        whole = _explicit(shards, trailing, block_axes, "shards") if shards is not None else None
+        if chunks == "auto":
+            shape = _auto_shape(first, itemsize, block_axes, counts)
+        elif chunks == "blocks":
+            shape = tuple(max(extent, 1) for extent in first)
+        else:
+            shape = _explicit(chunks, trailing, block_axes, "chunks")
+        whole = None if shards is None else _explicit(shards, trailing, block_axes, "shards")
         if whole is not None and any(s % c for s, c in zip(whole, shape, strict=True)):
             raise ValueError(
                 f"shards {whole} are no whole number of chunks {shape}; pass chunks= and shards= "
@@ -91,20 +96,6 @@ class WritePlan:
     def capacity(self, lengths: Shape) -> Shape:
         """Shape that holds at least ``lengths`` along the block axes, in whole units."""
         return (*map(align_up, lengths, self.unit), *self.trailing)
-
-
-def _chunk_shape(
-    first: Shape,
-    itemsize: int,
-    block_axes: int,
-    chunks: Chunks,
-    counts: tuple[int | None, ...],
-) -> Shape:
-    if not isinstance(chunks, str):
-        return _explicit(chunks, first[block_axes:], block_axes, "chunks")
-    if chunks == "auto":
-        return _auto_shape(first, itemsize, block_axes, counts)
-    return tuple(max(extent, 1) for extent in first)
 
 
 def _explicit(extents: int | Shape, trailing: Shape, block_axes: int, name: str) -> Shape:

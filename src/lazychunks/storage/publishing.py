@@ -128,24 +128,24 @@ class DirectorySwap:
         os.rename(self._staging / KEPT_BACK, self._staging / METADATA)
         if durable:
             _sync_tree(self._staging)
-        if self._place.holds_array():
-            if not self._overwrite:
-                raise DestinationExistsError(
-                    f"{self._place} was created by another writer in the meantime; pass "
-                    "overwrite=True to replace it",
-                    path=str(self._place),
-                )
-            if not _exchange(self._staging, self._target):
-                self._step_in()
-            self.is_shown = True
-            self._tidy_away()
-        else:
+        if not self._place.holds_array():
             os.rename(self._staging, self._target)
-            self.is_shown = True
+        elif not self._overwrite:
+            raise DestinationExistsError(
+                f"{self._place} was created by another writer in the meantime; pass "
+                "overwrite=True to replace it",
+                path=str(self._place),
+            )
+        elif not _exchange(self._staging, self._target):
+            self._step_in()
+        self.is_shown = True
+        with contextlib.suppress(OSError):  # no unfinished write is there, if anything is
+            os.rename(self._staging, self._old)
         if durable:
             for directory in (self._target, *self._made):
                 _sync(directory.parent)
-        shutil.rmtree(self._old, ignore_errors=True)
+        for directory in (self._old, self._staging):
+            shutil.rmtree(directory, ignore_errors=True)
 
     def discard(self) -> None:
         """Remove the staging directory."""
@@ -171,13 +171,6 @@ class DirectorySwap:
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
 
-    def _tidy_away(self) -> None:
-        """Name what was exchanged so that nobody takes it for an unfinished write."""
-        try:
-            os.rename(self._staging, self._old)
-        except OSError:  # nothing was, or the new array is in place: no failure
-            shutil.rmtree(self._staging, ignore_errors=True)
-
     def _step_in(self) -> None:
         """Replace in two steps, the first of which is taken back if the second is not made."""
         try:
@@ -192,6 +185,8 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
+    # By the text of a place: two buckets of one name count as one, whatever their endpoints. Their
+    # stores' own equality errs on the other side, where clients differ in their credentials.
     _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
 
@@ -362,9 +357,8 @@ def _link(path: str | Path) -> DestinationExistsError:
 
 def _sync_tree(directory: Path) -> None:
     for parent, _, files in os.walk(directory):
-        for name in files:
+        for name in (*files, ""):
             _sync(Path(parent, name))
-        _sync(Path(parent))
 
 
 def _sync(path: Path) -> None:

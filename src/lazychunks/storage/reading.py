@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-import numpy as np
 import zarr
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Shape, fit_extent
-from lazychunks.sources import Mapped, Product
-from lazychunks.storage.decoding import ChunkReader
+from lazychunks.shapes import Shape, cell_count, cell_region, fit_extent
+from lazychunks.sources import Mapped, Product, positive
 from lazychunks.storage.destinations import located
+from lazychunks.storage.filing import Reader
 from lazychunks.storage.judging import judged, opened
+from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
 from lazychunks.storage.publishing import MetadataLast
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Destination | StoredArray
 
-__all__ = ["Spans", "read_flat", "read_nested"]
+__all__ = ["read_flat", "read_nested"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,14 +40,8 @@ def read_flat(
     source: Source, converter: FromNumpy[T], rows: int | None, max_chunk_bytes: int
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
-    array, chunks = _opened(source, 1, max_chunk_bytes)
-    trailing = _bytes_across(array, 1, max_chunk_bytes)
-    merged = min(MERGE_BELOW, max_chunk_bytes)
-    if rows is None:
-        rows = fit_extent(chunks[0], trailing, merged, max_chunk_bytes)
-    spans = Spans(array.shape[0], _positive(rows, "rows"))
-    read = _Read(array, converter, ChunkReader.of(array))
-    return Ahead(Mapped(read, spans), None, READ_AHEAD), len(spans)
+    read, (below,) = _cut(source, converter, {"rows": rows}, max_chunk_bytes)
+    return Ahead(Mapped(read, below), None, READ_AHEAD), len(below)
 
 
 def read_nested(
@@ -59,107 +52,71 @@ def read_nested(
     max_chunk_bytes: int,
 ) -> tuple[AheadRows[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
-    array, chunks = _opened(source, 2, max_chunk_bytes)
-    trailing = _bytes_across(array, 2, max_chunk_bytes)
-    merged = min(MERGE_BELOW, max_chunk_bytes)
-    if rows is None:
-        rows = fit_extent(chunks[0], trailing, 0, max_chunk_bytes)
-    below = Spans(array.shape[0], _positive(rows, "rows"))
-    if columns is None:
-        columns = fit_extent(chunks[1], rows * trailing, merged, max_chunk_bytes)
-    across = Spans(array.shape[1], _positive(columns, "columns"))
-    read = _Read(array, converter, ChunkReader.of(array))
+    asked = {"rows": rows, "columns": columns}
+    read, (below, across) = _cut(source, converter, asked, max_chunk_bytes)
     return AheadRows(Product(read, below, across), None, READ_AHEAD), len(below)
 
 
 @dataclass(frozen=True, slots=True)
-class Spans(Sequence[slice]):
-    """The slices that cut an axis into pieces of one size, of which the last may be smaller.
-
-    An axis of length zero is one piece: a block without elements still tells shape and dtype.
-    The slices are made when asked for: metadata may claim any length.
-    """
-
-    length: int
-    size: int
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    @overload
-    def __getitem__(self, index: int) -> slice: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[slice]: ...
-    def __getitem__(self, index: int | slice) -> slice | Sequence[slice]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        start = self._starts[index]
-        return slice(start, min(start + self.size, self.length))
-
-    @property
-    def _starts(self) -> range:
-        return range(0, max(self.length, 1), self.size)
-
-
-@dataclass(frozen=True, slots=True)
 class _Read(Generic[T_co]):
-    """Reads one region of an array and converts it."""
+    """Reads one block of an array and converts it."""
 
-    array: StoredArray
+    reader: Reader
     converter: FromNumpy[T_co]
-    files: ChunkReader | None
+    size: Shape
+    """Shape of a block, of which the last along an axis may be smaller."""
 
-    def __call__(self, *spans: slice) -> T_co:
-        MetadataLast.note_read(self.array)
-        values: Any = None if self.files is None else self.files.read(spans)
-        if values is None:
-            values = self.array[spans]
-        return self.converter.from_numpy(np.asarray(values))
-
-
-def _opened(source: Source, axes: int, max_chunk_bytes: int) -> tuple[StoredArray, Shape]:
-    """Judge an array by its metadata, and open it; its chunk shape comes along."""
-    _positive(max_chunk_bytes, "max_chunk_bytes")
-    if isinstance(source, zarr.Array):
-        array: StoredArray = source
-        where = str(array.store_path)
-        metadata: Any = array.metadata  # of Zarr 2 or 3
-        facts = judged(metadata.to_dict(), where, max_chunk_bytes)
-    else:
-        place = located(source)
-        where = str(place)
-        array, facts = opened(place, max_chunk_bytes)
-    if len(facts.shape) < axes:
-        raise ValueError(
-            f"{where} has {len(facts.shape)} axes, a {'nested' if axes == 2 else 'flat'} sequence "
-            f"needs at least {axes}"
-        )
-    return array, facts.chunks
+    def __call__(self, *index: int) -> T_co:
+        array = self.reader.array
+        MetadataLast.note_read(array)
+        whole = (0,) * (array.ndim - len(index))
+        region = cell_region((*index, *whole), self.size, array.shape)
+        return self.converter.from_numpy(self.reader(region))
 
 
-def _bytes_across(array: StoredArray, axes: int, max_chunk_bytes: int) -> int:
-    """Bytes of the smallest block along some axes, which is whole along the others.
+def _cut(
+    source: Source, converter: FromNumpy[T], asked: Mapping[str, int | None], max_chunk_bytes: int
+) -> tuple[_Read[T], list[range]]:
+    """Judge an array by its metadata, open it, and number its blocks along the first axes.
+
+    An axis of length zero has one block, which still tells shape and dtype. Nothing is listed that
+    is not asked for: metadata may claim any length.
 
     Raises
     ------
     UntrustedArrayError
-        If not even that is small enough: chunks may be missing, and are filled in memory.
+        If it is not known to be harmless, or if not even the smallest block is small enough: chunks
+        may be missing, and are filled in memory.
     """
-    size = math.prod(array.shape[axes:]) * array.dtype.itemsize
-    if size > max_chunk_bytes:
+    limit = positive(max_chunk_bytes, "max_chunk_bytes")
+    if isinstance(source, zarr.Array):
+        where = str(source.store_path)
+        metadata: Any = source.metadata  # of Zarr 2 or 3
+        array = judged(Keys(source.store, source.path), metadata.to_dict(), where, limit)
+    else:
+        place = located(source)
+        where = str(place)
+        array = opened(place, limit)
+    axes = len(asked)
+    if array.ndim < axes:
+        raise ValueError(
+            f"{where} has {array.ndim} axes, a {'nested' if axes == 2 else 'flat'} sequence "
+            f"needs at least {axes}"
+        )
+    each = math.prod(array.shape[axes:]) * array.dtype.itemsize
+    if each > limit:
         raise UntrustedArrayError(
             f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
-            f"{array.shape} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; raise "
-            "that if you trust its origin and have the memory"
+            f"{array.shape} has {each} bytes, more than max_chunk_bytes={limit}; raise that if you "
+            "trust its origin and have the memory"
         )
-    return size
-
-
-def _positive(number: int, name: str) -> int:
-    try:
-        size = operator.index(number)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {number!r}") from None
-    if size < 1:
-        raise ValueError(f"{name} must be at least 1, got {number}")
-    return size
+    sizes: list[int] = []
+    for (name, size), chunk in zip(asked.items(), array.chunks, strict=False):
+        merged = min(MERGE_BELOW, limit) if len(sizes) == axes - 1 else 0
+        sizes.append(
+            fit_extent(chunk, each, merged, limit) if size is None else positive(size, name)
+        )
+        each *= sizes[-1]
+    read = _Read(Reader.of(array), converter, (*sizes, *array.shape[axes:]))
+    counts = map(cell_count, zip(array.shape), zip(sizes))
+    return read, [range(max(count, 1)) for count in counts]

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from lazychunks.ahead import Ahead
 from lazychunks.progress import is_shown, with_bar
 from lazychunks.sequences import MAX_CHUNK_BYTES
-from lazychunks.shapes import Region, Shape, cell_region, cut, partition_slices
+from lazychunks.shapes import Region, Shape, cell_region
 from lazychunks.sources import Mapped
 from lazychunks.storage.arrays import record_of
 from lazychunks.storage.destinations import located
-from lazychunks.storage.judging import Facts, opened
+from lazychunks.storage.filing import Reader
+from lazychunks.storage.judging import has_checksums, opened
 from lazychunks.storage.options import Destination
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.arrays import Document, StoredArray
 
 __all__ = ["Verification", "verify"]
 
@@ -99,10 +99,10 @@ def verify(
     (False, ('c/1',))
     """
     place = located(source)
-    array, facts = opened(place, max_chunk_bytes)
-    chunks = _Chunks(array, facts, max_chunk_bytes)
+    array = opened(place, max_chunk_bytes)
+    chunks = _Chunks(array, max_chunk_bytes)
     stored = sorted(chunks.stored(place.keys()))
-    each = math.prod(facts.unit) * facts.dtype.itemsize
+    each = math.prod(chunks.unit) * array.dtype.itemsize
     at_once = max(min(READ_BYTES // max(each, 1), 8), 1)
     ahead: Ahead[str | None] = Ahead(Mapped(chunks.fault, stored), None, at_once)
     faults = with_bar(ahead(), len(stored), "chunk") if is_shown(progress) else ahead()
@@ -112,6 +112,7 @@ def verify(
         if fault is not None
     }
     missing = chunks.count - len(stored)
+    document: Document = chunks.metadata.to_dict()
     return Verification(
         place=str(place),
         chunks=chunks.count,
@@ -119,8 +120,8 @@ def verify(
         bad=bad,
         missing=missing,
         missing_keys=tuple(islice(chunks.missing(frozenset(stored)), min(missing, NAMED))),
-        misses_none="version" in record_of(chunks.metadata.to_dict()),
-        has_checksums=facts.has_checksums,
+        misses_none="version" in record_of(document),
+        has_checksums=has_checksums(document),
     )
 
 
@@ -131,20 +132,19 @@ class _Chunks:
     ----------
     array
         The array.
-    facts
-        What its metadata says.
     max_chunk_bytes
         Bytes up to which what is stored under one key is read at once.
     """
 
-    def __init__(self, array: StoredArray, facts: Facts, max_chunk_bytes: int) -> None:
+    def __init__(self, array: StoredArray, max_chunk_bytes: int) -> None:
         self._array = array
+        self._reader = Reader.of(array)
         self.metadata: Any = array.metadata  # of Zarr 2 or 3
-        self._facts = facts
-        unit_bytes = math.prod(facts.unit) * facts.dtype.itemsize
-        self._read = facts.unit if unit_bytes <= max_chunk_bytes else facts.chunks
+        self.unit: Shape = array.shards or array.chunks
+        unit_bytes = math.prod(self.unit) * array.dtype.itemsize
+        self._read = self.unit if unit_bytes <= max_chunk_bytes else array.chunks
         self._grid = tuple(
-            -(-length // extent) for length, extent in zip(facts.shape, facts.unit, strict=True)
+            -(-length // extent) for length, extent in zip(array.shape, self.unit, strict=True)
         )
         self.count = math.prod(self._grid)
 
@@ -156,7 +156,7 @@ class _Chunks:
     def stored(self, keys: Iterable[str] | None) -> Iterator[Shape]:
         """Tell which chunks are there."""
         if keys is None:  # the store cannot list
-            for cell in self._cells():
+            for cell in _cells(self._grid):
                 if sync(self._at(cell).exists()):
                     yield cell
             return
@@ -169,18 +169,17 @@ class _Chunks:
 
     def missing(self, stored: frozenset[Shape]) -> Iterator[str]:
         """Keys of the chunks that are not there."""
-        return (self.key(cell) for cell in self._cells() if cell not in stored)
+        return (self.key(cell) for cell in _cells(self._grid) if cell not in stored)
 
     def fault(self, cell: Shape) -> str | None:
         """Read a chunk, and say what is wrong with it."""
-        region = cell_region(cell, self._facts.unit, self._facts.shape)
+        region = cell_region(cell, self.unit, self._array.shape)
         try:
             # zarr takes a shard of no bytes for one of fill values.
-            is_shard = self._facts.unit != self._facts.chunks
-            if is_shard and sync(self._array.store.getsize(self._at(cell).path)) == 0:
+            if self._array.shards and sync(self._array.store.getsize(self._at(cell).path)) == 0:
                 return "it is empty"
             for part in _parts(region, self._read):
-                np.asarray(self._array[part])
+                self._reader(part)
         except Exception as error:  # noqa: BLE001  # whatever a codec, or a store, raises
             return f"{type(error).__name__}: {error}"
         return None
@@ -188,21 +187,23 @@ class _Chunks:
     def _at(self, cell: Shape) -> StorePath:
         return self._array.store_path / self.key(cell)
 
-    def _cells(self) -> Iterator[Shape]:
-        """All cells of the grid, one by one: metadata may claim any number."""
-        for number in range(self.count):
-            cell: Shape = ()
-            rest = number
-            for length in reversed(self._grid):
-                rest, index = divmod(rest, length)
-                cell = (index, *cell)
-            yield cell
+
+def _cells(grid: Shape) -> Iterator[Shape]:
+    """All cells of a grid, one by one: metadata may claim any number."""
+    if not grid:
+        yield ()
+    elif all(grid):
+        for index in range(grid[0]):
+            yield from ((index, *rest) for rest in _cells(grid[1:]))
 
 
 def _parts(region: Region, size: Shape) -> Iterator[Region]:
     """Cut a region into parts of a size."""
-    spans = (
-        partition_slices(cut(span.stop - span.start, extent), span.start)
-        for span, extent in zip(region, size, strict=True)
+    starts = (
+        range(span.start, span.stop, extent) for span, extent in zip(region, size, strict=True)
     )
-    return product(*spans)
+    for origin in product(*starts):
+        yield tuple(
+            slice(start, min(start + extent, span.stop))
+            for start, extent, span in zip(origin, size, region, strict=True)
+        )
