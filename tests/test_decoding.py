@@ -44,12 +44,12 @@ def put(path: Path, values: Array, **options: Any) -> "zarr.Array[Any]":
     return zarr.create_array(path, data=values, **options)
 
 
-def short(array: "zarr.Array[Any]", *spans: slice) -> Array | None:
+def short(array: "zarr.Array[Any]", *spans: slice) -> Array:
     """What is read the short way."""
     files = Reader.of(array).files
     assert files is not None
     rest = (slice(0, length) for length in array.shape[len(spans) :])
-    return files.read((*spans, *rest), array.dtype)
+    return files.read((*spans, *rest), array.dtype, array.fill_value)
 
 
 @pytest.fixture
@@ -81,7 +81,6 @@ def test_a_region_is_what_zarr_reads(
     with tempfile.TemporaryDirectory() as directory:
         array = put(Path(directory, "a"), values, chunks=chunks, compressors=compressors)
         block = short(array, *spans)
-    assert block is not None
     assert bits(block) == bits(values[spans])
     assert block.flags.c_contiguous
 
@@ -140,16 +139,31 @@ def test_other_stores_go_zarrs_way(path: Path) -> None:
         assert Reader.of(described(Keys(store, ""), metadata.to_dict())).files is None
 
 
-# Nor is a missing chunk read the short way. A file that is unusual is the same values, or an error.
+# A file that is missing, or unusual, is the same values as zarr's, or an error.
 
 
 def test_a_missing_chunk_is_the_fill_value(path: Path) -> None:
     array = put(path, np.ones((4, 4)), chunks=(2, 2), fill_value=7)
     (path / "c" / "1" / "0").unlink()
-    assert short(array, slice(0, 2)) is not None
-    assert short(array, slice(0, 4)) is None
-    block = np.concatenate(Flat.from_zarr(path, CONVERTER).compute())
-    assert block.tolist() == [[1] * 4] * 2 + [[7, 7, 1, 1]] * 2
+    assert short(array, slice(0, 4)).tolist() == [[1] * 4] * 2 + [[7, 7, 1, 1]] * 2
+    assert short(array, slice(1, 3), slice(1, 3)).tolist() == [[1, 1], [7, 1]]
+
+
+@given(seeds, st.sampled_from(NATIVE))
+def test_a_fill_value_is_as_zarr_has_it(seed: int, dtype: str) -> None:
+    (fill_value,) = any_bits((1,), np.dtype(dtype), seed)
+    with tempfile.TemporaryDirectory() as directory:
+        array = zarr.create_array(
+            Path(directory, "a"), shape=(4,), chunks=(3,), dtype=dtype, fill_value=fill_value
+        )
+        assert bits(short(array, slice(0, 4))) == bits(np.asarray(array[...]))
+
+
+def test_a_missing_chunk_is_no_way_around_what_is_refused(path: Path) -> None:
+    put(path, np.arange(24).reshape(2, 12), chunks=(1, 12))
+    (path / "c" / "0" / "0").unlink()
+    (path / "c" / "1" / "0").write_bytes(BOMBS["a frame"])
+    check_is_refused(path, "c/1/0")
 
 
 def both(path: Path) -> tuple[bytes | str, bytes | str]:
@@ -243,7 +257,7 @@ BOMBS = {
 def test_a_chunk_that_unpacks_to_more_takes_no_memory(path: Path, name: str) -> None:
     put(path, np.arange(12), chunks=(12,))
     (path / "c" / "0").write_bytes(BOMBS[name])
-    check_is_refused(path)
+    check_is_refused(path, "c/0")
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])
@@ -251,17 +265,17 @@ def test_a_file_that_is_larger_than_a_chunk_takes_no_memory(path: Path, compress
     put(path, np.arange(12), chunks=(12,), compressors=compressors)
     with (path / "c" / "0").open("wb") as file:
         file.truncate(2**33)
-    check_is_refused(path)
+    check_is_refused(path, "c/0")
 
 
-def check_is_refused(path: Path) -> None:
+def check_is_refused(path: Path, key: str) -> None:
     """Nothing of it can be read, and memory is not taken for it."""
     sequence = Flat.from_zarr(path, CONVERTER)
     tracemalloc.start()
     # numcodecs says ValueError where the frame says its size, which is refused as untrusted.
     with pytest.raises((UntrustedArrayError, RuntimeError)):
         sequence.compute()
-    assert list(verify(path).bad) == ["c/0"]
+    assert list(verify(path).bad) == [key]
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2**22
@@ -279,7 +293,7 @@ def test_a_directory_in_place_of_a_chunk(path: Path) -> None:
     array = put(path, np.arange(12), chunks=(12,))
     (path / "c" / "0").unlink()
     (path / "c" / "0").mkdir()
-    assert short(array, slice(0, 12)) is None
+    assert short(array, slice(0, 12)).tolist() == np.asarray(array[...]).tolist() == [0] * 12
 
 
 @given(st.integers(0, 70_000), st.booleans(), st.integers(1, 19))
