@@ -62,8 +62,8 @@ def assemble_flat(heights: Shape, trailing: Shape, unit: int) -> Run:
     for block in np.split(whole, np.cumsum(heights)[:-1]):
         run.assembly.add(layout.place(block.shape), block)
         if 0 not in trailing:
-            assert len(run.handed_out) == layout.height // unit
-    run.assembly.fix_length(0, layout.height)
+            assert len(run.handed_out) == layout.lengths[0] // unit
+    run.assembly.fix_length(0, layout.lengths[0])
     run.check(whole)
     return run
 
@@ -77,10 +77,10 @@ def assemble_grid(heights: Shape, widths: Shape, trailing: Shape, unit: Shape) -
             run.assembly.add(layout.place(block.shape), block)
         layout.end_row()
         if number == 0:
-            run.assembly.fix_length(1, layout.width)
+            run.assembly.fix_length(1, layout.lengths[1])
         if whole.size:
-            bands = layout.height // unit[0]
-            assert len(run.handed_out) == bands * -(-layout.width // unit[1])
+            bands = layout.lengths[0] // unit[0]
+            assert len(run.handed_out) == bands * -(-layout.lengths[1] // unit[1])
     for axis, length in enumerate(layout.lengths):
         run.assembly.fix_length(axis, length)
     run.check(whole)

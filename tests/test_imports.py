@@ -43,7 +43,7 @@ SIDE_ROOMS = ("torch", "dask", "testing")
 OWNERS = {
     "zarr": ("storage",),
     "numcodecs": ("storage",),
-    "ml_dtypes": ("storage", "testing", "torch"),
+    "ml_dtypes": ("converters",),
     "torch": ("torch",),
     "dask": ("dask",),
     "distributed": ("dask",),

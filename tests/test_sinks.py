@@ -108,7 +108,7 @@ def test_options_are_those_of_to_zarr() -> None:
     assert (array.chunks, array.shards) == ((3, 2), (6, 2))
     assert array.dtype == np.dtype("f4")
     assert array.attrs["unit"] == "m"
-    with pytest.raises(ValueError, match="chunks must be positive"):
+    with pytest.raises(ValueError, match="chunks must be at least 1"):
         zarr_sink({}, CONVERTER, chunks=0)
     with pytest.raises(TypeError):
         zarr_sink({}, CONVERTER, chunk=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -22,7 +22,7 @@ from lazychunks.sources import (
     MappedBlocks,
     MappedRows,
     Product,
-    block_counts,
+    column_count,
     counted,
     length_of,
     mapped,
@@ -287,15 +287,16 @@ def test_a_factory_of_the_users_is_not_looked_into() -> None:
             return [1]
 
     assert tasks_of(Odd()) is None
-    assert block_counts(Odd(), 3) == (3, None)
+    assert column_count(Odd()) is None
 
 
-def test_counts_are_hints_and_the_columns_where_they_are_known() -> None:
+def test_columns_are_counted_where_they_are_known() -> None:
     product = Product(operator.mul, [1, 2], (3, 4, 5))
-    assert block_counts(product, 2) == (2, 3)
-    assert block_counts(ReportedRows(product, 2), 2) == (2, 3)
-    assert block_counts(Product(operator.mul, [1], iter([2])), None) == (None, None)
-    assert block_counts(lambda: [1], 7) == (7, None)
+    assert column_count(product) == 3
+    assert column_count(ReportedRows(product, 2)) == 3
+    assert column_count(Product(operator.mul, [1], iter([2]))) is None
+    assert column_count(Mapped(abs, [1])) is None
+    assert column_count(lambda: [1]) is None
 
 
 class Unsized:

@@ -6,8 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.errors import SourceExhaustedError
@@ -86,7 +86,7 @@ class AheadRows(_Ahead[T_co]):
         tasks = _flattened(self.source.tasks())
         with _Queue(self.executor, tasks, self.max_in_flight, self.fn) as queue:
             while queue.has_more():
-                yield queue.row()
+                yield queue.row(queue.number)
                 queue.end_row()
 
 
@@ -105,6 +105,7 @@ def validated_bound(max_in_flight: int | None) -> int:
     return positive(max_in_flight, "max_in_flight")
 
 
+@dataclass(slots=True, eq=False)
 class _Queue:
     """Calls for the next blocks, in order, with their futures; ``None`` ends a row.
 
@@ -112,71 +113,60 @@ class _Queue:
     time and without the executor.
     """
 
-    def __init__(
-        self,
-        executor: Executor | None,
-        tasks: Iterator[Callable[[], Any] | None],
-        max_in_flight: int,
-        fn: Callable[[Any], Any] | None,
-    ) -> None:
-        self._context: AbstractContextManager[Executor] = (
-            ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-ahead")
-            if executor is None
-            else nullcontext(executor)
-        )
-        self._executor: Executor | None = None
-        self._tasks = tasks
-        self._max_in_flight = max_in_flight
-        self._fn = fn
-        self._queue: deque[_Entry | None] = deque()
-        self._in_flight = 0
-        self._row = 0
+    executor: Executor | None
+    tasks: Iterator[Callable[[], Any] | None]
+    max_in_flight: int
+    fn: Callable[[Any], Any] | None
+    entries: deque[_Entry | None] = field(default_factory=deque[_Entry | None])
+    in_flight: int = 0
+    number: int = 0
+    """Of the row."""
+    stack: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        self._executor = self._context.__enter__()
+        if self.executor is None:
+            own = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="lazychunks-ahead")
+            self.executor = self.stack.enter_context(own)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._executor = None
-        self._max_in_flight = 1
-        for entry in self._queue:
+        self.executor = None
+        self.max_in_flight = 1
+        for entry in self.entries:
             if entry is not None:
                 entry[1].cancel()
-        self._context.__exit__(None, None, None)
+        self.stack.close()
 
     def has_more(self) -> bool:
         """Submit as much as there is room for; whether anything is left."""
         entry: _Entry | None
-        while self._in_flight < self._max_in_flight:
+        while self.in_flight < self.max_in_flight:
             try:
-                task = next(self._tasks)
+                task = next(self.tasks)
             except StopIteration:
                 break
             except Exception as error:  # noqa: BLE001  # raised when its turn comes
                 entry = _failed(error)
             else:
                 entry = None if task is None else (task, self._submit(task))
-            self._queue.append(entry)
-            self._in_flight += entry is not None
-        return bool(self._queue)
+            self.entries.append(entry)
+            self.in_flight += entry is not None
+        return bool(self.entries)
 
     def take(self) -> Any:
         """Wait for the next block; others are computed while the consumer has it."""
-        entry = self._queue.popleft()
+        entry = self.entries.popleft()
         assert entry is not None
         task, future = entry
-        self._in_flight -= 1
-        block = task() if self._executor is None and future.cancelled() else future.result()
+        self.in_flight -= 1
+        block = task() if self.executor is None and future.cancelled() else future.result()
         self.has_more()
-        return block if self._fn is None else self._fn(block)
+        return block if self.fn is None else self.fn(block)
 
-    def row(self) -> Iterator[Any]:
+    def row(self, number: int) -> Iterator[Any]:
         """Blocks up to the end of the row; an error where the next row has been asked for."""
-        return self._blocks_of(self._row)
-
-    def _blocks_of(self, number: int) -> Iterator[Any]:
-        while self._row == number:
-            if not self.has_more() or self._queue[0] is None:
+        while self.number == number:
+            if not self.has_more() or self.entries[0] is None:
                 return
             yield self.take()
         raise SourceExhaustedError(
@@ -186,21 +176,21 @@ class _Queue:
 
     def end_row(self) -> None:
         """Drop what the consumer did not want of the row; what has not begun is not computed."""
-        self._row += 1
-        while self._queue:
-            entry = self._queue.popleft()
+        self.number += 1
+        while self.entries:
+            entry = self.entries.popleft()
             if entry is None:
                 return
-            self._in_flight -= 1
+            self.in_flight -= 1
             if not entry[1].cancel():
                 entry[1].exception()  # wait: it is in flight until it ends
-        for task in self._tasks:
+        for task in self.tasks:
             if task is None:
                 return
 
     def _submit(self, task: Callable[[], Any]) -> Future[Any]:
-        if self._executor is not None:
-            return self._executor.submit(task)
+        if self.executor is not None:
+            return self.executor.submit(task)
         future: Future[Any] = Future()
         future.cancel()
         return future

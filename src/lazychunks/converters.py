@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AnyArray", "FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy"]
+__all__ = ["AnyArray", "FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy", "bfloat16"]
 
 AnyArray: TypeAlias = NDArray[Any]
 """A NumPy array, as a type argument: where mypy sees Any written there, it gives up overloads."""
@@ -72,3 +73,22 @@ class IdentityConverter:
     def from_numpy(self, x: AnyArray, /) -> AnyArray:
         """Return ``x`` itself."""
         return x
+
+
+def bfloat16() -> np.dtype[Any]:
+    """Return the dtype bfloat16 in native byte order, which is not NumPy's own.
+
+    Raises
+    ------
+    ImportError
+        If ml_dtypes is not installed.
+    """
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ImportError(
+            "bfloat16 needs the package ml_dtypes; install it, e.g. with "
+            "pip install 'lazychunks[bfloat16]', or cast to another dtype, such as float32"
+        ) from error
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeAlias, TypeGuard, TypeVar
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, Generic, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 from dask.array import Array
 from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
-from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
+from lazychunks.sequences import (
+    LazyChunkSequence,
+    NestedLazyChunkSequence,
+    calls_of,
+    is_nested,
+)
 from lazychunks.shapes import Shape, block_name, check_block
-from lazychunks.sources import Task, tasks_of
+from lazychunks.sources import Task
 from lazychunks.storage.assembly import check_row
+from lazychunks.storage.dtypes import checked_array
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -111,14 +118,14 @@ def to_dask_array(
     else:
         sizes = _declared(chunks, counts)
         if made is None:
-            made = maker(_Call.of(tasks[first], first, sizes)).dtype
+            made = maker(_Call(tasks[first].args, first, next(product(*sizes)))).dtype
     maker = replace(maker, dtype=made)
     name = f"lazychunks-{_token(tasks, maker, sizes)}"
     shared = f"{name}-maker"
     zeros = (0,) * (len(sizes) - len(counts))
     graph: dict[Hashable, object] = {
-        (name, *index, *zeros): (operator.call, shared, _Call.of(task, index, sizes))
-        for index, task in tasks.items()
+        (name, *index, *zeros): (operator.call, shared, _Call(task.args, index, shape))
+        for (index, task), shape in zip(tasks.items(), product(*sizes), strict=True)
     }
     graph[shared] = maker  # of its own, so that it goes to each worker once
     return Array(graph, name, sizes, meta=np.empty((0,) * len(sizes), made))
@@ -155,7 +162,7 @@ def from_dask_array(
     [array([1, 2]), array([3, 4]), array([5])]
     """
     _check_axes(x, 1)
-    return LazyChunkSequence.from_map(_Computed(x, scheduler), range(x.numblocks[0]))
+    return LazyChunkSequence.from_map(_Computed(x.name, x, scheduler), range(x.numblocks[0]))
 
 
 def nested_from_dask_array(
@@ -179,7 +186,7 @@ def nested_from_dask_array(
     """
     _check_axes(x, 2)
     rows, columns = map(range, x.numblocks[:2])
-    return NestedLazyChunkSequence.from_product(_Computed(x, scheduler), rows, columns)
+    return NestedLazyChunkSequence.from_product(_Computed(x.name, x, scheduler), rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +197,6 @@ class _Call:
     index: Shape
     shape: tuple[float, ...] | None
     """NaN where any size will do; none if any shape will."""
-
-    @classmethod
-    def of(cls, task: Task[Any], index: Shape, sizes: Sizes) -> _Call:
-        """Return the call that computes a block of its place's sizes."""
-        places = (*index, *(0,) * (len(sizes) - len(index)))
-        shape = tuple(along[place] for along, place in zip(sizes, places, strict=True))
-        return cls(task.args, index, shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,17 +210,12 @@ class _Maker(Generic[T]):
     def __call__(self, call: _Call) -> NDArray[Any]:
         """Compute, convert and check one block."""
         block = block_name(call.index)
-        array: object = self.converter.to_numpy(self.fn(*call.arguments))
-        if not _is_plain(array):
-            raise BlockTypeError(
-                f"block {block} is a {type(array).__name__}, expected a plain numpy.ndarray; fill "
-                "a masked array first, or pass the converter for this type of block",
-                block=block,
-                expected=np.ndarray,
-                got=type(array),
-            )
-        if call.shape is not None and not _fits(array.shape, call.shape):
-            expected = tuple("*" if math.isnan(size) else size for size in call.shape)
+        array = checked_array(self.converter.to_numpy(self.fn(*call.arguments)), block=block)
+        declared = array.shape if call.shape is None else call.shape
+        expected = tuple("*" if math.isnan(size) else size for size in declared)
+        if array.ndim != len(expected) or not all(
+            want in ("*", have) for want, have in zip(expected, array.shape, strict=True)
+        ):
             raise BlockShapeError(
                 f"block {block} has shape {array.shape}, the dask array declares "
                 f"({', '.join(map(str, expected))}); pad or reshape it, or pass chunks= with the "
@@ -240,56 +235,39 @@ class _Maker(Generic[T]):
         return array
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Computed:
     """Computes the part of a dask array that some of its chunks hold."""
 
-    x: Array
+    name: str
+    """What the array is: dask arrays compare entry by entry."""
+    x: Array = field(compare=False)
     scheduler: str | Executor | Client | None
 
     def __call__(self, *index: int) -> NDArray[Any]:
         return self.x.blocks[index].compute(scheduler=self.scheduler)
-
-    # Dask arrays compare entry by entry; what they are is in their names.
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Computed):
-            return NotImplemented
-        return (self.x.name, self.scheduler) == (other.x.name, other.scheduler)
-
-    def __hash__(self) -> int:
-        return hash((self.x.name, self.scheduler))
 
 
 def _tasks(
     sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
 ) -> dict[Shape, Task[T]]:
     """List what computes the blocks, by their places, and refuse what is no grid of blocks."""
-    tasks = tasks_of(sequence.generator_factory)
-    if tasks is None:
+    calls = calls_of(sequence)
+    if calls is None:
         raise TypeError(
             "dask computes blocks one by one, which only a map-backed sequence can; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
-    asked: Any = sequence
-    calls = replace(asked, generator_factory=tasks)
-    found: dict[Shape, Task[T]]
-    if isinstance(sequence, LazyChunkSequence):
-        found = {(number,): task for number, task in enumerate(calls)}
-    else:
-        rows = enumerate(_checked_rows(calls))
-        found = {(number, column): task for number, row in rows for column, task in enumerate(row)}
+    axes = 2 if is_nested(sequence) else 1
+    found: dict[Shape, Task[T]] = {}
+    columns = 0
+    for number, row in enumerate(map(tuple, calls if axes == 2 else zip(calls))):
+        columns = columns or len(row)
+        check_row(number, len(row), columns)
+        found |= {(number, column)[:axes]: task for column, task in enumerate(row)}
     if not found:
         raise EmptySequenceError("the sequence holds no block, hence neither shape nor dtype")
     return found
-
-
-def _checked_rows(rows: Iterable[Iterable[Task[T]]]) -> Iterator[list[Task[T]]]:
-    columns: int | None = None
-    for number, calls in enumerate(rows):
-        row = list(calls)
-        columns = columns or len(row)
-        check_row(number, len(row), columns)
-        yield row
 
 
 def _probed(
@@ -352,16 +330,6 @@ def _token(tasks: dict[Shape, Task[Any]], maker: _Maker[Any], sizes: Sizes) -> s
     tokens = {key: tokenize(item) for key, item in items.items()}
     used = [[tokens[id(item)] for item in task.args] for task in tasks.values()]
     return tokenize(maker, used, sizes)
-
-
-def _fits(shape: Shape, expected: tuple[float, ...]) -> bool:
-    return len(shape) == len(expected) and all(
-        math.isnan(want) or have == want for have, want in zip(shape, expected, strict=True)
-    )
-
-
-def _is_plain(x: object) -> TypeGuard[NDArray[Any]]:
-    return isinstance(x, np.ndarray) and not isinstance(x, np.ma.MaskedArray)
 
 
 def _check_axes(x: Array, axes: int) -> None:

@@ -7,6 +7,8 @@ programs need not parse it. All of them can be pickled, hence cross process boun
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 __all__ = [
     "BlockDTypeError",
     "BlockError",
@@ -34,10 +36,17 @@ BlockIndex = int | tuple[int, int]
 """Place of a block: its number, or ``(row, column)`` in a nested sequence."""
 
 
+@dataclass(eq=False, repr=False)
 class LazyChunksError(Exception):
     """Base of every exception that this library defines."""
 
+    message: str
 
+    def __post_init__(self) -> None:
+        super().__init__(self.message)
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
 class BlockError(LazyChunksError):
     """A block cannot take its place among the blocks before it.
 
@@ -51,18 +60,9 @@ class BlockError(LazyChunksError):
         What the blocks before it ask for, and what came.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        block: BlockIndex | None = None,
-        expected: object = None,
-        got: object = None,
-    ) -> None:
-        super().__init__(message)
-        self.block = block
-        self.expected = expected
-        self.got = got
+    block: BlockIndex | None = None
+    expected: object = None
+    got: object = None
 
 
 class BlockShapeError(BlockError, ValueError):
@@ -81,6 +81,7 @@ class EmptySequenceError(LazyChunksError, ValueError):
     """There was no block, hence neither shape nor dtype."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class EmptyRowError(LazyChunksError, ValueError):
     """A row of a nested sequence holds no block.
 
@@ -92,9 +93,7 @@ class EmptyRowError(LazyChunksError, ValueError):
         Index of the row.
     """
 
-    def __init__(self, message: str, *, row: int | None = None) -> None:
-        super().__init__(message)
-        self.row = row
+    row: int | None = None
 
 
 class SourceExhaustedError(LazyChunksError, RuntimeError):
@@ -105,6 +104,7 @@ class SourceTypeError(LazyChunksError, TypeError):
     """A factory, or a row, is an array, text, or something that is not iterable."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class DestinationError(LazyChunksError):
     """An array cannot be written where it was asked for.
 
@@ -116,9 +116,7 @@ class DestinationError(LazyChunksError):
         The destination.
     """
 
-    def __init__(self, message: str, *, path: str | None = None) -> None:
-        super().__init__(message)
-        self.path = path
+    path: str | None = None
 
 
 class DestinationExistsError(DestinationError, FileExistsError):
@@ -145,6 +143,7 @@ class NotSpreadableError(LazyChunksError, TypeError):
     """
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class ResumeMismatchError(LazyChunksError, ValueError):
     """The unfinished write at the destination is not of this run.
 
@@ -158,24 +157,16 @@ class ResumeMismatchError(LazyChunksError, ValueError):
         What the unfinished write has, and what this run has.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        field: str | None = None,
-        expected: object = None,
-        got: object = None,
-    ) -> None:
-        super().__init__(message)
-        self.field = field
-        self.expected = expected
-        self.got = got
+    field: str | None = None
+    expected: object = None
+    got: object = None
 
 
 class UntrustedArrayError(LazyChunksError, ValueError):
     """An array's metadata, or a chunk, asks for what is not done without trust in its origin."""
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class WriteAbortedError(LazyChunksError, RuntimeError):
     """A write failed halfway; the destination is as it was. The failure is the ``__cause__``.
 
@@ -189,18 +180,9 @@ class WriteAbortedError(LazyChunksError, RuntimeError):
         Whether ``to_zarr`` with ``resume=True`` goes on from here.
     """
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        done: int | None = None,
-        total: int | None = None,
-        resumable: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.done = done
-        self.total = total
-        self.resumable = resumable
+    done: int | None = None
+    total: int | None = None
+    resumable: bool = False
 
 
 class LengthHintWarning(UserWarning):

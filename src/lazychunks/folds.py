@@ -15,12 +15,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from operator import length_hint
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.sources import block_counts, ended, refuse_array
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, counts_of, is_nested
+from lazychunks.sources import ended, refuse_array
 
 __all__ = [
     "Counts",
@@ -142,7 +141,7 @@ class Fold(Generic[T_contra, R_co]):
 
     def __call__(self, blocks: Iterable[T_contra], /) -> R_co:
         """Fold blocks in one pass; a pass that fails releases what it holds."""
-        with self.start(_counts(blocks)[:1]) as running:
+        with self.start(counts_of(blocks)[:1]) as running:
             step = running.step
             for block in blocks:
                 step(block)
@@ -150,11 +149,11 @@ class Fold(Generic[T_contra, R_co]):
 
     def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
         """Return the fold whose result is ``fn`` of this one's."""
-        return _Adapted(self, None, fn)
+        return _Tee((self,), after=fn)
 
     def contramap(self, fn: Callable[[A], T_contra]) -> Fold[A, R_co]:
         """Return the fold that takes ``fn(block)`` for each block."""
-        return _Adapted(self, fn, None)
+        return _Tee((self,), fn, _same)
 
 
 class Joins:
@@ -180,7 +179,7 @@ class NestedFold(Generic[T_contra, R_co]):
         SourceTypeError
             If a row is an array, whose own rows would pass for blocks.
         """
-        with self.start_rows(_counts(rows)) as running:
+        with self.start_rows(counts_of(rows)) as running:
             step = running.step
             for row in rows:
                 refuse_array(row, "a row")
@@ -199,7 +198,7 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
         """Fold blocks, or rows of blocks if they are a nested sequence."""
         asked: Any = blocks
-        if isinstance(blocks, NestedLazyChunkSequence):
+        if is_nested(asked):
             return super(Fold, self).__call__(asked)  # as a NestedFold, which comes after Fold
         return super().__call__(asked)
 
@@ -228,7 +227,7 @@ def fold(
     >>> mean([1.0, 2.0, 6.0])
     3.0
     """
-    return _Stepwise(step, initial, finish)
+    return _Stepwise(step, initial, finish or _same)
 
 
 @overload
@@ -375,30 +374,19 @@ def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
     return isinstance(x, Fold)
 
 
-def _counts(blocks: Iterable[object]) -> Counts:
-    if isinstance(blocks, NestedLazyChunkSequence):
-        return block_counts(blocks.generator_factory, blocks.len_outer_generator)
-    hint = length_hint(blocks, -1)
-    return (None if hint < 0 else hint, None)
+def _same(result: T) -> T:
+    return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Adapted(Fold[T_contra, R_co]):
-    """A fold with a function before it, or after it."""
-
-    fold: Fold[Any, Any]
-    before: Callable[[T_contra], Any] | None
-    after: Callable[[Any], R_co] | None
-
-    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:
-        return _AdaptedRunning([self.fold.start(counts)], self.before, self.after)
+def _all(*results: Any) -> tuple[Any, ...]:
+    return results
 
 
 @dataclass(frozen=True, slots=True)
 class _Stepwise(Fold[T_contra, R_co]):
     step: Callable[[Any, T_contra], Any]
     initial: object
-    finish: Callable[[Any], R_co] | None
+    finish: Callable[[Any], R_co]
 
     def start(self, counts: Counts, /) -> Running[T_contra, R_co]:  # noqa: ARG002
         return _StepwiseRunning(self.step, copy.deepcopy(self.initial), self.finish)
@@ -406,21 +394,25 @@ class _Stepwise(Fold[T_contra, R_co]):
 
 @dataclass(frozen=True, slots=True)
 class _Teed:
+    """Folds in one pass, with a function before them, and one of their results."""
+
     folds: tuple[Any, ...]
+    before: Callable[[Any], Any] | None = None
+    after: Callable[..., Any] = _all
 
 
 class _Tee(_Teed, Fold[Any, Any]):
     __slots__ = ()
 
     def start(self, counts: Counts, /) -> Running[Any, Any]:
-        return _TeeRunning([f.start(counts) for f in self.folds])
+        return _TeeRunning([f.start(counts) for f in self.folds], self.before, self.after)
 
 
 class _NestedTee(_Teed, NestedFold[Any, Any]):
     __slots__ = ()
 
     def start_rows(self, counts: Counts, /) -> RunningRows[Any, Any]:
-        return _TeeRunning([f.start_rows(counts) for f in self.folds])
+        return _TeeRunning([f.start_rows(counts) for f in self.folds], self.before, self.after)
 
 
 class _EitherTee(_Tee, _NestedTee, EitherFold[Any, Any]):
@@ -443,7 +435,7 @@ class _NestedCalls(Generic[T_contra, R_co]):
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
         results = (self.inner(_sequence_of(row)) for row in rows)
-        return self.outer(LazyChunkSequence(lambda: results, _counts(rows)[0]))
+        return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
 
 
 def _sequence_of(row: Iterable[T]) -> LazyChunkSequence[T]:
@@ -460,13 +452,13 @@ def _blocks_of(row: Iterable[T]) -> Iterator[T]:
 class _StepwiseRunning(Pass, Generic[T_contra, R_co]):
     fn: Callable[[Any, T_contra], Any]
     state: Any
-    after: Callable[[Any], R_co] | None
+    after: Callable[[Any], R_co]
 
     def step(self, block: T_contra, /) -> None:
         self.state = self.fn(self.state, block)
 
-    def finish(self) -> Any:
-        return self.state if self.after is None else self.after(self.state)
+    def finish(self) -> R_co:
+        return self.after(self.state)
 
 
 @dataclass(slots=True, eq=False)
@@ -496,36 +488,32 @@ class _Around:
 
 
 @dataclass(slots=True, eq=False)
-class _AdaptedRunning(_Around, Generic[T_contra, R_co]):
-    before: Callable[[T_contra], Any] | None
-    after: Callable[[Any], R_co] | None
-
-    def step(self, block: T_contra, /) -> None:
-        self.passes[0].step(block if self.before is None else self.before(block))
-
-    def finish(self) -> Any:
-        result = self.passes[0].finish()
-        return result if self.after is None else self.after(result)
-
-
-@dataclass(slots=True, eq=False)
 class _TeeRunning(_Around):
-    def step(self, block: Any, /) -> None:
-        for running in self.passes:
-            running.step(block)
+    before: Callable[[Any], Any] | None
+    after: Callable[..., Any]
+    step: Callable[[Any], None] = field(init=False)
+    """Chosen here, so that a block costs no more calls than it must."""
+
+    def __post_init__(self) -> None:
+        steps = [running.step for running in self.passes]
+        before = self.before
+
+        def each(block: Any) -> None:
+            for step in steps:
+                step(block)
+
+        step = steps[0] if len(steps) == 1 else each
+        self.step = step if before is None else lambda block: step(before(block))
 
     def end_row(self) -> None:
         for running in self.passes:
             running.end_row()
 
-    def finish(self) -> tuple[Any, ...]:
-        results: dict[int, Any] = {}
+    def finish(self) -> Any:
         self.prepare()
-        for last in (False, True):
-            for number, running in enumerate(self.passes):
-                if running.publishes is last:
-                    results[number] = running.finish()
-        return tuple(results[number] for number in range(len(self.passes)))
+        publishing_last = sorted(enumerate(self.passes), key=lambda entry: entry[1].publishes)
+        results = {number: running.finish() for number, running in publishing_last}
+        return self.after(*(results[number] for number in range(len(results))))
 
 
 @dataclass(slots=True, eq=False)

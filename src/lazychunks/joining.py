@@ -121,12 +121,16 @@ class _Room:
         if self.like is None:
             self.like = (block.dtype, device(block))
             self._allocate(block)
-        room = self.room
+        room, shape = self.room, block.shape
         if room is None:
             self.blocks.append(_copy(block))
-        elif self._fits(block, room):
-            start, self.filled = self.filled, self.filled + block.shape[self.axis]
-            room[(*self.before, slice(start, self.filled))] = block
+            return
+        end = self.filled + sum(shape[self.axis : self.axis + 1])
+        place = room[(*self.before, slice(self.filled, end))]
+        alike = place.shape == shape and (block.dtype, device(block)) == self.like
+        if alike and _copyable(block):
+            place[...] = block
+            self.filled = end
         else:
             self.blocks = [self._part(room), _copy(block)]
             self.room = None
@@ -153,18 +157,6 @@ class _Room:
         except (MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
             # A hint may be wrong by far; torch says TypeError where it is no 64-bit integer.
             self.room = None
-
-    def _fits(self, block: Any, room: Any) -> bool:
-        axis = self.axis
-        shape, expected = block.shape, room.shape
-        return (
-            len(shape) == len(expected)
-            and (block.dtype, device(block)) == self.like
-            and shape[:axis] == expected[:axis]
-            and shape[axis + 1 :] == expected[axis + 1 :]
-            and self.filled + shape[axis] <= expected[axis]
-            and _copyable(block)
-        )
 
     def _part(self, room: Any) -> Any:
         if self.filled == room.shape[self.axis]:

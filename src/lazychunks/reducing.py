@@ -12,9 +12,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lazychunks.arrays import Likeness, copied, inexact, kind, plain, wide
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
-from lazychunks.folds import Counts, Fold, Pass, Running
+from lazychunks.folds import Counts, Fold, Pass, Running, fold
 
-__all__ = ["Count", "End", "Extremum", "Mean", "Moments", "MomentsOf", "Norm", "Reduction", "Total"]
+__all__ = ["FIRST", "LAST", "Count", "Extremum", "Mean", "Moments", "MomentsOf", "Norm", "Total"]
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -32,7 +32,7 @@ class Moments(NamedTuple, Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction(Fold[S, R], Generic[S, R]):
+class _Reduction(Fold[S, R], Generic[S, R]):
     """A fold that reduces along an axis: states of blocks, merged one after the other."""
 
     axis: int | None = 0
@@ -56,7 +56,7 @@ class Reduction(Fold[S, R], Generic[S, R]):
 
 @dataclass(slots=True, eq=False)
 class _Reducing(Pass, Generic[S, R]):
-    reduction: Reduction[S, R]
+    reduction: _Reduction[S, R]
     blocks: Likeness
     xp: Any = None
     state: Any = None
@@ -75,7 +75,7 @@ class _Reducing(Pass, Generic[S, R]):
 
 
 @dataclass(frozen=True, slots=True)
-class Total(Reduction[S, S], Generic[S]):
+class Total(_Reduction[S, S], Generic[S]):
     """What :func:`total` returns."""
 
     def of(self, xp: Any, block: Any, axis: int | None) -> Any:
@@ -94,7 +94,7 @@ class Total(Reduction[S, S], Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Mean(Reduction[S, S], Generic[S]):
+class Mean(_Reduction[S, S], Generic[S]):
     """What :func:`mean` returns."""
 
     def of(self, xp: Any, block: Any, axis: int | None) -> tuple[int, Any]:
@@ -114,7 +114,7 @@ class Mean(Reduction[S, S], Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Extremum(Reduction[S, S], Generic[S]):
+class Extremum(_Reduction[S, S], Generic[S]):
     """What :func:`minimum` and :func:`maximum` return."""
 
     largest: bool = False
@@ -154,7 +154,7 @@ class Extremum(Reduction[S, S], Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class MomentsOf(Reduction[S, Moments[S]], Generic[S]):
+class MomentsOf(_Reduction[S, Moments[S]], Generic[S]):
     """What :func:`moments` returns."""
 
     def of(self, xp: Any, block: Any, axis: int | None) -> tuple[int, Any, Any]:
@@ -190,7 +190,7 @@ class MomentsOf(Reduction[S, Moments[S]], Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Norm(Reduction[S, S], Generic[S]):
+class Norm(_Reduction[S, S], Generic[S]):
     """What :func:`norm` returns."""
 
     axis: int | None = None
@@ -217,7 +217,7 @@ class Norm(Reduction[S, S], Generic[S]):
 
 
 @dataclass(frozen=True, slots=True)
-class Count(Reduction[S, int], Generic[S]):
+class Count(_Reduction[S, int], Generic[S]):
     """What :func:`count` returns."""
 
     def of(self, xp: Any, block: Any, axis: int | None) -> int:  # noqa: ARG002
@@ -233,31 +233,25 @@ class Count(Reduction[S, int], Generic[S]):
         return state
 
 
-@dataclass(frozen=True, slots=True)
-class End(Fold[S, S], Generic[S]):
-    """What :func:`first` and :func:`last` return."""
-
-    last: bool = False
-
-    def start(self, counts: Counts, /) -> Running[S, S]:  # noqa: ARG002
-        """Start a pass."""
-        running: _Ending[S] = _Ending(self.last, [])
-        return running
+def _first(kept: tuple[Any, ...], block: Any) -> tuple[Any, ...]:
+    return kept or (copied(block),)
 
 
-@dataclass(slots=True, eq=False)
-class _Ending(Pass, Generic[S]):
-    last: bool
-    kept: list[S]
+def _last(kept: tuple[Any, ...], block: Any) -> tuple[Any, ...]:  # noqa: ARG001
+    return (copied(block),)
 
-    def step(self, block: S, /) -> None:
-        if self.last or not self.kept:
-            self.kept = [copied(block)]
 
-    def finish(self) -> S:
-        if not self.kept:
-            raise EmptySequenceError("there is no block, hence no first and no last one")
-        return self.kept[0]
+def _only(kept: tuple[Any, ...]) -> Any:
+    if not kept:
+        raise EmptySequenceError("there is no block, hence no first and no last one")
+    return kept[0]
+
+
+FIRST: Fold[Any, Any] = fold(_first, (), _only)
+"""What :func:`first` returns."""
+
+LAST: Fold[Any, Any] = fold(_last, (), _only)
+"""What :func:`last` returns."""
 
 
 def _length(block: Any, axis: int | None) -> int:

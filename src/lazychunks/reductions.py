@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from lazychunks import reducing
 from lazychunks.converters import AnyArray
 from lazychunks.folds import Fold
-from lazychunks.reducing import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
+from lazychunks.reducing import Moments
 
 __all__ = [
     "count",
@@ -62,7 +63,7 @@ def total(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     >>> total()([np.ones((2, 3)), np.ones((5, 3))])
     array([7., 7., 7.])
     """
-    return Total(axis)
+    return reducing.Total(axis)
 
 
 def mean(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
@@ -85,7 +86,7 @@ def mean(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     >>> mean(axis=None)([np.array([1, 2]), np.array([6])])
     array(3.)
     """
-    return Mean(axis)
+    return reducing.Mean(axis)
 
 
 def minimum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
@@ -114,7 +115,7 @@ def minimum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     >>> minimum()([np.array([[3, 4]]), np.array([[5, 1]])])
     array([3, 1])
     """
-    return Extremum(axis, largest=False)
+    return reducing.Extremum(axis, largest=False)
 
 
 def maximum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
@@ -126,7 +127,7 @@ def maximum(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     >>> maximum()([np.array([[3, 4]]), np.array([[5, 1]])])
     array([5, 4])
     """
-    return Extremum(axis, largest=True)
+    return reducing.Extremum(axis, largest=True)
 
 
 def moments(axis: int | None = 0) -> Fold[AnyArray, Moments[AnyArray]]:
@@ -154,7 +155,7 @@ def moments(axis: int | None = 0) -> Fold[AnyArray, Moments[AnyArray]]:
     >>> float(far.mean), round(float(far.variance), 6)
     (1000000002.0, 0.666667)
     """
-    return MomentsOf(axis)
+    return reducing.MomentsOf(axis)
 
 
 def norm(axis: int | None = None) -> Fold[AnyArray, AnyArray]:
@@ -179,7 +180,7 @@ def norm(axis: int | None = None) -> Fold[AnyArray, AnyArray]:
     >>> norm()([np.array([3e200]), np.array([4e200])])
     array(5.e+200)
     """
-    return Norm(axis)
+    return reducing.Norm(axis)
 
 
 def count(axis: int | None = 0) -> Fold[AnyArray, int]:
@@ -201,7 +202,7 @@ def count(axis: int | None = 0) -> Fold[AnyArray, int]:
     >>> count()([np.ones((2, 3)), np.ones((5, 3))])
     7
     """
-    return Count(axis)
+    return reducing.Count(axis)
 
 
 def first() -> Fold[AnyArray, AnyArray]:
@@ -213,7 +214,7 @@ def first() -> Fold[AnyArray, AnyArray]:
     >>> first()([np.zeros(2), np.ones(3)])
     array([0., 0.])
     """
-    return End(last=False)
+    return reducing.FIRST
 
 
 def last() -> Fold[AnyArray, AnyArray]:
@@ -225,4 +226,4 @@ def last() -> Fold[AnyArray, AnyArray]:
     >>> last()([np.zeros(2), np.ones(3)])
     array([1., 1., 1.])
     """
-    return End(last=True)
+    return reducing.LAST

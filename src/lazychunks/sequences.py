@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, overload
+from operator import length_hint
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    overload,
+)
 
 from typing_extensions import TypeVar, Unpack
 
@@ -31,6 +42,10 @@ __all__ = [
     "NestedListAggregator",
     "NestedSequenceAggregator",
     "SequenceAggregator",
+    "calls_of",
+    "counts_of",
+    "is_nested",
+    "sequence_of",
 ]
 
 MAX_CHUNK_BYTES = 2**30
@@ -44,6 +59,7 @@ R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True, default=Any)
+E_co = TypeVar("E_co", covariant=True)
 
 
 class SequenceAggregator(Protocol[T_contra, R_co]):
@@ -74,6 +90,25 @@ class NestedSequenceAggregator(Protocol[T_contra, R_co]):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ListAggregator:
+    """Collects the blocks into a list; what ``compute`` does by default."""
+
+    def __call__(self, tensor_sequence: LazyChunkSequence[T], /) -> list[T]:
+        """Return the blocks in order."""
+        # Not list(tensor_sequence): it allocates whatever the hint says.
+        return list(iter(tensor_sequence))
+
+
+@dataclass(frozen=True, slots=True)
+class NestedListAggregator:
+    """Collects the blocks into a list of lists; what ``compute`` does by default."""
+
+    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
+        """Return the blocks in order, by row."""
+        return [list(row) for row in nested_sequence_of_tensors]
+
+
 C = TypeVar("C")
 
 
@@ -93,10 +128,99 @@ def _immutable(cls: type[C]) -> type[C]:
     return cls
 
 
-class _Storable(Generic[T_co]):
-    """What both sequences can do in the same way."""
+@dataclass(frozen=True, slots=True)
+class _Sequence(Generic[T_co, E_co]):
+    """What both sequences do in the same way; ``E_co`` is what ``compute()`` lists."""
 
-    __slots__ = ()
+    generator_factory: Callable[[], Iterable[Any]]
+
+    _listing: ClassVar[type[Any]]
+    _reported: ClassVar[type[Any]]
+    _ahead: ClassVar[type[Any]]
+
+    def __post_init__(self) -> None:
+        name = fields(self)[1].name
+        object.__setattr__(self, name, sources.validated_hint(self._hint, name))
+
+    @property
+    def _hint(self) -> int | None:
+        hint: int | None = getattr(self, fields(self)[1].name)
+        return hint
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __length_hint__(self) -> int:
+        """Return the number of blocks (nested: rows) hinted at, for ``operator.length_hint``."""
+        return NotImplemented if self._hint is None else self._hint
+
+    def parallel(self, executor: Executor, max_in_flight: int | None = None) -> Self:
+        """Return the same sequence, its blocks computed ahead by an executor.
+
+        Blocks come in order, an error at its place; when the consumer stops, what has not begun
+        is cancelled.
+
+        Parameters
+        ----------
+        executor
+            Any executor: threads, or processes (the block function must be picklable then).
+        max_in_flight
+            Number of blocks that are being computed or wait to be consumed, at most; by default
+            two for each core.
+
+        Raises
+        ------
+        TypeError
+            If the sequence is not map-backed.
+        ValueError
+            If the bound is not positive.
+
+        Examples
+        --------
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> with ThreadPoolExecutor(2) as executor:
+        ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
+        [1, 2]
+        """
+        ahead = partial(self._ahead.of, executor=executor, max_in_flight=max_in_flight)
+        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
+
+    @overload
+    def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[E_co]: ...
+
+    @overload
+    def compute(self, aggregator: Callable[[Self], R], *, progress: bool | None = None) -> R: ...
+
+    def compute(
+        self, aggregator: Callable[[Self], R] | None = None, *, progress: bool | None = None
+    ) -> list[E_co] | R:
+        """Generate the blocks and fold them.
+
+        Parameters
+        ----------
+        aggregator
+            Any callable over the sequence; by default the blocks are collected into a list (nested:
+            a list of lists).
+        progress
+            True shows a progress bar on stderr, False does not; by default it is shown where
+            stderr is a terminal.
+
+        Returns
+        -------
+        object
+            What the aggregator returns. The duration is logged at INFO on ``lazychunks``.
+
+        Examples
+        --------
+        >>> LazyChunkSequence(lambda: [3, 1, 2]).compute(max)
+        3
+        """
+        with logged_duration(f"{type(self).__name__}.compute"):
+            sequence = self._reporting(progress)
+            if aggregator is not None:
+                return aggregator(sequence)
+            listed: list[E_co] = self._listing()(sequence)
+            return listed
 
     @overload
     def to_zarr(
@@ -197,14 +321,17 @@ class _Storable(Generic[T_co]):
             stored = sink(self._reporting(progress))
         return stored if return_stored else None
 
-    @abstractmethod
-    def _reporting(self, progress: bool | None) -> Iterable[T_co] | Iterable[Iterable[T_co]]:
+    def _reporting(self, progress: bool | None) -> Self:
         """Return the sequence, its blocks moving a progress bar if that is wanted."""
+        if not is_shown(progress):
+            return self
+        reported = self._reported(self.generator_factory, self._hint)
+        return replace(self, generator_factory=reported)
 
 
 @_immutable
 @dataclass(frozen=True, slots=True)
-class LazyChunkSequence(_Storable[T_co]):
+class LazyChunkSequence(_Sequence[T_co, T_co]):
     """A tensor chunked along its first axis, produced block by block, as one immutable value.
 
     Nothing is computed until it is iterated, computed or stored; each of these generates the
@@ -236,9 +363,9 @@ class LazyChunkSequence(_Storable[T_co]):
     generator_factory: Callable[[], Iterable[T_co]]
     len_generator: int | None = None
 
-    def __post_init__(self) -> None:
-        hint = sources.validated_hint(self.len_generator, "len_generator")
-        object.__setattr__(self, "len_generator", hint)
+    _listing = ListAggregator
+    _reported = Reported
+    _ahead = Ahead
 
     @classmethod
     def from_map(cls, fn: Callable[[A], U], items: Iterable[A]) -> LazyChunkSequence[U]:
@@ -325,12 +452,7 @@ class LazyChunkSequence(_Storable[T_co]):
             If it hands out an iterator that has already run.
         """
         blocks = sources.opened(self.generator_factory)
-        hint = self.len_generator
-        return blocks if hint is None else sources.counted(blocks, hint, "blocks")
-
-    def __length_hint__(self) -> int:
-        """Return the length hint, for ``operator.length_hint`` and ``list``."""
-        return NotImplemented if self.len_generator is None else self.len_generator
+        return sources.counted(blocks, self.len_generator, "blocks")
 
     def map(self, fn: Callable[[T_co], U]) -> LazyChunkSequence[U]:
         """Return the sequence of ``fn(block)``; map-backed where this one is.
@@ -342,89 +464,10 @@ class LazyChunkSequence(_Storable[T_co]):
         """
         return LazyChunkSequence(sources.mapped(self.generator_factory, fn), self.len_generator)
 
-    def parallel(
-        self, executor: Executor, max_in_flight: int | None = None
-    ) -> LazyChunkSequence[T_co]:
-        """Return the same sequence, its blocks computed ahead by an executor.
-
-        Blocks come in order, an error at its place; when the consumer stops, what has not begun
-        is cancelled.
-
-        Parameters
-        ----------
-        executor
-            Any executor: threads, or processes (the block function must be picklable then).
-        max_in_flight
-            Number of blocks that are being computed or wait to be consumed, at most; by default
-            two for each core.
-
-        Raises
-        ------
-        TypeError
-            If the sequence is not map-backed.
-        ValueError
-            If the bound is not positive.
-
-        Examples
-        --------
-        >>> from concurrent.futures import ThreadPoolExecutor
-        >>> with ThreadPoolExecutor(2) as executor:
-        ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
-        [1, 2]
-        """
-        ahead = partial(Ahead[T_co].of, executor=executor, max_in_flight=max_in_flight)
-        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
-
-    @overload
-    def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[T_co]: ...
-
-    @overload
-    def compute(
-        self,
-        aggregator: Callable[[LazyChunkSequence[T_co]], R],
-        *,
-        progress: bool | None = None,
-    ) -> R: ...
-
-    def compute(
-        self,
-        aggregator: Callable[[LazyChunkSequence[T_co]], R] | None = None,
-        *,
-        progress: bool | None = None,
-    ) -> list[T_co] | R:
-        """Generate the blocks and fold them.
-
-        Parameters
-        ----------
-        aggregator
-            Any callable over the sequence; by default the blocks are collected into a list.
-        progress
-            True shows a progress bar on stderr, False does not; by default it is shown where
-            stderr is a terminal.
-
-        Returns
-        -------
-        object
-            What the aggregator returns. The duration is logged at INFO on ``lazychunks``.
-
-        Examples
-        --------
-        >>> LazyChunkSequence(lambda: [3, 1, 2]).compute(max)
-        3
-        """
-        with logged_duration("LazyChunkSequence.compute"):
-            sequence = self._reporting(progress)
-            return ListAggregator()(sequence) if aggregator is None else aggregator(sequence)
-
-    def _reporting(self, progress: bool | None) -> LazyChunkSequence[T_co]:
-        if not is_shown(progress):
-            return self
-        return replace(self, generator_factory=Reported(self.generator_factory, self.len_generator))
-
 
 @_immutable
 @dataclass(frozen=True, slots=True)
-class NestedLazyChunkSequence(_Storable[T_co]):
+class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[reportInvalidTypeArguments]  # a list that compute() makes is nobody else's
     """A tensor chunked along its first two axes, produced row by row of blocks, as one value.
 
     Iterating gives rows; each row is an iterator over its blocks, to be consumed before the next
@@ -455,9 +498,9 @@ class NestedLazyChunkSequence(_Storable[T_co]):
     generator_factory: Callable[[], Iterable[Iterable[T_co]]]
     len_outer_generator: int | None = None
 
-    def __post_init__(self) -> None:
-        hint = sources.validated_hint(self.len_outer_generator, "len_outer_generator")
-        object.__setattr__(self, "len_outer_generator", hint)
+    _listing = NestedListAggregator
+    _reported = ReportedRows
+    _ahead = AheadRows
 
     @classmethod
     def from_product(
@@ -514,12 +557,7 @@ class NestedLazyChunkSequence(_Storable[T_co]):
             If the factory, or a row, is an iterator that has already run.
         """
         rows = sources.opened_rows(self.generator_factory)
-        hint = self.len_outer_generator
-        return rows if hint is None else sources.counted(rows, hint, "rows")
-
-    def __length_hint__(self) -> int:
-        """Return the number of rows hinted at."""
-        return NotImplemented if self.len_outer_generator is None else self.len_outer_generator
+        return sources.counted(rows, self.len_outer_generator, "rows")
 
     def map(self, fn: Callable[[T_co], U]) -> NestedLazyChunkSequence[U]:
         """Return the nested sequence of ``fn(block)``; map-backed where this one is."""
@@ -527,82 +565,28 @@ class NestedLazyChunkSequence(_Storable[T_co]):
             sources.mapped_rows(self.generator_factory, fn), self.len_outer_generator
         )
 
-    def parallel(
-        self, executor: Executor, max_in_flight: int | None = None
-    ) -> NestedLazyChunkSequence[T_co]:
-        """Return the same sequence, its blocks computed ahead by an executor.
 
-        Blocks come in order, an error at its place; when the consumer stops, what has not begun
-        is cancelled.
-
-        Parameters
-        ----------
-        executor
-            Any executor: threads, or processes (the block function must be picklable then).
-        max_in_flight
-            Number of blocks that are being computed or wait to be consumed, at most; by default
-            two for each core.
-
-        Raises
-        ------
-        TypeError
-            If the sequence is not map-backed.
-        ValueError
-            If the bound is not positive.
-        """
-        ahead = partial(AheadRows[T_co].of, executor=executor, max_in_flight=max_in_flight)
-        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
-
-    @overload
-    def compute(
-        self, aggregator: None = None, *, progress: bool | None = None
-    ) -> list[list[T_co]]: ...
-
-    @overload
-    def compute(
-        self,
-        aggregator: Callable[[NestedLazyChunkSequence[T_co]], R],
-        *,
-        progress: bool | None = None,
-    ) -> R: ...
-
-    def compute(
-        self,
-        aggregator: Callable[[NestedLazyChunkSequence[T_co]], R] | None = None,
-        *,
-        progress: bool | None = None,
-    ) -> list[list[T_co]] | R:
-        """Generate the rows of blocks and fold them, by default into a list of lists.
-
-        Parameters and logging are those of :meth:`LazyChunkSequence.compute`.
-        """
-        with logged_duration("NestedLazyChunkSequence.compute"):
-            sequence = self._reporting(progress)
-            return NestedListAggregator()(sequence) if aggregator is None else aggregator(sequence)
-
-    def _reporting(self, progress: bool | None) -> NestedLazyChunkSequence[T_co]:
-        if not is_shown(progress):
-            return self
-        return replace(
-            self,
-            generator_factory=ReportedRows(self.generator_factory, self.len_outer_generator),
-        )
+def sequence_of(blocks: Iterable[object]) -> Any:
+    """Return the sequence of blocks, which they are already where they are a sequence."""
+    sequence: Any = blocks
+    if not isinstance(blocks, _Sequence):
+        sequence = LazyChunkSequence(lambda: blocks)
+    return sequence
 
 
-@dataclass(frozen=True, slots=True)
-class ListAggregator:
-    """Collects the blocks into a list; what ``compute`` does by default."""
-
-    def __call__(self, tensor_sequence: LazyChunkSequence[T], /) -> list[T]:
-        """Return the blocks in order."""
-        # Not list(tensor_sequence): it allocates whatever the hint says.
-        return list(iter(tensor_sequence))
+def is_nested(blocks: object) -> bool:
+    """Whether it is a nested sequence."""
+    return isinstance(blocks, NestedLazyChunkSequence)
 
 
-@dataclass(frozen=True, slots=True)
-class NestedListAggregator:
-    """Collects the blocks into a list of lists; what ``compute`` does by default."""
+def calls_of(sequence: Any) -> Any:
+    """Return the sequence of the calls that compute the blocks of a map-backed one, else None."""
+    tasks = sources.tasks_of(sequence.generator_factory)
+    return None if tasks is None else replace(sequence, generator_factory=tasks)
 
-    def __call__(self, nested_sequence_of_tensors: NestedLazyChunkSequence[T], /) -> list[list[T]]:
-        """Return the blocks in order, by row."""
-        return [list(row) for row in nested_sequence_of_tensors]
+
+def counts_of(blocks: Iterable[object]) -> tuple[int | None, int | None]:
+    """Tell the number of blocks along the two block axes where they are known."""
+    hint = length_hint(blocks, -1)
+    source = blocks.generator_factory if isinstance(blocks, _Sequence) else None
+    return (None if hint < 0 else hint, sources.column_count(source))

@@ -31,7 +31,7 @@ __all__ = [
     "Product",
     "Task",
     "Wrapper",
-    "block_counts",
+    "column_count",
     "counted",
     "ended",
     "integer",
@@ -283,12 +283,14 @@ def run_through(items: Iterable[T]) -> Iterator[T]:
     return _fresh(items, lambda: True)
 
 
-def counted(blocks: Iterator[T], hint: int, noun: str) -> Iterator[T]:
-    """Pass blocks on, and warn at the end if there were not ``hint`` of them.
+def counted(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:
+    """Pass blocks on, and warn at the end if there were not as many as a hint says.
 
     Source: counting in C, by what is left of a long ``repeat``; a generator that counts would
     double the cost of a run over many small blocks.
     """
+    if hint is None:
+        return blocks
     ticks = repeat(True, sys.maxsize)
     return chain(compress(blocks, ticks), _checked_count(ticks, hint, noun))
 
@@ -314,14 +316,11 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
     return None
 
 
-def block_counts(factory: object, hint: int | None) -> tuple[int | None, int | None]:
-    """Tell the number of blocks along the two block axes where they are known.
-
-    A map-backed nested factory knows its columns.
-    """
+def column_count(factory: object) -> int | None:
+    """Tell the number of blocks in a row where it is known: by a map-backed nested factory."""
     while isinstance(factory, Wrapper):
         factory = factory.inner
-    return (hint, factory.column_count() if isinstance(factory, MapBacked) else None)
+    return factory.column_count() if isinstance(factory, MapBacked) else None
 
 
 def validated_hint(hint: SupportsIndex | None, name: str) -> int | None:

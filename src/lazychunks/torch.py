@@ -17,11 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lazychunks import reducing
 from lazychunks.aggregators import Concatenate
+from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
 from lazychunks.joining import Joining
-from lazychunks.reducing import Count, End, Extremum, Mean, Moments, MomentsOf, Norm, Total
+from lazychunks.reducing import Moments
 from lazychunks.top import Best, TopK
 
 __all__ = [
@@ -96,7 +98,7 @@ class TorchNumpyConverter:
             raise _not_dense(x, "is on the meta device and has no values", "compute it for real")
         dense = x.detach().cpu().resolve_conj().resolve_neg()
         if dense.dtype is torch.bfloat16:
-            return dense.contiguous().view(torch.int16).numpy().view(_bfloat16())
+            return dense.contiguous().view(torch.int16).numpy().view(bfloat16())
         try:
             return dense.numpy()
         except TypeError:
@@ -163,47 +165,47 @@ def concatenate(axis: int = 0) -> Concatenate[Tensor]:
 
 def total(axis: int | None = 0) -> Fold[Tensor, Tensor]:
     """Sum tensors; see :func:`lazychunks.total`."""
-    return Total(axis)
+    return reducing.Total(axis)
 
 
 def mean(axis: int | None = 0) -> Fold[Tensor, Tensor]:
     """Average tensors; see :func:`lazychunks.mean`."""
-    return Mean(axis)
+    return reducing.Mean(axis)
 
 
 def minimum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
     """Take the least entries of tensors; see :func:`lazychunks.minimum`."""
-    return Extremum(axis, largest=False)
+    return reducing.Extremum(axis, largest=False)
 
 
 def maximum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
     """Take the greatest entries of tensors; see :func:`lazychunks.maximum`."""
-    return Extremum(axis, largest=True)
+    return reducing.Extremum(axis, largest=True)
 
 
 def moments(axis: int | None = 0) -> Fold[Tensor, Moments[Tensor]]:
     """Take mean and variance in one stable pass; see :func:`lazychunks.moments`."""
-    return MomentsOf(axis)
+    return reducing.MomentsOf(axis)
 
 
 def norm(axis: int | None = None) -> Fold[Tensor, Tensor]:
     """Take the 2-norm of tensors; see :func:`lazychunks.norm`."""
-    return Norm(axis)
+    return reducing.Norm(axis)
 
 
 def count(axis: int | None = 0) -> Fold[Tensor, int]:
     """Count the rows of tensors; see :func:`lazychunks.count`."""
-    return Count(axis)
+    return reducing.Count(axis)
 
 
 def first() -> Fold[Tensor, Tensor]:
     """Take a copy of the first tensor; see :func:`lazychunks.first`."""
-    return End(last=False)
+    return reducing.FIRST
 
 
 def last() -> Fold[Tensor, Tensor]:
     """Take a copy of the last tensor; see :func:`lazychunks.last`."""
-    return End(last=True)
+    return reducing.LAST
 
 
 def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[Tensor]]:
@@ -220,18 +222,6 @@ def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[T
 
 def _shared(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]  # torch leaves it bare
-
-
-def _bfloat16() -> np.dtype[Any]:
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            "bfloat16 needs the package ml_dtypes; install lazychunks[bfloat16], or cast the "
-            "tensors, e.g. with .float()"
-        ) from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
 
 
 def _not_dense(x: Tensor, what: str, way_out: str) -> BlockTypeError:

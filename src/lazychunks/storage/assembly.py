@@ -43,16 +43,15 @@ class Layout:
     """Shape of the first block."""
     row: int = 0
     column: int = 0
-    height: int = 0
-    row_height: int | None = None
-    offset: int = 0
-    width: int = 0
     widths: list[int] = field(default_factory=list[int])
+    row_height: int | None = None
+    origin: Shape = field(init=False)
+    """Where the next block goes."""
+    lengths: Shape = field(init=False)
+    """Lengths along the block axes so far, the current row included."""
 
-    @property
-    def origin(self) -> Shape:
-        """Where the next block goes."""
-        return (self.height, self.offset)[: self.axes]
+    def __post_init__(self) -> None:
+        self.origin = self.lengths = (0,) * self.axes
 
     @property
     def next_block(self) -> BlockIndex:
@@ -62,47 +61,43 @@ class Layout:
     @property
     def taken(self) -> int:
         """Number of blocks placed."""
-        return self.row * len(self.widths) + self.column if self.axes == 2 else self.row
+        return self.row if self.axes == 1 else self.row * len(self.widths) + self.column
 
     @property
     def counts(self) -> Shape:
         """Number of blocks along each block axis so far."""
         return (self.row, len(self.widths))[: self.axes]
 
-    @property
-    def lengths(self) -> Shape:
-        """Lengths along the block axes so far, the current row included."""
-        lengths = (self.height + (self.row_height or 0), max(self.offset, self.width))
-        return lengths[: self.axes]
-
     def place(self, shape: Shape) -> Shape:
         """Return the origin of the next block (of the row)."""
         first = shape if self.first is None else self.first
-        sizes = (self.row_height, self._next_width())[: self.axes]
-        if shape != (*sizes, *first[self.axes :]):  # hot: within a row most are, or soon told
+        sizes = (None,) if self.axes == 1 else (self.row_height, self._next_width())
+        # hot: tells most of those that fit, and the check takes longer
+        if not shape or shape != (*(sizes if self.axes == 2 else shape[:1]), *first[self.axes :]):
             check_block(shape, first, sizes, block=self.next_block)
         self.first = first
         origin = self.origin
         if self.axes == 1:
-            self.height += shape[0]
             self.row += 1
+            self.origin = self.lengths = (origin[0] + shape[0],)
             return origin
         if self.row == 0:
             self.widths.append(shape[1])
-        self.row_height = shape[0]
-        self.offset += shape[1]
         self.column += 1
+        self.row_height = shape[0]
+        self.origin = (origin[0], origin[1] + shape[1])
+        self.lengths = (origin[0] + shape[0], max(self.origin[1], self.lengths[1]))
         return origin
 
     def end_row(self) -> None:
         """Close a row of blocks beside each other."""
         check_row(self.row, self.column, len(self.widths))
-        self.height, self.width = self.lengths
-        self.row, self.column, self.offset, self.row_height = self.row + 1, 0, 0, None
+        self.row, self.column, self.row_height = self.row + 1, 0, None
+        self.origin = (self.lengths[0], 0)
 
     def _next_width(self) -> int | None:
         """Width of the column, where the first row has told it."""
-        if self.row == 0 or self.axes == 1:
+        if self.row == 0:
             return None
         if self.column == len(self.widths):
             check_row(self.row, self.column + 1, len(self.widths))

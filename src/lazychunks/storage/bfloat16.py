@@ -29,6 +29,8 @@ import zarr.errors
 from zarr.core.dtype.common import HasEndianness, HasItemSize
 from zarr.dtype import ZDType, data_type_registry
 
+from lazychunks.converters import bfloat16
+
 if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat
     from zarr.core.dtype.common import DTypeJSON
@@ -63,7 +65,7 @@ def register() -> np.dtype[Any]:
     ImportError
         If ml_dtypes is not installed.
     """
-    dtype = _native()
+    dtype = bfloat16()
     with _registering:
         try:
             data_type_registry.get(NAME)  # a later zarr's own, or another package's
@@ -89,13 +91,13 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
     def from_native_dtype(cls, dtype: np.dtype[np.generic]) -> Self:
         """Wrap ml_dtypes' bfloat16, of either byte order."""
         # By the scalar type: dtypes of different byte order are not equal.
-        if dtype.name != NAME or dtype.type is not _native().type:
+        if dtype.name != NAME or dtype.type is not bfloat16().type:
             raise _Mismatch(f"{dtype} is not ml_dtypes' {NAME}")
         return cls(endianness=sys.byteorder if dtype.isnative else _FOREIGN)
 
     def to_native_dtype(self) -> np.dtype[np.generic]:
         """Return ml_dtypes' bfloat16, in the byte order of the array in memory."""
-        dtype = _native()
+        dtype = bfloat16()
         return dtype.newbyteorder() if self.endianness == _FOREIGN else dtype
 
     @classmethod
@@ -145,7 +147,7 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
             if data in _SPECIAL:
                 return _scalar(_SPECIAL[data])
             if re.fullmatch("0x[0-9a-fA-F]{4}", data):
-                bits: np.generic = np.uint16(int(data, 16)).view(_native())
+                bits: np.generic = np.uint16(int(data, 16)).view(bfloat16())
                 return bits
         raise TypeError(
             f"{data!r} is no fill value of {NAME}: expected a number, 'NaN', 'Infinity', "
@@ -163,25 +165,12 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
         return next((name for name, value in _SPECIAL.items() if value == number), number)
 
 
-def _native() -> np.dtype[Any]:
-    """NumPy's dtype, in native byte order."""
-    try:
-        import ml_dtypes
-    except ImportError as error:
-        raise ImportError(
-            f"{NAME} needs the package ml_dtypes; install it, e.g. with "
-            "pip install 'lazychunks[bfloat16]', or use another dtype"
-        ) from error
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
-
-
 def _is_bfloat16(data: object) -> TypeGuard[np.generic]:
-    return type(data) is _native().type
+    return type(data) is bfloat16().type
 
 
 def _scalar(number: float) -> np.generic:
-    scalar: np.generic = _native().type(number)
+    scalar: np.generic = bfloat16().type(number)
     return scalar
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
 from lazychunks.storage import bfloat16
 
-__all__ = ["checked_block", "storable"]
+__all__ = ["checked_array", "checked_block", "storable"]
 
 
 def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:
@@ -70,22 +70,7 @@ def checked_block(
     """
     if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:  # hot
         return array
-    if np.ma.isMaskedArray(array):
-        raise BlockTypeError(
-            f"block {block} is a masked array, whose mask would be lost; fill it first, e.g. with "
-            "block.filled(numpy.nan)",
-            block=block,
-            expected="numpy.ndarray",
-            got=type(array),
-        )
-    if not _is_array(array):
-        raise BlockTypeError(
-            f"block {block}: the converter's to_numpy returned {type(array).__name__}, expected a "
-            "numpy.ndarray; is it the converter for this type of block?",
-            block=block,
-            expected="numpy.ndarray",
-            got=type(array),
-        )
+    array = checked_array(array, block=block)
     if cast and not _is_castable(array.dtype):
         raise BlockDTypeError(
             f"block {block} has dtype {array.dtype}, which is no number to cast; convert it first",
@@ -104,6 +89,33 @@ def checked_block(
             block=block,
             expected=dtype,
             got=array.dtype,
+        )
+    return array
+
+
+def checked_array(array: object, *, block: BlockIndex) -> NDArray[Any]:
+    """Check that a converter made a plain array of a block.
+
+    Raises
+    ------
+    BlockTypeError
+        If it is a masked array, or no array.
+    """
+    if np.ma.isMaskedArray(array):
+        raise BlockTypeError(
+            f"block {block} is a masked array, whose mask would be lost; fill it first, e.g. with "
+            "block.filled(numpy.nan)",
+            block=block,
+            expected="numpy.ndarray",
+            got=type(array),
+        )
+    if not _is_array(array):
+        raise BlockTypeError(
+            f"block {block}: the converter's to_numpy returned {type(array).__name__}, expected a "
+            "numpy.ndarray; is it the converter for this type of block?",
+            block=block,
+            expected="numpy.ndarray",
+            got=type(array),
         )
     return array
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
 
-from lazychunks import sources
 from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.folds import Counts, EitherFold
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.sequences import calls_of, counts_of, is_nested, sequence_of
+from lazychunks.sources import ended
 from lazychunks.storage.assembly import Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
@@ -92,18 +92,10 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> StoredArray:
         """Store blocks, or rows of blocks if they are a nested sequence."""
-        asked: Any = blocks
-        if _is_nested(asked):
-            return self._store(asked, asked.len_outer_generator, NestedLazyChunkSequence)
-        flat = asked if _is_flat(asked) else LazyChunkSequence(lambda: asked)
-        return self._store(flat, flat.len_generator, LazyChunkSequence)
-
-    def _store(self, sequence: Any, hint: int | None, kind: Callable[..., Any]) -> StoredArray:
-        """Store a sequence, of which what is stored already is skipped where it can be."""
-        layout = Layout(1 if kind is LazyChunkSequence else 2)
-        tasks = sources.tasks_of(sequence.generator_factory)
-        counts = sources.block_counts(sequence.generator_factory, hint)[: layout.axes]
-        calls = None if tasks is None else kind(tasks, hint)
+        layout = Layout(2 if is_nested(blocks) else 1)
+        sequence = sequence_of(blocks)
+        counts = counts_of(sequence)[: layout.axes]
+        calls = calls_of(sequence)
         if self.options.executor is not None:
             return self._spread(calls, counts)
         can_skip = calls is not None
@@ -113,14 +105,11 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             take: Callable[[Any], None] = writer.step
             if writer.stage is not None:
                 sequence, take = calls, writer.offer
-            if layout.axes == 1:
-                for block in sequence:
-                    take(block)
-            else:
-                for row in sequence:
-                    with sources.ended(row):
-                        for block in row:
-                            take(block)
+            for row in sequence if layout.axes == 2 else (sequence,):
+                with ended(row):
+                    for block in row:
+                        take(block)
+                if layout.axes == 2:
                     writer.end_row()
             return writer.finish()
 
@@ -132,7 +121,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
                 "workers; build it with LazyChunkSequence.from_map or "
                 "NestedLazyChunkSequence.from_product"
             )
-        rows = ((call,) if len(counts) == 1 else tuple(call) for call in calls)
+        rows = map(tuple, calls if len(counts) == 2 else zip(calls))
         with Attempt(
             self.destination, self.overwrite, self.options, counts, can_skip=True
         ) as attempt:
@@ -171,11 +160,3 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             (*counts, None, None)[: layout.axes],
             can_skip=can_skip or not alone,
         )
-
-
-def _is_nested(x: object) -> TypeGuard[NestedLazyChunkSequence[Any]]:
-    return isinstance(x, NestedLazyChunkSequence)
-
-
-def _is_flat(x: object) -> TypeGuard[LazyChunkSequence[Any]]:
-    return isinstance(x, LazyChunkSequence)

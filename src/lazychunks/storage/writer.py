@@ -99,7 +99,7 @@ class ArrayWriter(Attempt, Generic[T]):
         """Close a row of blocks; the first one fixes the width of the array."""
         self._layout.end_row()
         if self._layout.row == 1 and self.stage is not None:
-            self.stage.fix_length(1, self._layout.width)
+            self.stage.fix_length(1, self._layout.lengths[1])
             self._tell_lengths(self.stage)
 
     def prepare(self) -> None:

@@ -7,23 +7,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeVar
 
 import hypothesis
-from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from lazychunks.errors import LengthHintWarning
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.testing.comparing import bits, twin
 from lazychunks.testing.laws import BrokenError, Law, Same, expect, hold
-from lazychunks.testing.strategies import BACKINGS, Backing, flat_sequence, nested_sequence
+from lazychunks.testing.strategies import (
+    HINTS,
+    WAYS,
+    Backing,
+    Hint,
+    flat_sequence,
+    length_hint,
+    nested_sequence,
+)
 
 __all__ = [
     "AGGREGATOR_LAWS",
     "END_OF_ROW",
-    "HINTS",
-    "WAYS",
     "Blocks",
     "Rows",
     "check_aggregator",
@@ -32,17 +37,6 @@ __all__ = [
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-Hint: TypeAlias = Literal["none", "right", "short", "long"]
-"""Which length hint a sequence has."""
-
-HINTS: tuple[Hint, ...] = get_args(Hint)
-
-WAYS: dict[str, SearchStrategy[Any]] = {
-    "backing": st.sampled_from(BACKINGS),
-    "hint": st.sampled_from(HINTS),
-}
-"""How blocks come."""
 
 END_OF_ROW = object()
 
@@ -126,19 +120,13 @@ class Blocks:
     backing: Backing
     hint: Hint
 
-    @property
-    def count(self) -> int | None:
-        """The length hint."""
-        number = len(self.blocks)
-        return {"none": None, "right": number, "short": number // 2, "long": number + 2}[self.hint]
-
     def sequence(self, blocks: Sequence[Any]) -> Any:
         """Return a sequence of blocks."""
-        return flat_sequence(blocks, self.backing, self.count)
+        return flat_sequence(blocks, self.backing, self.hint)
 
-    def run(self, aggregator: Any = None, blocks: Sequence[Any] | None = None) -> Any:
-        """Run an aggregator, by default that of the example, over its blocks, or over others."""
-        sequence = self.sequence(self.blocks if blocks is None else blocks)
+    def run(self, aggregator: Any = None, sequence: Any = None) -> Any:
+        """Run an aggregator over a sequence, by default those of the example."""
+        sequence = self.sequence(self.blocks) if sequence is None else sequence
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LengthHintWarning)
             return (self.aggregator if aggregator is None else aggregator)(sequence)
@@ -156,13 +144,13 @@ class Blocks:
         """Return the blocks as an oracle gets them."""
         return list(self.blocks)
 
-    def watched(self, asked: Counter[tuple[int, ...]]) -> Sequence[Any]:
-        """Return blocks that count how often each is asked for."""
-        return _Watched(self.blocks, asked)
+    def placed(self) -> Sequence[Any]:
+        """Return the blocks with their places."""
+        return list(enumerate(self.blocks))
 
     def start(self) -> Any:
         """Start a pass of a fold."""
-        return self.aggregator.start((self.count,))
+        return self.aggregator.start((length_hint(self.blocks, self.hint),))
 
     def steps(self) -> Iterator[Any]:
         """Blocks as a pass takes them."""
@@ -174,19 +162,21 @@ class Rows(Blocks):
 
     def sequence(self, blocks: Sequence[Any]) -> Any:
         """Return a nested sequence of rows."""
-        return nested_sequence(blocks, self.backing, self.count)
+        return nested_sequence(blocks, self.backing, self.hint)
 
     def listed(self) -> list[Any]:
         """Return the rows as an oracle gets them."""
         return [list(row) for row in self.blocks]
 
-    def watched(self, asked: Counter[tuple[int, ...]]) -> Sequence[Any]:
-        """Return rows of blocks that count how often each is asked for."""
-        return [_Watched(row, asked, (number,)) for number, row in enumerate(self.blocks)]
+    def placed(self) -> Sequence[Any]:
+        """Return the rows of blocks with their places."""
+        return [
+            [((i, j), block) for j, block in enumerate(row)] for i, row in enumerate(self.blocks)
+        ]
 
     def start(self) -> Any:
         """Start a pass of a nested fold."""
-        return self.aggregator.start_rows((self.count, None))
+        return self.aggregator.start_rows((length_hint(self.blocks, self.hint), None))
 
     def steps(self) -> Iterator[Any]:
         """Blocks as a pass takes them, and the ends of rows."""
@@ -195,27 +185,10 @@ class Rows(Blocks):
             yield END_OF_ROW
 
 
-class _Watched(Sequence[Any]):
-    def __init__(
-        self, items: Sequence[Any], asked: Counter[tuple[int, ...]], place: tuple[int, ...] = ()
-    ) -> None:
-        self._items = items
-        self._asked = asked
-        self._place = place
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: Any) -> Any:
-        item: Any = self._items[index]
-        self._asked[*self._place, index] += 1
-        return item
-
-
 def _leaves_its_blocks(case: Blocks) -> None:
     blocks = twin(case.blocks)
     before = bits(blocks)
-    case.run(blocks=blocks)
+    case.run(sequence=case.sequence(blocks))
     if bits(blocks) != before:
         raise BrokenError("blocks have been changed")
 
@@ -228,11 +201,17 @@ def _purity(case: Blocks) -> None:
 
 
 def _one_generation(case: Blocks) -> None:
-    asked: Counter[tuple[int, ...]] = Counter()
-    case.run(blocks=case.watched(asked))
+    asked: Counter[object] = Counter()
+
+    def taken(entry: tuple[object, Any]) -> Any:
+        place, block = entry
+        asked[place] += 1
+        return block
+
+    case.run(sequence=case.sequence(case.placed()).map(taken))
     for place, times in asked.items():
         if times > 1:
-            raise BrokenError(f"block {', '.join(map(str, place))} was asked for {times} times")
+            raise BrokenError(f"block {place} was asked for {times} times")
 
 
 def _oracle(case: Blocks) -> None:

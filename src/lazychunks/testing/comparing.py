@@ -42,15 +42,14 @@ def bits(value: object) -> object:
         return _of_tensor(anything)
     if isinstance(value, np.ma.MaskedArray):
         return kind, [bits(part) for part in (anything.data, np.ma.getmaskarray(anything))]
-    if isinstance(value, np.ndarray | np.generic | float | complex) or _is_word(value):
-        return _of_array(np.asarray(anything))
     if isinstance(value, tuple | list):
         return kind, [bits(part) for part in anything]
     if isinstance(value, dict):
         return {key: bits(part) for key, part in anything.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return kind, [bits(getattr(value, field.name)) for field in fields(value)]
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    if is_array or isinstance(value, float | complex) or _is_word(value):
         return _of_array(np.asarray(anything))
     return value
 

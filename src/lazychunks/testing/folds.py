@@ -12,9 +12,10 @@ import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from lazychunks.folds import Fold, NestedFold, tee
-from lazychunks.testing.aggregators import AGGREGATOR_LAWS, END_OF_ROW, WAYS, Blocks, Rows
+from lazychunks.testing.aggregators import AGGREGATOR_LAWS, END_OF_ROW, Blocks, Rows
 from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, hold
+from lazychunks.testing.strategies import WAYS
 
 __all__ = ["check_fold", "check_nested_fold"]
 

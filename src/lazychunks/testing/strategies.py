@@ -6,7 +6,7 @@ range are among them. Compare bits, by :func:`lazychunks.testing.bits`, and neve
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
@@ -17,19 +17,23 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
+from lazychunks import converters
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.sources import Mapped, Product
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
 
 __all__ = [
-    "BACKINGS",
+    "HINTS",
+    "WAYS",
     "Backing",
+    "Hint",
     "Values",
     "arrays",
     "dtypes",
     "flat_blocks",
     "flat_sequence",
     "flat_sequences",
+    "length_hint",
     "nested_blocks",
     "nested_sequence",
     "nested_sequences",
@@ -44,11 +48,21 @@ Values: TypeAlias = Literal["any", "whole"]
 Backing: TypeAlias = Literal["list", "generator", "map"]
 """What is behind a sequence: a list, a generator function, or a map over items."""
 
-BACKINGS: tuple[Backing, ...] = get_args(Backing)
+Hint: TypeAlias = Literal["none", "right", "short", "long"]
+"""Which length hint a sequence has."""
+
+HINTS: tuple[Hint, ...] = get_args(Hint)
 
 _seeds = st.integers(0, 2**32 - 1)
 _layouts: SearchStrategy[Layout] = st.sampled_from(LAYOUTS)
-_backings: SearchStrategy[Backing] = st.sampled_from(BACKINGS)
+
+WAYS: dict[str, SearchStrategy[Any]] = {
+    "backing": st.sampled_from(get_args(Backing)),
+    "hint": st.sampled_from(HINTS),
+}
+"""How blocks come."""
+
+_RIGHT: dict[str, SearchStrategy[Any]] = WAYS | {"hint": st.sampled_from(HINTS[:2])}
 
 
 def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[np.dtype[Any]]:
@@ -71,9 +85,7 @@ def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[np.
     """
     drawn = [np.dtype(name) for name in NUMPY_DTYPES if np.dtype(name).kind in kinds]
     if bfloat16 and "f" in kinds and find_spec("ml_dtypes") is not None:
-        import ml_dtypes
-
-        drawn.append(np.dtype(ml_dtypes.bfloat16))
+        drawn.append(converters.bfloat16())
     return st.sampled_from(drawn)
 
 
@@ -219,11 +231,8 @@ def flat_sequences(
     ...     assert len(sequence.compute()) >= 1
     >>> test()
     """
-
-    def made(blocks: Sequence[T], backing: Backing, hinted: bool) -> LazyChunkSequence[T]:
-        return flat_sequence(blocks, backing, len(blocks) if hinted else None)
-
-    return st.builds(made, blocks, _backings, st.booleans())
+    made: Callable[..., LazyChunkSequence[T]] = flat_sequence
+    return st.builds(made, blocks, **_RIGHT)
 
 
 def nested_sequences(
@@ -239,37 +248,37 @@ def nested_sequences(
     ...     assert all(sequence.compute())
     >>> test()
     """
-
-    def made(
-        rows: Sequence[Sequence[T]], backing: Backing, hinted: bool
-    ) -> NestedLazyChunkSequence[T]:
-        return nested_sequence(rows, backing, len(rows) if hinted else None)
-
-    return st.builds(made, rows, _backings, st.booleans())
+    made: Callable[..., NestedLazyChunkSequence[T]] = nested_sequence
+    return st.builds(made, rows, **_RIGHT)
 
 
-def flat_sequence(
-    blocks: Sequence[T], backing: Backing = "list", hint: int | None = None
-) -> LazyChunkSequence[T]:
+def length_hint(blocks: Sequence[object], hint: Hint) -> int | None:
+    """Return the length hint of a sequence of blocks, or of rows."""
+    number = len(blocks)
+    return {"none": None, "right": number, "short": number // 2, "long": number + 2}[hint]
+
+
+def flat_sequence(blocks: Sequence[T], backing: Backing, hint: Hint) -> LazyChunkSequence[T]:
     """Make a sequence of blocks."""
-    if backing == "map":
-        return LazyChunkSequence(Mapped(blocks.__getitem__, range(len(blocks))), hint)
-    if backing == "generator":
-        return LazyChunkSequence(partial(_generated, blocks), hint)
-    return LazyChunkSequence(partial(_handed_out, blocks), hint)
+    factories: dict[Backing, Callable[[], Iterable[T]]] = {
+        "map": Mapped(blocks.__getitem__, range(len(blocks))),
+        "generator": partial(_generated, blocks),
+        "list": partial(_handed_out, blocks),
+    }
+    return LazyChunkSequence(factories[backing], length_hint(blocks, hint))
 
 
 def nested_sequence(
-    rows: Sequence[Sequence[T]], backing: Backing = "list", hint: int | None = None
+    rows: Sequence[Sequence[T]], backing: Backing, hint: Hint
 ) -> NestedLazyChunkSequence[T]:
     """Make a nested sequence of rows; generator-backed at least, if rows differ in length."""
     widths = {len(row) for row in rows}
+    factory: Callable[[], Iterable[Iterable[T]]] = partial(_generated_rows, rows)
     if backing == "map" and len(widths) == 1:
-        product = Product(partial(_entry, rows), range(len(rows)), range(*widths))
-        return NestedLazyChunkSequence(product, hint)
-    if backing == "list":
-        return NestedLazyChunkSequence(partial(_handed_out, rows), hint)
-    return NestedLazyChunkSequence(partial(_generated_rows, rows), hint)
+        factory = Product(partial(_entry, rows), range(len(rows)), range(*widths))
+    elif backing == "list":
+        factory = partial(_handed_out, rows)
+    return NestedLazyChunkSequence(factory, length_hint(rows, hint))
 
 
 def _entry(rows: Sequence[Sequence[T]], row: int, column: int) -> T:
