@@ -58,6 +58,11 @@ class LocalPath:
         """Files below, by their paths relative to this one."""
         return [key for key, _ in files_below(self.path)]
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is there, or an empty directory."""
+        return not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
+
     def holds_array(self) -> bool:
         """Tell whether an array is there.
 
