@@ -521,6 +521,15 @@ def test_a_file_that_is_larger_than_a_chunk_takes_no_memory(path: Path, compress
     check_is_refused(path, "c/0")
 
 
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="there is no /dev/zero")
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_file_without_end_takes_no_memory(path: Path, compressors: Any) -> None:
+    put(path, np.arange(12), chunks=(12,), compressors=compressors)
+    (path / "c" / "0").unlink()
+    (path / "c" / "0").symlink_to("/dev/zero")
+    check_is_refused(path, "c/0")
+
+
 def check_is_refused(path: Path, key: str) -> None:
     """Nothing of it can be read, and memory is not taken for it."""
     sequence = LazyChunkSequence.from_zarr(path, CONVERTER)

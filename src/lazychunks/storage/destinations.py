@@ -79,9 +79,8 @@ class LocalPath:
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
         _check_above(self, map(LocalPath, path.parents))
+        _check_directory(next(parent for parent in path.parents if parent.exists()), self)
         if not path.exists():
-            ancestor = next(parent for parent in path.parents if parent.exists())
-            _check_directory(ancestor, self)
             return False
         if not path.is_dir():
             raise _refused(self, "a file")
@@ -89,7 +88,6 @@ class LocalPath:
             raise _refused(self, "a mount point")
         if _is_inside(path):
             raise _refused(self, "the working directory of this process, or above it")
-        _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
         return _holds_array(self, names, _node_type(self))
 

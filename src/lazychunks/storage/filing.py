@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,8 +129,8 @@ class ChunkFiles:
 
     def _fill(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
         most = values.size if self.codec is None else 2 * values.size + 2**10
-        size = os.fstat(stream.fileno()).st_size
-        if size > most:
+        found = os.fstat(stream.fileno())
+        if found.st_size > most or not stat.S_ISREG(found.st_mode):
             raise _too_large(file, values.size)
         if self.codec is None:
             rest = values.data
