@@ -58,6 +58,11 @@ class LocalPath:
         """Files below, by their paths relative to this one."""
         return [key for key, _ in files_below(self.path)]
 
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing is there, or an empty directory."""
+        return not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
+
     def holds_array(self) -> bool:
         """Tell whether an array is there.
 
@@ -74,9 +79,8 @@ class LocalPath:
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
         _check_above(self, map(LocalPath, path.parents))
+        _check_directory(next(parent for parent in path.parents if parent.exists()), self)
         if not path.exists():
-            ancestor = next(parent for parent in path.parents if parent.exists())
-            _check_directory(ancestor, self)
             return False
         if not path.is_dir():
             raise _refused(self, "a file")
@@ -84,7 +88,6 @@ class LocalPath:
             raise _refused(self, "a mount point")
         if _is_inside(path):
             raise _refused(self, "the working directory of this process, or above it")
-        _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
         return _holds_array(self, names, _node_type(self))
 

@@ -213,7 +213,7 @@ def _spans(sizes: Iterable[int], end: int) -> list[slice]:
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
-    if isinstance(place, LocalPath) and not place.path.exists() and place.beside("old").is_dir():
+    if isinstance(place, LocalPath) and place.is_free and place.beside("old").is_dir():
         return str(place.beside("old"))
     return None
 

@@ -164,10 +164,10 @@ class DirectorySwap:
                     path=str(directory),
                 )
         if self._old.exists():
-            if self._target.exists():
-                shutil.rmtree(self._old)
-            else:
+            if self._place.is_free:
                 os.rename(self._old, self._target)
+            else:
+                shutil.rmtree(self._old)
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
 
@@ -267,8 +267,7 @@ class MetadataLast:
                 )
             return
         self.where.write(KEPT_BACK, OVERWRITING)
-        for name in (METADATA, ".zarray"):
-            self.where.delete(name)
+        self.where.delete(METADATA, ".zarray")
         self._remove_chunks()
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
