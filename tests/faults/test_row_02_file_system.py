@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazychunks import DestinationExistsError, LazyChunksError
+from lazychunks import DestinationExistsError, LazyChunksError, status
 from lazychunks.storage import publishing
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
@@ -227,6 +227,19 @@ def test_an_old_array_that_was_moved_aside_comes_back_at_the_next_open(
         assert is_one_of(seen_at(place.destination), old), what
         came_back += 1
     assert came_back
+
+
+def test_an_empty_directory_in_its_place_does_not_cost_an_old_array(tmp_path: Path) -> None:
+    """Whoever opens the array for writing makes one, in the moment in which nothing is there."""
+    place = LocalPlace(tmp_path)
+    old = old_array(place.destination)
+    aside = Path(place.destination).rename(tmp_path / ".array.zarr.old")
+    Path(place.destination).mkdir()
+    assert status(place.destination).set_aside == str(aside)
+    with pytest.raises(DestinationExistsError, match="overwrite=True"):
+        FLAT.store(place.destination)
+    assert is_one_of(seen_at(place.destination), old)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
 
 
 def leave_unfinished(job: Job, place: LocalPlace) -> None:

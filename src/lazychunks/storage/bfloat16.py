@@ -147,7 +147,8 @@ class BFloat16(ZDType["np.dtype[np.generic]", np.generic], HasEndianness, HasIte
             if data in _SPECIAL:
                 return _scalar(_SPECIAL[data])
             if re.fullmatch("0x[0-9a-fA-F]{4}", data):
-                return _from_bits(int(data, 16))
+                bits: np.generic = np.uint16(int(data, 16)).view(bfloat16())
+                return bits
         raise TypeError(
             f"{data!r} is no fill value of {NAME}: expected a number, 'NaN', 'Infinity', "
             "'-Infinity' or four hexadecimal digits like '0x7fc0'"
@@ -170,11 +171,6 @@ def _is_bfloat16(data: object) -> TypeGuard[np.generic]:
 
 def _scalar(number: float) -> np.generic:
     scalar: np.generic = bfloat16().type(number)
-    return scalar
-
-
-def _from_bits(bits: int) -> np.generic:
-    scalar: np.generic = np.uint16(bits).view(bfloat16())
     return scalar
 
 

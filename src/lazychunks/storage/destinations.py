@@ -66,7 +66,8 @@ class LocalPath:
         """Where a dead writer has moved the array that was here, unless it was being removed."""
         old = self.beside("old")
         is_array = any(os.path.isfile(old / name) for name in _METADATA)
-        return old if is_array and not self.path.exists() else None
+        is_free = not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
+        return old if is_array and is_free else None
 
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""
@@ -94,9 +95,8 @@ class LocalPath:
             raise _refused(self, "a symbolic link")
         real = Path(os.path.realpath(path))
         _check_above(self, map(LocalPath, dict.fromkeys((*path.parents, *real.parents))))
+        _check_directory(next(parent for parent in path.parents if parent.exists()), self)
         if not path.exists():
-            ancestor = next(parent for parent in path.parents if parent.exists())
-            _check_directory(ancestor, self)
             return False
         if not path.is_dir():
             raise _refused(self, "a file")
@@ -104,7 +104,6 @@ class LocalPath:
             raise _refused(self, "a mount point")
         if _is_inside(path):
             raise _refused(self, "the working directory of this process, or above it")
-        _check_directory(path.parent, self)
         names = sorted(member.name for member in path.iterdir())
         return _holds_array(self, names, _node_type(self))
 

@@ -4,13 +4,14 @@ zarr's own way leads through an event loop and its thread pool: to write a chunk
 as compressing it, and two threads read hardly faster than one. Where the layout is the usual one
 (no shards, no filters, zstd or no compression, a local directory), the same bytes can be made and
 written at once, and decompressed right into a block; a test holds them against zarr's. For
-everything else, a missing chunk included, there is zarr's way.
+everything else there is zarr's way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ class ChunkFiles:
             values = _bytes_of(chunk)
             self._write(file, values if self.codec is None else self.codec.encode(values))
 
-    def read(self, region: Region, dtype: np.dtype[Any]) -> NDArray[Any] | None:
-        """Return a region, which must lie within the array; None if a file cannot be read.
+    def read(self, region: Region, dtype: np.dtype[Any], missing: object) -> NDArray[Any]:
+        """Return a region, which must lie within the array; a missing chunk reads as a fill value.
 
         Raises
         ------
@@ -88,17 +89,18 @@ class ChunkFiles:
             If it is damaged.
         """
         block = np.empty(region_shape(region), dtype)
-        try:
-            for file, in_block, in_chunk in self._parts(region):
-                part = block[in_block]
-                whole = part.shape == self.chunks and part.flags.c_contiguous
-                chunk = part if whole else np.empty(self.chunks, dtype)
+        for file, in_block, in_chunk in self._parts(region):
+            part = block[in_block]
+            whole = part.shape == self.chunks and part.flags.c_contiguous
+            chunk = part if whole else np.empty(self.chunks, dtype)
+            try:
                 with open(file, "rb", buffering=0) as stream:
                     self._fill(_bytes_of(chunk), stream, file)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                part[...] = missing
+            else:
                 if not whole:
                     part[...] = chunk[in_chunk]
-        except OSError:
-            return None
         return block
 
     def _parts(self, region: Region) -> Iterator[tuple[str, Region, Region]]:
@@ -127,8 +129,8 @@ class ChunkFiles:
 
     def _fill(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
         most = values.size if self.codec is None else 2 * values.size + 2**10
-        size = os.fstat(stream.fileno()).st_size
-        if size > most:
+        found = os.fstat(stream.fileno())
+        if found.st_size > most or not stat.S_ISREG(found.st_mode):
             raise _too_large(file, values.size)
         if self.codec is None:
             rest = values.data
@@ -175,8 +177,9 @@ class Reader:
 
     def __call__(self, region: Region) -> NDArray[Any]:
         """Read a region, with a slice for each axis."""
-        values = None if self.files is None else self.files.read(region, self.array.dtype)
-        return np.asarray(self.array[region]) if values is None else values
+        if self.files is None:
+            return np.asarray(self.array[region])
+        return self.files.read(region, self.array.dtype, self.array.fill_value)
 
 
 def content_size(frame: bytes) -> int | None:

@@ -266,8 +266,7 @@ class MetadataLast:
                 )
             return
         self.where.write(KEPT_BACK, OVERWRITING)
-        for name in (METADATA, ".zarray"):
-            self.where.delete(name)
+        self.where.delete(METADATA, ".zarray")
         self._remove_chunks()
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole

@@ -84,32 +84,36 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
 
     def start(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store blocks."""
-        return self._writer(Layout(1), counts)
+        return self._in_a_tee(1, counts)
 
     def start_rows(self, counts: Counts, /) -> ArrayWriter[T_contra]:
         """Start to store rows of blocks."""
-        return self._writer(Layout(2), counts)
+        return self._in_a_tee(2, counts)
 
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> StoredArray:
         """Store blocks, or rows of blocks if they are a nested sequence."""
-        layout = Layout(2 if is_nested(blocks) else 1)
+        axes = 2 if is_nested(blocks) else 1
         sequence = sequence_of(blocks)
-        counts = counts_of(sequence)[: layout.axes]
+        counts = counts_of(sequence)[:axes]
         calls = calls_of(sequence)
         if self.options.executor is not None:
             return self._spread(calls, counts)
-        can_skip = calls is not None
-        with self._writer(layout, counts, alone=True, can_skip=can_skip) as writer:
+        if self.options.resume and calls is None:
+            raise NotResumableError(
+                "only a sequence that can skip blocks can be resumed; build it with "
+                "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+            )
+        with self._writer(axes, counts, can_skip=calls is not None) as writer:
             if writer.finished is not None:
                 return writer.finished
             take: Callable[[Any], None] = writer.step
             if writer.stage is not None:
                 sequence, take = calls, writer.offer
-            for row in sequence if layout.axes == 2 else (sequence,):
+            for row in sequence if axes == 2 else (sequence,):
                 with ended(row):
                     for block in row:
                         take(block)
-                if layout.axes == 2:
+                if axes == 2:
                     writer.end_row()
             return writer.finish()
 
@@ -130,33 +134,23 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             spread(attempt, rows, self.converter)
             return attempt.publish()
 
-    def _writer(
-        self,
-        layout: Layout,
-        counts: Counts,
-        *,
-        alone: bool = False,
-        can_skip: bool = False,
-    ) -> ArrayWriter[T_contra]:
+    def _in_a_tee(self, axes: int, counts: Counts) -> ArrayWriter[T_contra]:
+        """Start to store what other folds see as well; a run with a name is kept if that fails."""
         if self.options.executor is not None:
             raise NotSpreadableError(
                 "a tee needs every block here for its other folds, and an executor's workers keep "
                 "them; store with to_zarr first, then fold what was stored"
             )
-        if self.options.resume and not can_skip:
+        if self.options.resume:
             raise NotResumableError(
-                "only a sequence that can skip blocks can be resumed; build it with "
-                "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
-                if alone
-                else "a tee needs every block for its other folds, so it cannot be resumed; store "
-                "with to_zarr first, then fold what was stored"
+                "a tee needs every block for its other folds, so it cannot be resumed; store with "
+                "to_zarr first, then fold what was stored"
             )
+        return self._writer(axes, counts, can_skip=True)
+
+    def _writer(self, axes: int, counts: Counts, *, can_skip: bool) -> ArrayWriter[T_contra]:
+        known = (*counts, None, None)[:axes]
+        where, options = self.destination, self.options
         return ArrayWriter(
-            layout,
-            self.converter,
-            self.destination,
-            self.overwrite,
-            self.options,
-            (*counts, None, None)[: layout.axes],
-            can_skip=can_skip or not alone,
+            Layout(axes), self.converter, where, self.overwrite, options, known, can_skip=can_skip
         )

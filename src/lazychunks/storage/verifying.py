@@ -16,7 +16,7 @@ from zarr.storage import StorePath
 from lazychunks.ahead import Ahead
 from lazychunks.progress import is_shown, with_bar
 from lazychunks.sequences import MAX_CHUNK_BYTES
-from lazychunks.shapes import Region, Shape, cell_region
+from lazychunks.shapes import Shape, cell_region
 from lazychunks.sources import Mapped
 from lazychunks.storage.arrays import record_of
 from lazychunks.storage.destinations import located
@@ -161,8 +161,7 @@ class _Chunks:
                     yield cell
             return
         for key in keys:
-            numbers = re.findall(r"\d{1,19}", key)[-len(self._grid) :] if self._grid else []
-            cell = tuple(map(int, numbers))
+            cell = tuple(map(int, re.findall(r"\d{1,19}", key)[: len(self._grid)]))
             inside = len(cell) == len(self._grid) and all(map(operator.lt, cell, self._grid))
             if inside and self.key(cell) == key:
                 yield cell
@@ -173,13 +172,17 @@ class _Chunks:
 
     def fault(self, cell: Shape) -> str | None:
         """Read a chunk, and say what is wrong with it."""
-        region = cell_region(cell, self.unit, self._array.shape)
+        shape = self._array.shape
+        touched = (
+            range(span.start // extent, -(-span.stop // extent))
+            for span, extent in zip(cell_region(cell, self.unit, shape), self._read, strict=True)
+        )
         try:
             # zarr takes a shard of no bytes for one of fill values.
             if self._array.shards and sync(self._array.store.getsize(self._at(cell).path)) == 0:
                 return "it is empty"
-            for part in _parts(region, self._read):
-                self._reader(part)
+            for part in product(*touched):
+                self._reader(cell_region(part, self._read, shape))
         except Exception as error:  # noqa: BLE001  # whatever a codec, or a store, raises
             return f"{type(error).__name__}: {error}"
         return None
@@ -195,15 +198,3 @@ def _cells(grid: Shape) -> Iterator[Shape]:
     elif all(grid):
         for index in range(grid[0]):
             yield from ((index, *rest) for rest in _cells(grid[1:]))
-
-
-def _parts(region: Region, size: Shape) -> Iterator[Region]:
-    """Cut a region into parts of a size."""
-    starts = (
-        range(span.start, span.stop, extent) for span, extent in zip(region, size, strict=True)
-    )
-    for origin in product(*starts):
-        yield tuple(
-            slice(start, min(start + extent, span.stop))
-            for start, extent, span in zip(origin, size, region, strict=True)
-        )

@@ -7,6 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Self, TypeAlias
 
@@ -64,6 +65,7 @@ class _TooLateError(RuntimeError):
     """What is turned away."""
 
 
+@dataclass(eq=False)
 class BackgroundWriter:
     """Writes filled buffers in threads, and recycles the buffers.
 
@@ -72,47 +74,35 @@ class BackgroundWriter:
     - A failed write is raised by the next call of :meth:`allocate`, :meth:`submit` or
       :meth:`drain`.
     - After :meth:`close` nothing is written any more.
-
-    Parameters
-    ----------
-    write
-        Writes one filled buffer; runs in a background thread.
-    shape, dtype
-        Of a buffer.
-    max_in_flight
-        Upper bound of simultaneous writes.
-    recycle
-        Whether a buffer may be used again once it is written.
     """
 
-    def __init__(
-        self,
-        write: Callable[[Filled], None],
-        shape: Shape,
-        dtype: np.dtype[Any],
-        max_in_flight: int,
-        *,
-        recycle: bool = True,
-    ) -> None:
-        self._write = write
-        self._shape = shape
-        self._dtype = dtype
-        self._max_in_flight = max_in_flight
-        self._recycle = recycle
-        self._free: list[NDArray[Any]] = []
-        self._under_way = 0
-        self._todo: SimpleQueue[Filled | None] = SimpleQueue()
-        self._ended: SimpleQueue[_Ended] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
-        self._started: SimpleQueue[None] = SimpleQueue()
-        self._turnstile = Turnstile()
+    write: Callable[[Filled], None]
+    """Writes one filled buffer; runs in a background thread."""
+    shape: Shape
+    """Shape of a buffer."""
+    dtype: np.dtype[Any]
+    max_in_flight: int
+    """Upper bound of simultaneous writes."""
+    recycle: bool = True
+    """Whether a buffer may be used again once it is written."""
+    _free: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]], init=False)
+    _under_way: int = field(default=0, init=False)
+    _todo: SimpleQueue[Filled | None] = field(
+        default_factory=SimpleQueue[Filled | None], init=False
+    )
+    _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue[_Ended], init=False)
+    _threads: list[threading.Thread] = field(default_factory=list[threading.Thread], init=False)
+    _started: SimpleQueue[None] = field(default_factory=SimpleQueue[None], init=False)
+    _turnstile: Turnstile = field(default_factory=Turnstile, init=False)
+
+    def __post_init__(self) -> None:
         weakref.finalize(self, self._todo.put, None)  # threads end, whatever became of `close`
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
-        while self._under_way > self._max_in_flight:
+        while self._under_way > self.max_in_flight:
             self._collect()
-        return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
+        return self._free.pop() if self._free else np.empty(self.shape, self.dtype)
 
     def submit(self, filled: Filled) -> None:
         """Write a buffer in the background, as soon as there is a free place."""
@@ -120,8 +110,8 @@ class BackgroundWriter:
             raise _TooLateError("no write can follow: the run has ended")
         while not self._ended.empty():
             self._collect()
-        if self._under_way >= len(self._threads) < self._max_in_flight:
-            desk = (self._write, self._todo, self._ended, self._started, self._turnstile)
+        if self._under_way >= len(self._threads) < self.max_in_flight:
+            desk = (self.write, self._todo, self._ended, self._started, self._turnstile)
             thread = threading.Thread(target=_work, args=desk, name="lazychunks-write", daemon=True)
             thread.start()
             self._started.get()
@@ -160,7 +150,7 @@ class BackgroundWriter:
         self._under_way -= 1
         if failure is not None:
             raise failure
-        if self._recycle:
+        if self.recycle:
             self._free.append(buffer)
 
 
