@@ -222,6 +222,21 @@ def _fail_late(job: Job, place: Place) -> None:
     )
 
 
+@pytest.mark.parametrize("widths", [None, (3, 3)])
+def test_a_flat_run_does_not_go_on_as_a_nested_one_nor_the_other_way_round(
+    widths: tuple[int, ...] | None, place: Place
+) -> None:
+    job = Job("job", (2, 2, 2), widths, tail=3)
+    with pytest.raises(WriteAbortedError):
+        job.store(place.destination, Watch(2), run_id="run")
+    before = place.content()
+    other = replace(job, widths=None if widths else (3, 3))
+    with pytest.raises(ResumeMismatchError, match="the number of axes") as caught:
+        other.store(place.destination, run_id="run", resume=True)
+    assert (caught.value.field, caught.value.got) == ("axes", 1 if widths else 2)
+    assert place.content() == before
+
+
 LONG = Job("long", (2, 1, 3, 2, 5, 1, 1, 4, 2, 3, 1, 2, 5, 3, 2, 1, 4, 2, 2, 3, 1, 5, 2, 1, 3, 3))
 """Its sizes are noted in three parts."""
 
