@@ -28,7 +28,7 @@ from lazychunks import (
     fold,
     tee,
 )
-from lazychunks.ahead import Ahead, AheadRows, validated_bound
+from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.sources import MapBacked, Mapped, Product, column_count
 
 TIMEOUT = 60
@@ -278,8 +278,12 @@ def test_a_bound_must_be_an_integer(wrong: Any) -> None:
 
 
 def test_the_default_bound_is_two_for_each_core() -> None:
-    assert validated_bound(None) == 2 * (os.cpu_count() or 1)
-    assert type(validated_bound(np.int64(3))) is int  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    for kind in (Ahead[int], AheadRows[int]):
+        made = kind.of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=None)
+        assert made.max_in_flight == 2 * (os.cpu_count() or 1)
+        number: Any = np.int64(3)
+        made = kind.of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=number)
+        assert type(made.max_in_flight) is int
 
 
 # Errors.

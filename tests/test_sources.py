@@ -5,7 +5,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,6 @@ from lazychunks.progress import Reported, ReportedRows
 from lazychunks.sources import (
     Composed,
     Mapped,
-    MappedBlocks,
-    MappedRows,
     Product,
     column_count,
     counted,
@@ -203,10 +201,8 @@ def test_map_keeps_a_map_backed_factory_map_backed(items: list[int]) -> None:
 @given(numbers)
 def test_map_of_any_other_factory_applies_the_function(items: list[int]) -> None:
     flat = mapped(lambda: items, str)
-    assert type(flat) is MappedBlocks
     assert list(flat()) == list(map(str, items))
     nested = mapped_rows(lambda: [items, items], str)
-    assert type(nested) is MappedRows
     assert [list(row) for row in nested()] == [list(map(str, items))] * 2
 
 
@@ -227,13 +223,13 @@ def test_a_function_does_not_end_the_blocks_by_its_stop_iteration() -> None:
     def early(*items: int) -> int:
         return next(iter(range(items[-1], 2)))
 
-    flat: list[Any] = [Mapped(early, range(5)), MappedBlocks(early, lambda: range(5))]
+    flat: list[Any] = [Mapped(early, range(5)), mapped(lambda: range(5), early)]
     for factory in flat:
         blocks = opened(factory)
         assert [next(blocks), next(blocks)] == [0, 1]
         with pytest.raises(RuntimeError, match="StopIteration"):
             next(blocks)
-    nested: list[Any] = [Product(early, [7], range(5)), MappedRows(early, lambda: [range(5)])]
+    nested: list[Any] = [Product(early, [7], range(5)), mapped_rows(lambda: [range(5)], early)]
     for factory in nested:
         row = next(opened_rows(factory))
         assert [next(row), next(row)] == [0, 1]
@@ -299,9 +295,13 @@ def test_columns_are_counted_where_they_are_known() -> None:
     assert column_count(lambda: [1]) is None
 
 
+@dataclass
 class Unsized:
+    error: type[Exception] = TypeError
+    """What a DataLoader over a stream raises."""
+
     def __len__(self) -> int:
-        raise TypeError("as a DataLoader over a stream")
+        raise self.error
 
     def __iter__(self) -> Iterator[int]:
         return iter((1, 2))
@@ -312,6 +312,8 @@ def test_a_length_is_asked_for_where_there_is_one() -> None:
     assert length_of(range(3)) == 3
     assert length_of(iter([1])) is None
     assert length_of(Unsized()) is None
+    assert length_of(Unsized(NotImplementedError)) is None
+    assert length_of(range(2**70)) is None
 
 
 # Hints.

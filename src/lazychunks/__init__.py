@@ -22,7 +22,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from lazychunks.aggregators import concatenate, nested_concatenate
 from lazychunks.converters import FromNumpy, IdentityConverter, NumpyConverter, ToNumpy
 from lazychunks.errors import (
     BlockDTypeError,
@@ -46,6 +45,7 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds import Fold, NestedFold, fold, nest, tee
+from lazychunks.joining import concatenate, nested_concatenate
 from lazychunks.reducing import Moments
 from lazychunks.reductions import (
     count,

@@ -13,7 +13,7 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from lazychunks.errors import SourceExhaustedError
 from lazychunks.sources import Composed, MapBacked, positive
 
-__all__ = ["Ahead", "AheadRows", "validated_bound"]
+__all__ = ["Ahead", "AheadRows"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -43,7 +43,9 @@ class _Ahead(MapBacked, Generic[T_co]):
         ValueError
             If the bound is not positive.
         """
-        bound = validated_bound(max_in_flight)
+        if max_in_flight is None:
+            max_in_flight = 2 * (os.cpu_count() or 1)
+        bound = positive(max_in_flight, "max_in_flight")
         if isinstance(factory, MapBacked):
             return cls(factory, executor, bound)
         raise TypeError(
@@ -88,21 +90,6 @@ class AheadRows(_Ahead[T_co]):
             while queue.has_more():
                 yield queue.row(queue.number)
                 queue.end_row()
-
-
-def validated_bound(max_in_flight: int | None) -> int:
-    """Check a bound, or choose one: two blocks for each core.
-
-    Raises
-    ------
-    TypeError
-        If it is no integer.
-    ValueError
-        If it is not positive.
-    """
-    if max_in_flight is None:
-        return 2 * (os.cpu_count() or 1)
-    return positive(max_in_flight, "max_in_flight")
 
 
 @dataclass(slots=True, eq=False)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
@@ -53,22 +53,12 @@ Counts = tuple[int | None, ...]
 """Number of blocks along each block axis, where it is known: one for a flat sequence, or two."""
 
 
-class Running(Protocol[T_contra, R_co]):
-    """One pass of a fold. A context manager: leaving it by an exception gives the pass up."""
+class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[T_contra, R_co]):
+    """One pass of a fold.
 
-    def __enter__(self) -> Self:
-        """Begin the pass."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        """Release what the pass holds; after an exception, undo what it has done."""
-        ...
+    A context manager: entering it begins the pass; leaving it releases what the pass holds, and by
+    an exception gives the pass up, that is, undoes what it has done.
+    """
 
     def step(self, block: T_contra, /) -> None:
         """Take the next block, whose memory may be reused as soon as this returns."""
@@ -90,6 +80,10 @@ class Running(Protocol[T_contra, R_co]):
 
 class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
     """One pass of a fold over rows of blocks."""
+
+    def __enter__(self) -> Self:
+        """Begin the pass."""
+        ...
 
     def end_row(self) -> None:
         """Close a row."""

@@ -26,8 +26,6 @@ __all__ = [
     "Composed",
     "MapBacked",
     "Mapped",
-    "MappedBlocks",
-    "MappedRows",
     "Product",
     "Task",
     "Wrapper",
@@ -96,19 +94,19 @@ class MapBacked:
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[T_co]):
-    """A call that computes a block, its function and its arguments kept apart.
+    """A call as a value: comparable, and picklable where its function and arguments are.
 
     A ``partial`` does not keep them apart: of a function that is a ``partial`` itself, it takes
     over the arguments.
     """
 
     func: Callable[..., T_co]
-    """The same for all blocks."""
+    """For all blocks the same, where a block is computed."""
     args: tuple[Any, ...]
-    """One item; nested: that of the row and that of the column."""
+    """Of a block: one item; nested: that of the row and that of the column."""
 
     def __call__(self) -> T_co:
-        """Compute the block."""
+        """Compute the block, or whatever it is."""
         return self.func(*self.args)
 
 
@@ -180,30 +178,6 @@ class Product(MapBacked, Generic[T_co]):
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
 
 
-@dataclass(frozen=True, slots=True)
-class MappedRows(Generic[T_co]):
-    """Rows of an opaque nested factory, with ``fn`` applied to every block."""
-
-    fn: Callable[[Any], T_co]
-    factory: Callable[[], Iterable[Iterable[Any]]]
-
-    def __call__(self) -> Iterator[Iterator[T_co]]:
-        """All rows, in order."""
-        return ((self.fn(block) for block in row) for row in opened_rows(self.factory))
-
-
-@dataclass(frozen=True, slots=True)
-class MappedBlocks(Generic[T_co]):
-    """Blocks of an opaque factory, with ``fn`` applied to every block."""
-
-    fn: Callable[[Any], T_co]
-    factory: Callable[[], Iterable[Any]]
-
-    def __call__(self) -> Iterator[T_co]:
-        """All blocks, in order."""
-        return (self.fn(block) for block in opened(self.factory))
-
-
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
     """Call a factory and return an iterator that has certainly not run yet.
 
@@ -246,20 +220,30 @@ def ended(row: Iterable[object]) -> AbstractContextManager[object]:
 
 def mapped(factory: Callable[[], Iterable[T]], fn: Callable[[T], U]) -> Callable[[], Iterator[U]]:
     """Make the factory of ``fn(block)``, map-backed where ``factory`` is."""
-    return within(factory, partial(_mapped, fn=fn, opaque=MappedBlocks))
+    return within(factory, partial(_mapped, fn=fn, opaque=_mapped_blocks))
 
 
 def mapped_rows(
     factory: Callable[[], Iterable[Iterable[T]]], fn: Callable[[T], U]
 ) -> Callable[[], Iterator[Iterator[U]]]:
     """Make the nested factory of ``fn(block)``, map-backed where ``factory`` is."""
-    return within(factory, partial(_mapped, fn=fn, opaque=MappedRows))
+    return within(factory, partial(_mapped, fn=fn, opaque=_mapped_rows))
 
 
 def _mapped(
     factory: Callable[[], Iterable[Any]], *, fn: Callable[[Any], Any], opaque: Callable[..., Any]
 ) -> Any:
-    return factory.mapped(fn) if isinstance(factory, MapBacked) else opaque(fn, factory)
+    return factory.mapped(fn) if isinstance(factory, MapBacked) else Task(opaque, (fn, factory))
+
+
+def _mapped_blocks(fn: Callable[[T], U], factory: Callable[[], Iterable[T]]) -> Iterator[U]:
+    return (fn(block) for block in opened(factory))
+
+
+def _mapped_rows(
+    fn: Callable[[T], U], factory: Callable[[], Iterable[Iterable[T]]]
+) -> Iterator[Iterator[U]]:
+    return ((fn(block) for block in row) for row in opened_rows(factory))
 
 
 def within(
@@ -296,10 +280,10 @@ def counted(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:
 
 
 def length_of(items: Iterable[object]) -> int | None:
-    """Ask items for their number (a DataLoader over a stream has none)."""
+    """Ask items for their number (a DataLoader over a stream has none, a range may be too long)."""
     try:
         return len(items) if isinstance(items, Sized) else None
-    except TypeError:
+    except (NotImplementedError, OverflowError, TypeError):
         return None
 
 

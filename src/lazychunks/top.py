@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -13,6 +12,7 @@ from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockDTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
+from lazychunks.sources import positive
 
 __all__ = ["Best", "TopK", "top_k"]
 
@@ -88,12 +88,7 @@ class Best(Fold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "k", operator.index(self.k))
-        except TypeError:
-            raise TypeError(f"k must be an integer, got {self.k!r}") from None
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}, expected at least 1")
+        object.__setattr__(self, "k", positive(self.k, "k"))
 
     def start(self, counts: Counts, /) -> Running[S, TopK[S]]:  # noqa: ARG002
         """Start a pass."""

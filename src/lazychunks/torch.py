@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lazychunks import reducing
-from lazychunks.aggregators import Concatenate
 from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
-from lazychunks.joining import Joining
+from lazychunks.joining import Concatenate, Joining
 from lazychunks.reducing import Moments
 from lazychunks.top import Best, TopK
 

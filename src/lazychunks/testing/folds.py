@@ -169,7 +169,7 @@ def _prepare(case: Blocks) -> None:
 
 def _giving_up(case: Blocks) -> None:
     taken = sum(1 for _ in case.steps())
-    for error in (_FailureError(), _Interrupt()):
+    for error in (RuntimeError("of a producer"), KeyboardInterrupt()):
         for number in (0, taken // 2, taken):
             _give_up(case, number, error)
             case.expect(case.run(), f"the result is another one after {error!r}")
@@ -180,21 +180,11 @@ def _give_up(case: Blocks, number: int, error: BaseException) -> None:
         with case.start() as running:
             _feed(running, islice(case.steps(), number))
             raise error  # noqa: TRY301  # as what makes the blocks does
-    except (_FailureError, _Interrupt):
-        return
-    except Exception as raised:
-        if raised.__cause__ is error:
+    except BaseException as raised:
+        if error in (raised, raised.__cause__):
             return
         raise
     raise BrokenError(f"leaving a pass has swallowed {error!r}")
-
-
-class _FailureError(Exception):
-    """What a producer may raise."""
-
-
-class _Interrupt(KeyboardInterrupt):
-    """What a user may press."""
 
 
 def _pickling(case: Blocks) -> None:
