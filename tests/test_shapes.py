@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -19,9 +19,11 @@ from lazychunks.shapes import (
     cell_count,
     cell_region,
     check_block,
+    cut,
     fit_extent,
     grow,
     overlaps,
+    partition_slices,
     region_at,
     region_shape,
 )
@@ -29,6 +31,68 @@ from tests.strategies import partitions, shapes
 
 lengths = st.integers(0, 1000)
 sizes = st.integers(1, 100)
+
+
+def small_partitions() -> Iterator[Shape]:
+    for parts in range(5):
+        yield from itertools.product(range(4), repeat=parts)
+
+
+# partition_slices
+
+
+def check_partition_slices(parts: Shape, start: int) -> None:
+    slices = partition_slices(parts, start)
+    axis = list(range(start + sum(parts)))
+    assert [len(axis[s]) for s in slices] == list(parts)
+    assert [i for s in slices for i in axis[s]] == axis[start:], "they tile the axis exactly once"
+
+
+def test_slices_tile_the_axis_for_every_small_partition() -> None:
+    for parts in small_partitions():
+        for start in range(3):
+            check_partition_slices(parts, start)
+
+
+@given(st.lists(lengths).map(tuple), lengths)
+def test_slices_tile_the_axis(parts: Shape, start: int) -> None:
+    check_partition_slices(parts, start)
+
+
+@given(partitions())
+def test_slices_find_each_block_in_the_concatenation(parts: Shape) -> None:
+    blocks = [np.full((size, 2), number) for number, size in enumerate(parts)]
+    whole = np.concatenate(blocks)
+    for block, where in zip(blocks, partition_slices(parts), strict=True):
+        np.testing.assert_array_equal(whole[where], block)
+
+
+def test_slices_of_no_part() -> None:
+    assert partition_slices(()) == ()
+
+
+# cut
+
+
+def check_cut(length: int, size: int) -> None:
+    pieces = cut(length, size)
+    assert pieces == tuple(len(range(length)[i : i + size]) for i in range(0, length, size))
+    assert sum(pieces) == length
+    assert len(pieces) == math.ceil(length / size)
+
+
+def test_every_small_axis_is_cut() -> None:
+    for length, size in itertools.product(range(12), range(1, 8)):
+        check_cut(length, size)
+
+
+@given(lengths, sizes)
+def test_pieces_sum_to_the_axis(length: int, size: int) -> None:
+    check_cut(length, size)
+
+
+def test_nothing_is_cut_into_no_pieces() -> None:
+    assert cut(0, 3) == ()
 
 
 # region_at, region_shape

@@ -1,8 +1,9 @@
-"""Pure shape and slice arithmetic, on ints and tuples only.
+"""Pure shape, slice and partition arithmetic, on ints and tuples only.
 
-An *axis* has a length. A *region* is a tuple of slices, one for each axis, with explicit starts and
-stops. A *grid* cuts every axis at the multiples of a cell size, so that only the last cell of an
-axis may be smaller. Nothing here knows arrays: laws are tested against in-memory concatenation.
+An *axis* has a length. A *partition* of it is a tuple of sizes that sum to the length; sizes may
+be zero. A *region* is a tuple of slices, one for each axis, with explicit starts and stops.
+A *grid* cuts every axis at the multiples of a cell size, so that only the last cell of an axis may
+be smaller. Nothing here knows arrays: laws are tested against in-memory concatenation.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ __all__ = [
     "cell_count",
     "cell_region",
     "check_block",
+    "cut",
     "fit_extent",
     "group_count",
     "grow",
     "overlaps",
+    "partition_slices",
     "region_at",
     "region_shape",
 ]
@@ -36,6 +39,34 @@ Shape = tuple[int, ...]
 
 Region = tuple[slice, ...]
 """One slice with explicit start and stop for each axis."""
+
+
+def partition_slices(sizes: Sequence[int], start: int = 0) -> tuple[slice, ...]:
+    """Turn a partition into the slices that tile its axis, in order.
+
+    - Slice ``k`` has length ``sizes[k]``; it starts where slice ``k - 1`` stops.
+    - Together they cover ``range(start, start + sum(sizes))`` exactly once.
+
+    >>> partition_slices((2, 0, 3))
+    (slice(0, 2, None), slice(2, 2, None), slice(2, 5, None))
+    """
+    slices: list[slice] = []
+    for size in sizes:
+        slices.append(slice(start, start + size))
+        start += size
+    return tuple(slices)
+
+
+def cut(length: int, size: int) -> tuple[int, ...]:
+    """Partition an axis into pieces of ``size``, of which the last may be smaller.
+
+    - The pieces sum to ``length``; there are ``ceil(length / size)`` of them.
+
+    >>> cut(7, 3)
+    (3, 3, 1)
+    """
+    full, rest = divmod(length, size)
+    return (size,) * full + ((rest,) if rest else ())
 
 
 def region_at(origin: Sequence[int], shape: Sequence[int]) -> Region:
