@@ -10,7 +10,7 @@ import numpy as np
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.converters import AnyArray
-from lazychunks.errors import BlockDTypeError, EmptySequenceError
+from lazychunks.errors import EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 from lazychunks.sources import positive
 
@@ -152,13 +152,7 @@ class _Ranking(Pass, Generic[S]):
     def _lanes(self, array: Any) -> Any:
         """View a block as a matrix of which each row is to be chosen from."""
         xp = self.xp
-        what = kind(xp, array.dtype)
-        if what == "complex floating":
-            raise BlockDTypeError(
-                f"blocks of dtype {array.dtype} have no order; rank their absolute values",
-                expected="a dtype with an order",
-                got=array.dtype,
-            )
+        what = kind(xp, array.dtype, ordered=True)
         dtype = self.blocks.dtype
         if what == "bool":
             dtype = xp.int8
