@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array, is_torch_array
 
-from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError
+from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 
 __all__ = ["Likeness", "copied", "device", "inexact", "is_tensor", "kind", "plain", "wide"]
 
@@ -117,7 +117,15 @@ class Likeness:
 
     @property
     def dtype(self) -> Any:
-        """The dtype of results, in native byte order."""
+        """The dtype of results, in native byte order.
+
+        Raises
+        ------
+        EmptySequenceError
+            If there was no block.
+        """
+        if not self._blocks:
+            raise EmptySequenceError("there is no block, hence neither shape nor dtype of a result")
         native: Any = getattr(self._dtype, "newbyteorder", None)
         return self._dtype if native is None else native("=")
 

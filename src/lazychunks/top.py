@@ -10,7 +10,6 @@ import numpy as np
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.converters import AnyArray
-from lazychunks.errors import EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 from lazychunks.sources import positive
 
@@ -140,13 +139,10 @@ class _Ranking(Pass, Generic[S]):
             self._merge()
 
     def finish(self) -> TopK[S]:
-        if not self.blocks.seen:
-            raise EmptySequenceError(
-                "there is no block to choose from, hence neither shape nor dtype"
-            )
+        dtype = self.blocks.dtype
         self._merge()
         with np.errstate(invalid="ignore"):  # to be no number is no fault of a cast to bfloat16
-            values = self.xp.astype(self._key(self.keys), self.blocks.dtype)
+            values = self.xp.astype(self._key(self.keys), dtype)
         return TopK(self._joined(values), self._joined(self.indices))
 
     def _lanes(self, array: Any) -> Any:
