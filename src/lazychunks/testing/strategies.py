@@ -218,9 +218,7 @@ def nested_blocks(
     ]
 
 
-def flat_sequences(
-    blocks: SearchStrategy[Sequence[T]],
-) -> SearchStrategy[LazyChunkSequence[T]]:
+def flat_sequences(blocks: SearchStrategy[Sequence[T]]) -> SearchStrategy[LazyChunkSequence[T]]:
     """Draw sequences of the blocks drawn: list-, generator- or map-backed, hinted or not.
 
     Examples
@@ -301,9 +299,7 @@ def _generated_rows(rows: Sequence[Sequence[T]]) -> Iterator[Iterator[T]]:
     return map(_generated, rows)
 
 
-def _or_any(
-    drawn: SearchStrategy[np.dtype[Any]] | None,
-) -> SearchStrategy[np.dtype[Any]]:
+def _or_any(drawn: SearchStrategy[np.dtype[Any]] | None) -> SearchStrategy[np.dtype[Any]]:
     return dtypes() if drawn is None else drawn
 
 
