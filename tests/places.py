@@ -25,10 +25,17 @@ def put_array(
     *,
     path: str | None = None,
     zarr_format: Any = 3,
+    keys: Any = None,
 ) -> None:
     """Store an array as any other program would."""
-    chunks = (2, *values.shape[1:])
-    zarr.create_array(store, name=path, data=values, chunks=chunks, zarr_format=zarr_format)
+    zarr.create_array(
+        store,
+        name=path,
+        data=values,
+        chunks=(2, *values.shape[1:]),
+        zarr_format=zarr_format,
+        chunk_key_encoding=keys,
+    )
 
 
 def put_group(store: Store | str | Path, *, zarr_format: Any = 3) -> None:

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import zarr
 from zarr.core.buffer import Buffer
+from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.errors import ArrayNotFoundError
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
@@ -25,6 +26,8 @@ from lazychunks import (
     LazyChunkSequence,
     LazyChunksError,
     NestedLazyChunkSequence,
+    ZarrOptions,
+    status,
 )
 from lazychunks.storage import publishing
 from tests.places import (
@@ -96,6 +99,17 @@ def test_overwrite_replaces_an_array_whole(place: Place, sequence: Any) -> None:
     assert keys == set(fresh.content()), "nothing of the old array is left, and nothing beside it"
 
 
+@pytest.mark.parametrize("encoding", [DefaultChunkKeyEncoding, V2ChunkKeyEncoding])
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_an_array_of_any_keys_can_be_replaced(
+    place: Place, encoding: Any, separator: Literal[".", "/"]
+) -> None:
+    store: Any = place.destination
+    put_array(store, OLD, keys=encoding(separator=separator))
+    FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
 def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
     store: Any = (
         place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)
@@ -161,6 +175,12 @@ def an_array_beside_a_file(path: Path) -> None:
     (path / "notes.txt").write_text("precious")
 
 
+def an_array_beside_a_directory_of_a_year(path: Path) -> None:
+    put_array(path, OLD)
+    (path / "2026").mkdir()
+    (path / "2026" / "thesis.tex").write_text("precious")
+
+
 def a_link_to_an_array(path: Path) -> None:
     target = path.with_name("target.zarr")
     put_array(target, OLD)
@@ -191,6 +211,7 @@ OCCUPANTS: list[Callable[[Path], None]] = [
     a_directory_of_files,
     a_directory_of_a_hidden_file,
     an_array_beside_a_file,
+    an_array_beside_a_directory_of_a_year,
     a_link_to_an_array,
     a_link_to_a_directory,
     a_link_to_nothing,
@@ -306,6 +327,40 @@ def test_a_directory_that_cannot_be_written_is_refused_before_block_0(
         with pytest.raises(DestinationReadOnlyError, match="not writable"):
             sequence.to_zarr(tmp_path / "array.zarr", CONVERTER)
     assert tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("within", ["", "c"])
+def test_a_protected_array_is_not_replaced(
+    within: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could be moved away, but not be removed, and what remains would be in the way."""
+    array = tmp_path / "array.zarr"
+    put_array(array, OLD)
+    before = tree(tmp_path)
+
+    def access(path: Path, mode: int) -> bool:  # permissions do not bind the superuser
+        return path != array / within
+
+    monkeypatch.setattr(os, "access", access)
+    for sequence in NEVER:
+        with pytest.raises(DestinationReadOnlyError, match=r"replaced, since .* is not writable"):
+            sequence.to_zarr(array, CONVERTER, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_a_protected_array_of_this_run_is_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    array = tmp_path / "array.zarr"
+    sequence = LazyChunkSequence.from_map(np.ones, [2, 3])
+    options: ZarrOptions = {"run_id": "run", "resume": True}
+    sequence.to_zarr(array, CONVERTER, **options)
+
+    def access(path: Path, mode: int) -> bool:
+        return path != array
+
+    monkeypatch.setattr(os, "access", access)
+    sequence.to_zarr(array, CONVERTER, overwrite=True, **options)
 
 
 # What a destination can be.
@@ -438,6 +493,16 @@ def test_a_path_through_a_link_is_followed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "real").iterdir()] == ["array.zarr"]
 
 
+def test_a_place_within_an_array_is_refused_through_a_link_too(tmp_path: Path) -> None:
+    put_array(tmp_path / "array.zarr", OLD)
+    (tmp_path / "link").symlink_to(tmp_path / "array.zarr" / "c")
+    before = tree(tmp_path)
+    for sequence in NEVER:
+        with pytest.raises(DestinationExistsError, match="inside the array"):
+            sequence.to_zarr(tmp_path / "link" / "inner.zarr", CONVERTER, overwrite=True)
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("destination", [None, 3, 1.5, [], object()])
 def test_anything_else_is_no_destination(destination: Any) -> None:
     for sequence in NEVER:
@@ -527,6 +592,32 @@ def test_a_leftover_of_a_killed_run_is_refused(leftover: LocalPlace) -> None:
         with pytest.raises(DestinationExistsError, match="unfinished"):
             sequence.to_zarr(leftover.destination, CONVERTER)
     assert leftover.content() == before
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_part_of_a_replaced_array_does_not_come_back(
+    zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer dies while it removes the old array, and somebody removes the new one."""
+    array = tmp_path / "array.zarr"
+    put_array(array, OLD, zarr_format=zarr_format)
+
+    def die(directory: Path, **_: object) -> None:
+        for path in directory.glob("*0*"):
+            path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", die)
+        with pytest.raises(KeyboardInterrupt):
+            FLAT.to_zarr(array, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(values_at(array), WHOLE)
+    assert [path.name for path in tmp_path.glob(".*")] == [".array.zarr.old"]
+    shutil.rmtree(array)
+    assert status(array).set_aside is None
+    FLAT.to_zarr(array, CONVERTER)
+    np.testing.assert_array_equal(values_at(array), WHOLE)
+    assert [path.name for path in tmp_path.iterdir()] == ["array.zarr"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -320,6 +320,14 @@ def test_arrays_of_others(zarr_format: int, tmp_path: Path) -> None:
     assert (found.nbytes, found.run_id) == (6 * 7 * 4, None)
 
 
+def test_an_array_of_a_long_name(tmp_path: Path) -> None:
+    """A hidden sibling's would be longer than a name can be."""
+    array = tmp_path / ("n" * 255)
+    assert status(array).state == "absent"
+    put_array(array, OLD)
+    assert status(array).state == "complete"
+
+
 def test_bfloat16() -> None:
     dtype = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed").bfloat16
     store: dict[str, Buffer] = {}

@@ -172,6 +172,24 @@ def test_what_a_sequence_can_do_does_not_depend_on_a_bar(nested: bool, capsys: S
     assert last_count(capsys) == "4/4"
 
 
+class Squares(LazyChunkSequence[int]):
+    def __init__(self, count: int) -> None:
+        super().__init__(lambda: (number**2 for number in range(count)), count)
+
+
+class Table(NestedLazyChunkSequence[int]):
+    def __init__(self, count: int) -> None:
+        super().__init__(lambda: [range(count)] * count)
+
+
+def test_a_subclass_that_is_made_otherwise_has_a_bar(capsys: Stderr) -> None:
+    """It stays one of its class."""
+    assert Squares(3).compute(type, progress=True) is Squares
+    assert Squares(3).compute(progress=True) == [0, 1, 4]
+    assert last_count(capsys) == "3/3"
+    assert Table(2).compute(progress=True) == [[0, 1], [0, 1]]
+
+
 # The log.
 
 

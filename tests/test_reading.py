@@ -30,7 +30,16 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, GzipCodec, Transpos
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.chunk_key_encodings import V2ChunkKeyEncoding
 from zarr.registry import register_codec
-from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore, ZipStore
+from zarr.storage import (
+    FsspecStore,
+    LocalStore,
+    LoggingStore,
+    MemoryStore,
+    ObjectStore,
+    StorePath,
+    WrapperStore,
+    ZipStore,
+)
 
 from lazychunks import (
     DestinationBusyError,
@@ -41,6 +50,7 @@ from lazychunks import (
     NestedLazyChunkSequence,
     UntrustedArrayError,
     WriteAbortedError,
+    concatenate,
     tee,
     total,
     zarr_sink,
@@ -265,6 +275,29 @@ def test_an_array_is_found_wherever_it_is(tmp_path: Path, zarr_format: int) -> N
         np.testing.assert_array_equal(np.concatenate(flat.compute()), OLD, err_msg=repr(source))
         nested = Nested.from_zarr(source, CONVERTER, columns=2)
         np.testing.assert_array_equal(joined(nested), OLD, err_msg=repr(source))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_relative_path_stays_where_it_was(
+    zarr_format: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere all chunks would be missing, and read as the fill value."""
+    put_array(tmp_path / "array.zarr", OLD, zarr_format=zarr_format)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    read_only = LocalStore("array.zarr", read_only=True)
+    group = StorePath(LocalStore(".", read_only=True), "array.zarr")
+    places: list[Any] = [
+        "array.zarr",
+        LocalStore("array.zarr"),
+        read_only,
+        group,
+        zarr.open_array(read_only),
+    ]
+    sequences = [LazyChunkSequence.from_zarr(place, IdentityConverter()) for place in places]
+    monkeypatch.chdir("elsewhere")
+    for sequence in sequences:
+        np.testing.assert_array_equal(sequence.compute(concatenate()), OLD)
 
 
 def test_reading_leaves_no_trace(tmp_path: Path) -> None:
@@ -772,6 +805,34 @@ def test_a_row_must_not_be_larger_than_a_chunk_may_be() -> None:
     assert {block.shape for row in nested for block in row} == {(4, 2)}
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape", "shards", "what"),
+    [
+        (Flat, (4, 2**22), None, "one row"),
+        (Nested, (4, 4, 2**22), None, "one cell"),
+        (Flat, (2**22,), (2**22,), "one shard"),
+    ],
+)
+def test_a_block_must_not_consist_of_more_chunks_than_can_be_read_at_once(
+    kind: Any, shape: tuple[int, ...], shards: tuple[int, ...] | None, what: str
+) -> None:
+    """Each of them takes memory and time, be it there or not."""
+    store = MemoryStore()
+    zarr.create_array(store, shape=shape, chunks=(1,) * len(shape), shards=shards, dtype="u1")
+    with pytest.raises(UntrustedArrayError, match=f"{what} .* of 4194304 chunks"):
+        kind.from_zarr(store, CONVERTER)
+    assert kind.from_zarr(store, CONVERTER, max_chunk_bytes=2**33)
+
+
+def test_a_block_of_tiny_chunks_has_not_too_many() -> None:
+    store = MemoryStore()
+    zarr.create_array(store, shape=(2**30, 2**30), chunks=(1, 1), dtype="u1")
+    narrow = MemoryStore()
+    zarr.create_array(narrow, shape=(2**30, 4), chunks=(1, 1), dtype="u1")
+    assert len(next(iter(Flat.from_zarr(narrow, CONVERTER)))) == 128
+    assert next(next(iter(Nested.from_zarr(store, CONVERTER)))).shape == (1, 512)
+
+
 @pytest.mark.parametrize("length", [10**18, sys.maxsize])
 def test_a_huge_shape_costs_nothing(length: int) -> None:
     """Chunks that are missing are no fault, and blocks come one by one."""
@@ -823,9 +884,24 @@ def replaceable(kind: str, directory: Path) -> tuple[Any, Any]:
         "StorePath": StorePath(memory, "in/a"),
         "array": memory,
     }
+    sources: dict[str, Callable[[], Any]] = {"array": lambda: zarr.open_array(memory, mode="r+")}
+    if kind == "wrapped":
+        places[kind] = memory
+        sources[kind] = lambda: LoggingStore(memory, log_level="ERROR")
+    elif kind == "member":
+        pytest.importorskip("fsspec")
+        places[kind] = f"memory://{directory.name}/in/a"
+        sources[kind] = lambda: StorePath(
+            FsspecStore.from_url(f"memory://{directory.name}"), "in/a"
+        )
+    elif kind == "prefix":
+        local = pytest.importorskip("obstore.store").LocalStore
+        (directory / "in" / "a").mkdir(parents=True)
+        places[kind] = ObjectStore(local(directory / "in" / "a"))
+        sources[kind] = lambda: StorePath(ObjectStore(local(directory)), "in/a")
     place = places[kind]
     Flat(lambda: [VALUES]).to_zarr(place, CONVERTER, chunks=(2, 3))
-    return zarr.open_array(memory, mode="r+") if kind == "array" else place, place
+    return sources.get(kind, lambda: place)(), place
 
 
 def by_workers(source: Any, place: Any) -> None:
@@ -875,7 +951,9 @@ def test_a_local_array_can_be_replaced_by_what_is_made_of_it(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", ["dict", "MemoryStore", "StorePath", "array"])
+@pytest.mark.parametrize(
+    "kind", ["dict", "MemoryStore", "StorePath", "array", "wrapped", "member", "prefix"]
+)
 def test_elsewhere_an_array_is_not_replaced_while_it_is_read(
     kind: str, way: str, tmp_path: Path
 ) -> None:

@@ -5,7 +5,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from typing import Any
 
@@ -295,9 +295,13 @@ def test_columns_are_counted_where_they_are_known() -> None:
     assert column_count(lambda: [1]) is None
 
 
+@dataclass
 class Unsized:
+    error: type[Exception] = TypeError
+    """What a DataLoader over a stream raises."""
+
     def __len__(self) -> int:
-        raise TypeError("as a DataLoader over a stream")
+        raise self.error
 
     def __iter__(self) -> Iterator[int]:
         return iter((1, 2))
@@ -308,6 +312,8 @@ def test_a_length_is_asked_for_where_there_is_one() -> None:
     assert length_of(range(3)) == 3
     assert length_of(iter([1])) is None
     assert length_of(Unsized()) is None
+    assert length_of(Unsized(NotImplementedError)) is None
+    assert length_of(range(2**70)) is None
 
 
 # Hints.

@@ -22,6 +22,7 @@ from lazychunks import (
     BlockShapeError,
     DestinationBusyError,
     DestinationError,
+    DestinationExistsError,
     EmptyRowError,
     EmptySequenceError,
     IdentityConverter,
@@ -77,6 +78,20 @@ def test_another_store_than_a_directory(tmp_path: Path) -> None:
             assert same(seen_at(str(tmp_path / job.name)), job.whole)
             assert not [*(tmp_path / job.name).rglob("*partial*")]
             assert not (tmp_path / job.name / "lazychunks.sizes").exists()
+
+
+def test_what_workers_are_to_read_is_not_replaced(tmp_path: Path) -> None:
+    """Regression: where nothing can be renamed, they read zeros."""
+    pytest.importorskip("fsspec")
+    store = FsspecStore.from_url(f"file://{tmp_path}/a", storage_options={"auto_mkdir": True})
+    FLAT.store(store)
+    blocks = LazyChunkSequence.from_zarr(store, CONVERTER, rows=4).map(np.negative)
+    with processes(1) as executor:
+        with pytest.raises(DestinationExistsError, match="is being read"):
+            blocks.to_zarr(store, CONVERTER, overwrite=True, executor=executor, chunks="blocks")
+        with pytest.raises(DestinationExistsError, match="is being read"):
+            blocks.parallel(executor).to_zarr(store, CONVERTER, overwrite=True)
+    assert same(seen_at(str(tmp_path / "a")), FLAT.whole)
 
 
 def test_a_sequence_without_a_length() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
 from operator import length_hint
 from typing import (
@@ -128,6 +129,13 @@ def _immutable(cls: type[C]) -> type[C]:
     return cls
 
 
+def _made_by(sequence: C, factory: Callable[[], object]) -> C:
+    """Return a sequence with another factory, whatever a subclass asks for to be made."""
+    made = copy.copy(sequence)
+    object.__setattr__(made, "generator_factory", factory)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class _Sequence(Generic[T_co, E_co]):
     """What both sequences do in the same way; ``E_co`` is what ``compute()`` lists."""
@@ -183,7 +191,7 @@ class _Sequence(Generic[T_co, E_co]):
         [1, 2]
         """
         ahead = partial(self._ahead.of, executor=executor, max_in_flight=max_in_flight)
-        return replace(self, generator_factory=sources.within(self.generator_factory, ahead))
+        return _made_by(self, sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[E_co]: ...
@@ -326,7 +334,7 @@ class _Sequence(Generic[T_co, E_co]):
         if not is_shown(progress):
             return self
         reported = self._reported(self.generator_factory, self._hint)
-        return replace(self, generator_factory=reported)
+        return _made_by(self, reported)
 
 
 @_immutable
@@ -582,7 +590,7 @@ def is_nested(blocks: object) -> bool:
 def calls_of(sequence: Any) -> Any:
     """Return the sequence of the calls that compute the blocks of a map-backed one, else None."""
     tasks = sources.tasks_of(sequence.generator_factory)
-    return None if tasks is None else replace(sequence, generator_factory=tasks)
+    return None if tasks is None else _made_by(sequence, tasks)
 
 
 def counts_of(blocks: Iterable[object]) -> tuple[int | None, int | None]:

@@ -280,10 +280,10 @@ def counted(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:
 
 
 def length_of(items: Iterable[object]) -> int | None:
-    """Ask items for their number (a DataLoader over a stream has none)."""
+    """Ask items for their number (a DataLoader over a stream has none, a range may be too long)."""
     try:
         return len(items) if isinstance(items, Sized) else None
-    except TypeError:
+    except (NotImplementedError, OverflowError, TypeError):
         return None
 
 

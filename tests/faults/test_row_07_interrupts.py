@@ -167,9 +167,22 @@ def test_a_second_interrupt_does_not_keep_it_from_tidying_up(
     assert names_in(tmp_path) == []
 
 
+def handle_by(raised: type[BaseException]) -> None:
+    """Have the signal raise something else, as a handler of the user's own may."""
+
+    def handler(*_: object) -> None:
+        raise raised
+
+    signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, TimeoutError])
 @pytest.mark.parametrize("key", ["zarr.json.partial", "zarr.json", "c/0/0"])
-def test_no_operation_of_the_main_thread_lands_after_an_interrupt(key: str) -> None:
+def test_no_operation_of_the_main_thread_lands_after_an_interrupt(
+    key: str, raised: type[BaseException]
+) -> None:
     """The interrupt comes while metadata is written, published, or the old array removed."""
+    handle_by(raised)
     memory = MemoryStore()
     old_array(memory)
 
@@ -178,13 +191,33 @@ def test_no_operation_of_the_main_thread_lands_after_an_interrupt(key: str) -> N
         interrupt()
 
     store = SlowStore(memory, key.__eq__, begins)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises((raised, WriteAbortedError)):
         FLAT.store(store, overwrite=True, run_id="run")
     assert store.returned() == []
     seen = seen_at(memory)
     assert seen is None or any(same(seen, a) for a in (FLAT.whole, old_array({})))
     FLAT.store(memory, overwrite=True, resume=True, run_id="run")
     assert same(seen_at(memory), FLAT.whole)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, TimeoutError])
+def test_no_chunk_is_written_after_an_interrupt_of_the_waiting(raised: type[BaseException]) -> None:
+    """A block fails, and the interrupt comes while the writes under way are waited for."""
+    handle_by(raised)
+    memory = MemoryStore()
+    store = SlowStore(memory, lambda key: "c/" in key)
+
+    def fail(row: int) -> None:
+        if row == 8:
+            assert store.entered.wait(60), "a slow write is in flight"
+            threading.Timer(LATE, interrupt).start()
+            threading.Timer(2 * LATE, store.release_late).start()
+            raise ZeroDivisionError
+
+    with pytest.raises((raised, WriteAbortedError)):
+        FLAT.store(store, fail)
+    assert store.returned() == []
+    assert seen_at(memory) is None
 
 
 @pytest.mark.parametrize("shards", [None, (4, 3)], ids=["chunks", "shards"])

@@ -1,5 +1,6 @@
 """Row 8: two writers at one destination: one wins, the other is told at once."""
 
+import os
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -228,3 +229,28 @@ def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
     except ValueError:
         return  # chunks of one, metadata of the other
     assert not any(same(np.asarray(seen), job.whole) for job in (FLAT, FINER))
+
+
+def store_and_fork(path: str) -> None:
+    """Store a job whose third block forks a process, which then ends by an exception."""
+    computed = 0
+
+    def watch(*_: int) -> None:
+        nonlocal computed
+        computed += 1
+        if computed == 3:
+            child = os.fork()
+            if child == 0:
+                raise SystemExit
+            os.waitpid(child, 0)
+
+    FLAT.store(path, watch, overwrite=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_that_ends_leaves_its_parents_write_alone(tmp_path: Path) -> None:
+    path = str(tmp_path / "array.zarr")
+    with running(store_and_fork, path) as process:
+        process.join()
+        assert process.exitcode == 0
+    assert same(seen_at(path), FLAT.whole)

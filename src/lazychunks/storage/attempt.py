@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Self
@@ -90,6 +91,7 @@ class Attempt:
         self.taken = 0
         """Number of blocks taken, for who asks after a failure."""
         self._has_begun = False
+        self._process = os.getpid()
         self._overwrite = overwrite
         self.counts = counts
         self.publication: Publication = publication_at(self.place, overwrite=overwrite)
@@ -111,6 +113,8 @@ class Attempt:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object, /) -> None:
+        if os.getpid() != self._process:
+            return  # forked by a block: what is under way is its parent's
         try:
             if self._has_begun:
                 try:
@@ -167,11 +171,14 @@ class Attempt:
                 self.publication.discard()
             self.finished = self._opened(document)
             return
-        if self.place.holds_array() and not self._overwrite:
-            raise DestinationExistsError(
-                f"{self.place} holds an array; pass overwrite=True to replace it",
-                path=str(self.place),
-            )
+        if self.place.holds_array():
+            if not self._overwrite:
+                raise DestinationExistsError(
+                    f"{self.place} holds an array; pass overwrite=True to replace it",
+                    path=str(self.place),
+                )
+            if isinstance(self.place, LocalPath):
+                self.place.check_removable()
         if not self.publication.has_leftovers():
             return
         if options.resume:

@@ -7,12 +7,19 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath, ZipStore
+from zarr.storage import (
+    FsspecStore,
+    LocalStore,
+    MemoryStore,
+    ObjectStore,
+    StorePath,
+    ZipStore,
+)
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.arrays import KEPT_BACK, METADATA, parsed
@@ -22,9 +29,14 @@ from lazychunks.storage.options import Destination
 __all__ = ["InStore", "LocalPath", "files_below", "foreign_among", "located"]
 
 _PART_OF_AN_ARRAY = re.compile(
-    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c|\d+(\.\d+)*"
+    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|zarr\.(json\.)?[0-9a-f]{32}\.partial"  # under which zarr writes a file at first
+    r"|(?P<older>\d+(\.\d+)*)"  # an array's whose keys are as in Zarr 2
 )
+
+_METADATA = (METADATA, ".zarray")
+
+_USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,14 @@ class LocalPath:
         """Path of a hidden sibling that writers use."""
         return self.path.parent / f".{self.path.name}.{what}"
 
+    @property
+    def set_aside(self) -> Path | None:
+        """Where a dead writer has moved the array that was here, unless it was being removed."""
+        old = self.beside("old")
+        is_array = any(os.path.isfile(old / name) for name in _METADATA)
+        is_free = not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
+        return old if is_array and is_free else None
+
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""
         file = self.path / name
@@ -57,11 +77,6 @@ class LocalPath:
     def keys(self) -> list[str]:
         """Files below, by their paths relative to this one."""
         return [key for key, _ in files_below(self.path)]
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nothing is there, or an empty directory."""
-        return not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
 
     def holds_array(self) -> bool:
         """Tell whether an array is there.
@@ -78,7 +93,8 @@ class LocalPath:
             raise ValueError(f"{self} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise _refused(self, "a symbolic link")
-        _check_above(self, map(LocalPath, path.parents))
+        real = Path(os.path.realpath(path))
+        _check_above(self, map(LocalPath, dict.fromkeys((*path.parents, *real.parents))))
         _check_directory(next(parent for parent in path.parents if parent.exists()), self)
         if not path.exists():
             return False
@@ -90,6 +106,17 @@ class LocalPath:
             raise _refused(self, "the working directory of this process, or above it")
         names = sorted(member.name for member in path.iterdir())
         return _holds_array(self, names, _node_type(self))
+
+    def check_removable(self) -> None:
+        """Refuse an array that could be moved out of the way, but then not be removed.
+
+        Raises
+        ------
+        DestinationReadOnlyError
+            If its directories cannot be written.
+        """
+        for directory in filter(Path.is_dir, (self.path, self.path / "c")):
+            _check_directory(directory, self, "replaced")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +145,12 @@ class InStore(Keys):
         store = _innermost(self.store)
         in_memory = isinstance(store, FsspecStore) and "memory" in store.fs.protocol
         return not (in_memory or isinstance(store, MemoryStore | ZipStore))
+
+    @property
+    def name(self) -> str:
+        """Name that tells the place from others, as far as known the same however it is reached."""
+        parts = (*_root(self.store), self.path)
+        return "/".join(filter(None, (part.strip("/") for part in parts)))
 
     def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # it is as it is
         """Return the place itself."""
@@ -163,9 +196,10 @@ def files_below(directory: str | Path, prefix: str = "") -> Iterator[tuple[str, 
                 yield prefix + entry.name, entry
 
 
-def foreign_among(names: Iterable[str]) -> list[str]:
-    """Names that no array and no writer gives to a member."""
-    return sorted(name for name in names if not _PART_OF_AN_ARRAY.fullmatch(name))
+def foreign_among(names: Iterable[str], *, is_usual: bool = False) -> list[str]:
+    """Names that no array, or no array with the usual keys, and no writer gives to a member."""
+    parts = ((name, _PART_OF_AN_ARRAY.fullmatch(name)) for name in names)
+    return sorted(name for name, part in parts if part is None or (is_usual and part["older"]))
 
 
 def _at_url(url: str) -> LocalPath | InStore:
@@ -196,9 +230,29 @@ def _local(path: str | os.PathLike[str]) -> LocalPath:
 
 
 def _in_store(store: Store, path: str) -> LocalPath | InStore:
-    if type(store) is LocalStore and not store.read_only:
+    if type(store) is not LocalStore:
+        return InStore(store, path)
+    if not store.read_only:
         return LocalPath((store.root / path).absolute())
-    return InStore(store, path)
+    return InStore(LocalStore(store.root.absolute(), read_only=True), path)
+
+
+def _root(store: Store) -> tuple[str, str]:
+    """Name what a store is in, and tell where in there it is: a prefix is part of the path."""
+    inner: Any = store
+    wrapped: Any = getattr(store, "_store", None)
+    if wrapped is not None and type(store).__module__.startswith("zarr."):
+        return _root(wrapped)
+    if isinstance(store, LocalStore):
+        return "file", str(store.root.absolute())
+    if isinstance(store, FsspecStore):
+        protocol = inner.fs.protocol
+        return protocol if isinstance(protocol, str) else protocol[0], store.path
+    if isinstance(store, ObjectStore):
+        prefix = str(getattr(inner.store, "prefix", None) or "")
+        name = re.sub(r', prefix="[^"]*"', "", str(inner.store))
+        return "file" if type(inner.store).__name__ == "LocalStore" else name, prefix
+    return str(store), ""
 
 
 def _innermost(store: object) -> object:
@@ -229,7 +283,8 @@ def _holds_array(place: LocalPath | InStore, names: list[str], kind: object) -> 
         raise _refused(place, "a zarr group")
     if kind != "array":
         raise _refused(place, f"no array but other content ({_listed(names)})")
-    foreign = foreign_among(names)
+    keys = (parsed(place.read(METADATA)) or {}).get("chunk_key_encoding", _USUAL_KEYS)
+    foreign = foreign_among(names, is_usual=keys == _USUAL_KEYS and ".zarray" not in names)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")
     return True
@@ -243,12 +298,12 @@ def _is_inside(directory: Path) -> bool:
         return False
 
 
-def _check_directory(directory: Path, place: LocalPath) -> None:
+def _check_directory(directory: Path, place: LocalPath, what: str = "created") -> None:
     if not directory.is_dir():
         raise _refused(place, f"below {directory}, which is a file")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise DestinationReadOnlyError(
-            f"{place} cannot be created, since {directory} is not writable",
+            f"{place} cannot be {what}, since {directory} is not writable",
             path=str(place),
         )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -143,7 +144,7 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
     """Where an unfinished write is, and its metadata, if it has some."""
     if isinstance(place, LocalPath):
         staging = LocalPath(place.beside("partial"))
-        if not staging.path.is_dir():
+        if not os.path.isdir(staging.path):  # whose name may be too long, where the array's is not
             return None
         draft = staging.read(KEPT_BACK)
         if draft is not None:
@@ -213,9 +214,8 @@ def _spans(sizes: Iterable[int], end: int) -> list[slice]:
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
-    if isinstance(place, LocalPath) and place.is_free and place.beside("old").is_dir():
-        return str(place.beside("old"))
-    return None
+    old = place.set_aside if isinstance(place, LocalPath) else None
+    return None if old is None else str(old)
 
 
 def _stored_bytes(place: LocalPath | InStore) -> int | None:

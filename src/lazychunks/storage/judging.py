@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lazychunks.errors import UntrustedArrayError
+from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage import bfloat16
 from lazychunks.storage.arrays import described, parsed
 from lazychunks.storage.destinations import InStore, LocalPath
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
     from lazychunks.storage.keys import Keys
 
-__all__ = ["document_of", "found", "has_checksums", "judged", "opened"]
+__all__ = [
+    "BYTES_EACH",
+    "check_number",
+    "document_of",
+    "found",
+    "has_checksums",
+    "judged",
+    "opened",
+]
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(
@@ -24,6 +33,9 @@ _CODECS_OF_V2 = frozenset(
 )
 _CHECKING = frozenset({"bz2", "crc32", "crc32c", "gzip", "lzma", "zlib"})
 """Codecs that keep a checksum; zstd does if it is asked to."""
+
+BYTES_EACH = 2**11
+"""Bytes that zarr needs for each chunk that it reads at the same time, whatever its size; about."""
 
 
 def found(place: LocalPath | InStore) -> Document | None:
@@ -91,8 +103,8 @@ def judged(
     Raises
     ------
     UntrustedArrayError
-        If it names a codec or dtype that is not known to be harmless, or a chunk too large, or if
-        zarr finds more wrong with it.
+        If it names a codec or dtype that is not known to be harmless, or a chunk too large, or a
+        shard of too many, or if zarr finds more wrong with it.
     """
     try:
         known = _CODECS_OF_V2 if document.get("zarr_format") == 2 else _CODECS
@@ -127,7 +139,27 @@ def judged(
             f"one chunk of {place} has {size} bytes, more than max_chunk_bytes={max_chunk_bytes}; "
             "raise that if you trust its origin and have the memory"
         )
+    for name, settings in _codecs(document):
+        if name == "sharding_indexed":
+            number = math.prod(array.shards or chunks) // max(math.prod(settings["chunk_shape"]), 1)
+            check_number(number, f"one shard of {place}", max_chunk_bytes)
     return array
+
+
+def check_number(chunks: int, what: str, max_chunk_bytes: int) -> None:
+    """Refuse what consists of more chunks than could be read at the same time.
+
+    Raises
+    ------
+    UntrustedArrayError
+        If they are too many, be they as small as they may.
+    """
+    most = max(max_chunk_bytes, MAX_CHUNK_BYTES) // BYTES_EACH
+    if chunks > most:
+        raise UntrustedArrayError(
+            f"{what} consists of {chunks} chunks, more than {most}; raise max_chunk_bytes to "
+            f"{chunks * BYTES_EACH} if you trust its origin and have the memory"
+        )
 
 
 def has_checksums(document: Document) -> bool:

@@ -14,6 +14,8 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
+from lazychunks.storage.writing import wait_out
+
 __all__ = ["Keys", "listed", "settled"]
 
 T = TypeVar("T")
@@ -96,9 +98,7 @@ def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
 
     try:
         return sync(watched())
-    except Exception:
-        raise
-    except BaseException:
+    except BaseException:  # a handler of signals may raise anything
         if not turn.acquire(blocking=False):
-            ended.wait()
+            wait_out(ended.wait)
         raise

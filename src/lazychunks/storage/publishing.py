@@ -145,7 +145,7 @@ class DirectorySwap:
             for directory in (self._target, *self._made):
                 _sync(directory.parent)
         for directory in (self._old, self._staging):
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
 
     def discard(self) -> None:
         """Remove the staging directory."""
@@ -163,11 +163,10 @@ class DirectorySwap:
                     f"{directory} is in the way, and no writer has left it; move it",
                     path=str(directory),
                 )
-        if self._old.exists():
-            if self._place.is_free:
-                os.rename(self._old, self._target)
-            else:
-                shutil.rmtree(self._old)
+        if self._place.set_aside is not None:
+            os.rename(self._old, self._target)
+        elif self._old.exists():
+            _remove(self._old)
         if (self._staging / METADATA).exists():  # it died when it was about to publish
             os.rename(self._staging / METADATA, self._staging / KEPT_BACK)
 
@@ -185,7 +184,7 @@ class DirectorySwap:
 class MetadataLast:
     """Writes chunks to their final keys and keeps the metadata back until the end."""
 
-    # By the text of a place: two buckets of one name count as one, whatever their endpoints. Their
+    # By the name of a place: two buckets of one name count as one, whatever their endpoints. Their
     # stores' own equality errs on the other side, where clients differ in their credentials.
     _at_work: ClassVar[WeakValueDictionary[str, MetadataLast]] = WeakValueDictionary()
     _register = threading.Lock()
@@ -199,14 +198,14 @@ class MetadataLast:
         DestinationBusyError
             If a writer of this process has begun to: chunks that are gone read as fill values.
         """
-        place = str(InStore(array.store, array.path))
+        place = InStore(array.store, array.path)
         with cls._register:
-            writer = cls._at_work.get(place)
+            writer = cls._at_work.get(place.name)
             if writer is not None and writer.replaces:
                 raise DestinationBusyError(
                     f"{place} is being replaced, so it cannot be read; read it before, or write to "
                     "another destination",
-                    path=place,
+                    path=str(place),
                 )
             if writer is not None:
                 writer.is_read = True
@@ -227,7 +226,7 @@ class MetadataLast:
         and would be taken for something else. Raises as :meth:`DirectorySwap.lock` does.
         """
         with self._register:
-            here = str(self.where)
+            here = self.where.name
             for there in list(self._at_work):
                 if f"{there}/".startswith(f"{here}/") or f"{here}/".startswith(f"{there}/"):
                     raise _busy(self.where)
@@ -237,8 +236,8 @@ class MetadataLast:
 
     def unlock(self) -> None:
         """Leave the register."""
-        if self._at_work.get(str(self.where)) is self:
-            del self._at_work[str(self.where)]
+        if self._at_work.get(self.where.name) is self:
+            del self._at_work[self.where.name]
 
     def has_leftovers(self) -> bool:
         """Whether metadata is kept back at the destination."""
@@ -352,6 +351,14 @@ def _link(path: str | Path) -> DestinationExistsError:
     return DestinationExistsError(
         f"{path} is a symbolic link, which no writer has made; remove it", path=str(path)
     )
+
+
+def _remove(directory: Path) -> None:
+    """Remove what was an array, and first of all what makes it one, in case this dies meanwhile."""
+    for name in (METADATA, ".zarray"):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _sync_tree(directory: Path) -> None:

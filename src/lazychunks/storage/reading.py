@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import zarr
+from zarr.storage import LocalStore
 
 from lazychunks.ahead import Ahead, AheadRows
 from lazychunks.errors import UntrustedArrayError
@@ -15,7 +16,7 @@ from lazychunks.shapes import Shape, cell_count, cell_region, fit_extent
 from lazychunks.sources import Mapped, Product, positive
 from lazychunks.storage.destinations import located
 from lazychunks.storage.filing import Reader
-from lazychunks.storage.judging import judged, opened
+from lazychunks.storage.judging import BYTES_EACH, check_number, judged, opened
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
 from lazychunks.storage.plan import MERGE_BELOW
@@ -66,6 +67,10 @@ class _Read(Generic[T_co]):
     size: Shape
     """Shape of a block, of which the last along an axis may be smaller."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        MetadataLast.note_read(self.reader.array)  # nobody knows what another process reads
+        return type(self), (self.reader, self.converter, self.size)
+
     def __call__(self, *index: int) -> T_co:
         array = self.reader.array
         MetadataLast.note_read(array)
@@ -92,7 +97,10 @@ def _cut(
     if isinstance(source, zarr.Array):
         where = str(source.store_path)
         metadata: Any = source.metadata  # of Zarr 2 or 3
-        array = judged(Keys(source.store, source.path), metadata.to_dict(), where, limit)
+        store = source.store
+        if type(store) is LocalStore:  # whose path may depend on the working directory
+            store = LocalStore(store.root.absolute(), read_only=store.read_only)
+        array = judged(Keys(store, source.path), metadata.to_dict(), where, limit)
     else:
         place = located(source)
         where = str(place)
@@ -104,19 +112,22 @@ def _cut(
             f"needs at least {axes}"
         )
     each = math.prod(array.shape[axes:]) * array.dtype.itemsize
+    number = cell_count(array.shape[axes:], array.chunks[axes:])
+    what = f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
     if each > limit:
         raise UntrustedArrayError(
-            f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
-            f"{array.shape} has {each} bytes, more than max_chunk_bytes={limit}; raise that if you "
-            "trust its origin and have the memory"
+            f"{what}{array.shape} has {each} bytes, more than max_chunk_bytes={limit}; raise that "
+            "if you trust its origin and have the memory"
         )
+    check_number(number, f"{what}{array.shape}", limit)
     sizes: list[int] = []
     for (name, size), chunk in zip(asked.items(), array.chunks, strict=False):
         merged = min(MERGE_BELOW, limit) if len(sizes) == axes - 1 else 0
-        sizes.append(
-            fit_extent(chunk, each, merged, limit) if size is None else positive(size, name)
-        )
+        most = chunk * max(MERGE_BELOW // (BYTES_EACH * max(number, 1)), 1)  # however tiny they are
+        fitting = min(fit_extent(chunk, each, merged, limit), most)
+        sizes.append(fitting if size is None else positive(size, name))
         each *= sizes[-1]
+        number *= -(-sizes[-1] // chunk)
     read = _Read(Reader.of(array), converter, (*sizes, *array.shape[axes:]))
     counts = map(cell_count, zip(array.shape), zip(sizes))
     return read, [range(max(count, 1)) for count in counts]

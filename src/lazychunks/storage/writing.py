@@ -177,13 +177,18 @@ def _work(
 
 
 def wait_out(wait: Callable[[], object]) -> None:
-    """Wait to the end, however often that is interrupted; an interrupt is raised after it."""
-    interrupt: KeyboardInterrupt | None = None
+    """Wait to the end, however often that is interrupted; an interrupt is raised after it.
+
+    A handler of signals may raise anything. What is raised twice is a failure of the waiting.
+    """
+    interrupt: BaseException | None = None
     while True:
         try:
             wait()
             break
-        except KeyboardInterrupt as error:  # one more: what is under way ends all the same
+        except BaseException as error:  # one more: what is under way ends all the same
+            if isinstance(error, Exception) and type(error) is type(interrupt):
+                raise
             interrupt = error
     if interrupt is not None:
         raise interrupt
