@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
+from itertools import chain
 from operator import length_hint
 from typing import (
     TYPE_CHECKING,
@@ -118,14 +119,20 @@ def _immutable(cls: type[C]) -> type[C]:
 
     Calling a parametrized class tries to set ``__orig_class__``, and takes an AttributeError for
     an answer. Before Python 3.12, the method that ``frozen`` makes fails otherwise, since
-    ``slots`` replaces the class that it knows.
+    ``slots`` replaces the class that it knows. And a copy has all that it should, where what the
+    two make would leave out what a subclass adds.
     """
 
     def refuse(self: object, name: str, *_: object) -> None:
         raise FrozenInstanceError(f"cannot change field {name!r} of {type(self).__name__}")
 
-    for method in ("__setattr__", "__delattr__"):
-        setattr(cls, method, refuse)
+    def restore(self: object, state: tuple[dict[str, object] | None, ...]) -> None:
+        for name, value in chain.from_iterable((part or {}).items() for part in state):
+            object.__setattr__(self, name, value)
+
+    methods = {"__setattr__": refuse, "__delattr__": refuse, "__setstate__": restore}
+    for name, method in (methods | {"__getstate__": object.__getstate__}).items():
+        setattr(cls, name, method)
     return cls
 
 
