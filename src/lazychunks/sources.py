@@ -207,10 +207,7 @@ def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterat
 
 def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
     refuse_array(row, "a row of the nested sequence")
-    if kept:
-        return _fresh(row, lambda: True)
-    _refuse_started(row)
-    return iter(row)
+    return _fresh(row, (lambda: True) if kept else None)
 
 
 def ended(row: Iterable[object]) -> AbstractContextManager[object]:
@@ -382,20 +379,18 @@ def refuse_array(made: object, who: str) -> None:
         )
 
 
-def _fresh(made: Iterable[T], handed_out_before: Callable[[], bool]) -> Iterator[T]:
-    _refuse_started(made)
+def _fresh(made: Iterable[T], handed_out_before: Callable[[], bool] | None) -> Iterator[T]:
+    if _is_generator(made):
+        if inspect.getgeneratorstate(made) != inspect.GEN_CREATED:
+            raise SourceExhaustedError(
+                "the blocks come from a generator that has already run; pass a factory that makes "
+                "a new generator each time (the generator function itself, not its result)"
+            )
+        return made
     iterator = iter(made)
-    if iterator is not made or _is_generator(made):
+    if iterator is not made or handed_out_before is None:
         return iterator
     return _refuse_silence(iterator, handed_out_before)
-
-
-def _refuse_started(made: Iterable[object]) -> None:
-    if _is_generator(made) and inspect.getgeneratorstate(made) != inspect.GEN_CREATED:
-        raise SourceExhaustedError(
-            "the blocks come from a generator that has already run; pass a factory that makes a "
-            "new generator each time (the generator function itself, not its result)"
-        )
 
 
 def _is_generator(x: object) -> TypeGuard[GeneratorType[Any, Any, Any]]:

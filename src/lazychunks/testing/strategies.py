@@ -271,7 +271,7 @@ def nested_sequence(
 ) -> NestedLazyChunkSequence[T]:
     """Make a nested sequence of rows; generator-backed at least, if rows differ in length."""
     widths = {len(row) for row in rows}
-    factory: Callable[[], Iterable[Iterable[T]]] = partial(_generated_rows, rows)
+    factory: Callable[[], Iterable[Iterable[T]]] = partial(map, _generated, rows)
     if backing == "map" and len(widths) == 1:
         factory = Product(partial(_entry, rows), range(len(rows)), range(*widths))
     elif backing == "list":
@@ -293,10 +293,6 @@ def _handed_out(blocks: Sequence[T]) -> Sequence[T]:
 
 def _generated(blocks: Sequence[T]) -> Iterator[T]:
     yield from blocks
-
-
-def _generated_rows(rows: Sequence[Sequence[T]]) -> Iterator[Iterator[T]]:
-    return map(_generated, rows)
 
 
 def _or_any(drawn: SearchStrategy[np.dtype[Any]] | None) -> SearchStrategy[np.dtype[Any]]:
