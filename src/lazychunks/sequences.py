@@ -25,7 +25,7 @@ from typing_extensions import TypeVar, Unpack
 
 from lazychunks import sources
 from lazychunks.ahead import Ahead, AheadRows
-from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
+from lazychunks.progress import is_shown, logged_duration
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -150,7 +150,6 @@ class _Sequence(Generic[T_co, E_co]):
     generator_factory: Callable[[], Iterable[Any]]
 
     _listing: ClassVar[type[Any]]
-    _reported: ClassVar[type[Any]]
     _ahead: ClassVar[type[Any]]
 
     def __post_init__(self) -> None:
@@ -340,7 +339,7 @@ class _Sequence(Generic[T_co, E_co]):
         """Return the sequence, its blocks moving a progress bar if that is wanted."""
         if not is_shown(progress):
             return self
-        reported = self._reported(self.generator_factory, self._hint)
+        reported = sources.Reported(self.generator_factory, self._hint, is_nested(self))
         return _made_by(self, reported)
 
 
@@ -379,7 +378,6 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
     len_generator: int | None = None
 
     _listing = ListAggregator
-    _reported = Reported
     _ahead = Ahead
 
     @classmethod
@@ -514,7 +512,6 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
     len_outer_generator: int | None = None
 
     _listing = NestedListAggregator
-    _reported = ReportedRows
     _ahead = AheadRows
 
     @classmethod
