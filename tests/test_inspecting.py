@@ -352,6 +352,7 @@ def test_wherever_it_is(tmp_path: Path) -> None:
         assert found.stored_bytes
         assert "a" in found.place
     absent: list[Any] = ["/", tmp_path, tmp_path / "a.zip", StorePath(memory, "b")]
+    absent += [LocalStore(tmp_path / "nowhere", read_only=True), ZipStore(tmp_path / "no.zip")]
     for source in absent:
         assert status(source).state == "absent"
 

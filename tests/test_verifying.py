@@ -282,8 +282,15 @@ def test_wherever_it_is(tmp_path: Path) -> None:
         assert (found.read, found.missing_keys) == (4, ("c/3/0",))
 
 
+def test_chunks_of_an_array_without_elements_are_not_looked_for() -> None:
+    """An axis of length zero, and one of which each chunk would be asked for."""
+    store = MemoryStore()
+    zarr.create_array(store, shape=(10**15, 0), chunks=(1, 1), dtype="u1")
+    assert verify(Unlisting(store)).chunks == 0
+
+
 def test_without_an_array_there_is_nothing_to_verify(tmp_path: Path) -> None:
-    nowhere: list[Any] = [tmp_path / "a", {}]
+    nowhere: list[Any] = [tmp_path / "a", {}, LocalStore(tmp_path / "a", read_only=True)]
     for source in nowhere:
         with pytest.raises(FileNotFoundError, match="no Zarr array"):
             verify(source)

@@ -9,7 +9,7 @@ be smaller. Nothing here knows arrays: laws are tested against in-memory concate
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from lazychunks.errors import BlockIndex, BlockShapeError
@@ -24,7 +24,6 @@ __all__ = [
     "cell_count",
     "cell_region",
     "check_block",
-    "cut",
     "fit_extent",
     "group_count",
     "grow",
@@ -41,32 +40,18 @@ Region = tuple[slice, ...]
 """One slice with explicit start and stop for each axis."""
 
 
-def partition_slices(sizes: Sequence[int], start: int = 0) -> tuple[slice, ...]:
+def partition_slices(sizes: Iterable[int], start: int = 0) -> Iterator[slice]:
     """Turn a partition into the slices that tile its axis, in order.
 
     - Slice ``k`` has length ``sizes[k]``; it starts where slice ``k - 1`` stops.
     - Together they cover ``range(start, start + sum(sizes))`` exactly once.
 
-    >>> partition_slices((2, 0, 3))
-    (slice(0, 2, None), slice(2, 2, None), slice(2, 5, None))
+    >>> list(partition_slices((2, 0, 3)))
+    [slice(0, 2, None), slice(2, 2, None), slice(2, 5, None)]
     """
-    slices: list[slice] = []
     for size in sizes:
-        slices.append(slice(start, start + size))
+        yield slice(start, start + size)
         start += size
-    return tuple(slices)
-
-
-def cut(length: int, size: int) -> tuple[int, ...]:
-    """Partition an axis into pieces of ``size``, of which the last may be smaller.
-
-    - The pieces sum to ``length``; there are ``ceil(length / size)`` of them.
-
-    >>> cut(7, 3)
-    (3, 3, 1)
-    """
-    full, rest = divmod(length, size)
-    return (size,) * full + ((rest,) if rest else ())
 
 
 def region_at(origin: Sequence[int], shape: Sequence[int]) -> Region:

@@ -22,7 +22,7 @@ from zarr.storage import (
 )
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
-from lazychunks.storage.arrays import KEPT_BACK, METADATA, parsed
+from lazychunks.storage.arrays import KEPT_BACK, METADATA, Document, parsed
 from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
@@ -105,7 +105,7 @@ class LocalPath:
         if _is_inside(path):
             raise _refused(self, "the working directory of this process, or above it")
         names = sorted(member.name for member in path.iterdir())
-        return _holds_array(self, names, _node_type(self))
+        return _holds_array(self, names, _metadata(self))
 
     def check_removable(self) -> None:
         """Refuse an array that could be moved out of the way, but then not be removed.
@@ -132,12 +132,13 @@ class InStore(Keys):
             raise DestinationReadOnlyError(
                 f"{self} is read-only; open the store for writing", path=str(self)
             )
-        kind = _node_type(self)
+        document = _metadata(self)
         parts = self.path.split("/") if self.path else ()
         _check_above(self, (InStore(self.store, "/".join(parts[:n])) for n in range(len(parts))))
         names = sorted(set(self._members()))
-        is_unfinished = kind is None and KEPT_BACK in names and ".zarray" not in names
-        return _holds_array(self, names, "array" if is_unfinished else kind) and not is_unfinished
+        is_unfinished = document is None and KEPT_BACK in names and ".zarray" not in names
+        known = {"node_type": "array"} if is_unfinished else document
+        return _holds_array(self, names, known) and not is_unfinished
 
     @property
     def is_seen_by_processes(self) -> bool:
@@ -261,29 +262,32 @@ def _innermost(store: object) -> object:
     return store if inner is None else _innermost(inner)
 
 
-def _node_type(place: LocalPath | InStore) -> object:
-    """What its metadata of Zarr 3 says it is; None where there is none."""
+def _metadata(place: LocalPath | InStore) -> Document | None:
+    """Metadata of Zarr 3, which are empty if damaged; None where there are none."""
     value = place.read(METADATA)
-    return None if value is None else (parsed(value) or {}).get("node_type", "damaged")
+    return None if value is None else parsed(value) or {}
 
 
 def _check_above(place: LocalPath | InStore, above: Iterable[LocalPath | InStore]) -> None:
     for parent in above:
-        if _node_type(parent) == "array" or any(map(parent.read, (KEPT_BACK, ".zarray"))):
+        document = _metadata(parent) or {}
+        if document.get("node_type") == "array" or any(map(parent.read, (KEPT_BACK, ".zarray"))):
             raise _refused(place, f"inside the array at {parent}")
 
 
-def _holds_array(place: LocalPath | InStore, names: list[str], kind: object) -> bool:
+def _holds_array(place: LocalPath | InStore, names: list[str], document: Document | None) -> bool:
     """Tell of a place with these members whether an array is there, and refuse anything else."""
     if not names:
         return False
-    if kind is None:
+    if document is None:
         kind = "array" if ".zarray" in names else "group" if ".zgroup" in names else None
+    else:
+        kind = document.get("node_type")
     if kind == "group":
         raise _refused(place, "a zarr group")
     if kind != "array":
         raise _refused(place, f"no array but other content ({_listed(names)})")
-    keys = (parsed(place.read(METADATA)) or {}).get("chunk_key_encoding", _USUAL_KEYS)
+    keys = (document or {}).get("chunk_key_encoding", _USUAL_KEYS)
     foreign = foreign_among(names, is_usual=keys == _USUAL_KEYS and ".zarray" not in names)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")

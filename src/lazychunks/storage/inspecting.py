@@ -12,11 +12,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import accumulate, islice, pairwise, product, repeat, takewhile
+from itertools import islice, product, repeat, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zarr.core.sync import sync
 
+from lazychunks.shapes import partition_slices
 from lazychunks.storage.arrays import KEPT_BACK, OVERWRITING, Document, record_of
 from lazychunks.storage.destinations import InStore, LocalPath, files_below, located
 from lazychunks.storage.judging import document_of, found, judged
@@ -209,8 +210,7 @@ def _done_blocks(
 def _spans(sizes: Iterable[int], end: int) -> list[slice]:
     """Where each block along an axis lies, as far as there is something stored."""
     few = (max(operator.index(size), 0) for size in islice(sizes, COUNTED + 1))
-    spans = pairwise(accumulate(few, initial=0))
-    return [slice(*span) for span in takewhile(lambda span: span[0] < end, spans)]
+    return list(takewhile(lambda span: span.start < end, partition_slices(few)))
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:

@@ -46,13 +46,10 @@ def found(place: LocalPath | InStore) -> Document | None:
     UntrustedArrayError
         If it is damaged, or that of a group.
     """
-    try:
-        for name, zarr_format in (("zarr.json", 3), (".zarray", 2)):
-            value = place.read(name)
-            if value is not None:
-                return document_of(value, zarr_format, str(place))
-    except FileNotFoundError:  # not even the directory
-        pass
+    for name, zarr_format in (("zarr.json", 3), (".zarray", 2)):
+        value = place.read(name)
+        if value is not None:
+            return document_of(value, zarr_format, str(place))
     return None
 
 

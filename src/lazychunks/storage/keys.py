@@ -36,7 +36,10 @@ class Keys:
         """Read a value, if there is one."""
 
         async def value() -> bytes | None:
-            await StorePath.open(self.store, self.path)  # reading does not always open it
+            try:
+                await StorePath.open(self.store, self.path)  # reading does not always open it
+            except FileNotFoundError:  # not even the directory, or the file
+                return None
             found = await self.store.get(self.key(name), default_buffer_prototype())
             return None if found is None else found.to_bytes()
 
