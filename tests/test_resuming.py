@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import GzipCodec, TransposeCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
@@ -476,6 +477,22 @@ def test_damaged_metadata_is_told_where_chunks_are_stored(
     assert place.content() == before
     FLAT.store(place.destination, overwrite=True)
     assert same(seen_at(_store(place)), FLAT.whole)
+
+
+def test_a_stored_block_that_unpacks_to_more_takes_no_memory(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    with pytest.raises(WriteAbortedError):
+        _fail_late(FLAT, place)
+    bomb = bytes(Zstd().encode(bytes(2**27)))
+    _change(place, "c/0/0", lambda _: bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ResumeMismatchError, match=r"block 0 .* holds more than a chunk"):
+            FLAT.store(place.destination, resume=True, run_id="run")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26
 
 
 def _change(place: Place, key: str, change: Callable[[bytes], bytes]) -> None:

@@ -1,5 +1,6 @@
 """Sequences are values: iterated again and again, mapped, compared, pickled, folded."""
 
+import copy
 import multiprocessing
 import operator
 import pickle
@@ -283,16 +284,36 @@ def test_map_of_the_identity_changes_nothing(items: list[int]) -> None:
 
 @pytest.mark.parametrize("sequence", [*FLAT.values(), *NESTED.values()])
 def test_a_sequence_survives_pickling(sequence: Any) -> None:
-    copy = pickle.loads(pickle.dumps(sequence))  # noqa: S301  # our own
-    assert copy == sequence
-    assert hash(copy) == hash(sequence)
-    assert copy.compute() == sequence.compute()
+    pickled = pickle.loads(pickle.dumps(sequence))  # noqa: S301  # our own
+    assert pickled == sequence
+    assert hash(pickled) == hash(sequence)
+    assert pickled.compute() == sequence.compute()
 
 
 @pytest.mark.slow
 def test_a_sequence_can_be_computed_in_another_process() -> None:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert list(pool.map(computed, FLAT.values())) == list(map(computed, FLAT.values()))
+
+
+class Named(LazyChunkSequence[int]):
+    """What a subclass adds is no field."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(three_blocks, 3)
+        object.__setattr__(self, "name", name)
+
+    name: str
+
+
+def test_what_a_subclass_adds_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    """Regression: a copy of it, with a bar for instance, had the fields and nothing else."""
+    named = Named("blocks")
+    assert named.compute(operator.attrgetter("name"), progress=True) == "blocks"
+    for copied in (copy.copy(named), pickle.loads(pickle.dumps(named))):  # noqa: S301  # our own
+        assert (copied, copied.name, copied.compute()) == (named, "blocks", [1, 2, 3])
+        with pytest.raises(FrozenInstanceError):
+            copied.name = "others"
 
 
 def test_a_sequence_of_a_lambda_cannot_be_pickled_and_says_so() -> None:

@@ -21,11 +21,11 @@ from lazychunks import (
     SourceExhaustedError,
     SourceTypeError,
 )
-from lazychunks.progress import Reported, ReportedRows
 from lazychunks.sources import (
     Composed,
     Mapped,
     Product,
+    Reported,
     column_count,
     counted,
     length_of,
@@ -260,10 +260,10 @@ def test_factories_are_values() -> None:
 
 
 def test_tasks_are_those_of_the_factory_inside(capsys: pytest.CaptureFixture[str]) -> None:
-    flat = tasks_of(Reported(Mapped(abs, [-1, -2]), 2))
+    flat = tasks_of(Reported(Mapped(abs, [-1, -2]), 2, nested=False))
     assert flat is not None
     assert [task() for task in flat()] == [1, 2]
-    nested = tasks_of(ReportedRows(Product(operator.mul, [1, 2], [3]), 2))
+    nested = tasks_of(Reported(Product(operator.mul, [1, 2], [3]), 2, nested=True))
     assert nested is not None
     assert [[task() for task in row] for row in nested()] == [[3], [6]]
     assert "2/2" in capsys.readouterr().err
@@ -271,7 +271,7 @@ def test_tasks_are_those_of_the_factory_inside(capsys: pytest.CaptureFixture[str
 
 def test_a_generator_backed_factory_has_no_tasks() -> None:
     assert tasks_of(lambda: [1]) is None
-    assert tasks_of(Reported(lambda: [1], None)) is None
+    assert tasks_of(Reported(lambda: [1], None, nested=False)) is None
     assert tasks_of(mapped(lambda: [1], abs)) is None
 
 
@@ -295,7 +295,7 @@ def test_a_factory_of_the_users_is_not_looked_into() -> None:
 def test_columns_are_counted_where_they_are_known() -> None:
     product = Product(operator.mul, [1, 2], (3, 4, 5))
     assert column_count(product) == 3
-    assert column_count(ReportedRows(product, 2)) == 3
+    assert column_count(Reported(product, 2, nested=True)) == 3
     assert column_count(Product(operator.mul, [1], iter([2]))) is None
     assert column_count(Mapped(abs, [1])) is None
     assert column_count(lambda: [1]) is None

@@ -47,17 +47,7 @@ from lazychunks.errors import (
 from lazychunks.folds import Fold, NestedFold, fold, nest, tee
 from lazychunks.joining import concatenate, nested_concatenate
 from lazychunks.reducing import Moments
-from lazychunks.reductions import (
-    count,
-    first,
-    last,
-    maximum,
-    mean,
-    minimum,
-    moments,
-    norm,
-    total,
-)
+from lazychunks.reductions import count, first, last, maximum, mean, minimum, moments, norm, total
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,

@@ -189,9 +189,7 @@ def _failed(error: Exception) -> _Entry:
     return future.result, future
 
 
-def _flattened(
-    rows: Iterator[Iterator[Callable[[], Any]]],
-) -> Iterator[Callable[[], Any] | None]:
+def _flattened(rows: Iterator[Iterator[Callable[[], Any]]]) -> Iterator[Callable[[], Any] | None]:
     for row in rows:
         yield from row
         yield None

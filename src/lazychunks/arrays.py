@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array, is_torch_array
 
-from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError
+from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 
 __all__ = ["Likeness", "copied", "device", "inexact", "is_tensor", "kind", "plain", "wide"]
 
@@ -69,23 +69,25 @@ def copied(block: T) -> T:
     return twin
 
 
-def kind(xp: Any, dtype: Any) -> str:
+def kind(xp: Any, dtype: Any, *, ordered: bool = False) -> str:
     """Return the kind of a dtype by its name in the array API standard.
 
     Raises
     ------
     BlockDTypeError
-        If its entries are no numbers.
+        If its entries are no numbers, or are complex where they have to be ``ordered``.
     """
     if str(dtype) == "bfloat16":  # that of ml_dtypes, which NumPy's function refuses
         return "real floating"
+    why = "cannot be reduced"
     with contextlib.suppress(TypeError):  # NumPy's does not know a dtype of another package
         for name in ("real floating", "integral", "bool", "complex floating"):
             if xp.isdtype(dtype, name):
-                return name
-    raise BlockDTypeError(
-        f"blocks of dtype {dtype} cannot be reduced", expected="a dtype of numbers", got=dtype
-    )
+                if name != "complex floating" or not ordered:
+                    return name
+                why = "have no order; take their absolute values first"
+    expected = "a dtype with an order" if ordered else "a dtype of numbers"
+    raise BlockDTypeError(f"blocks of dtype {dtype} {why}", expected=expected, got=dtype)
 
 
 def inexact(xp: Any, dtype: Any) -> Any:
@@ -115,7 +117,15 @@ class Likeness:
 
     @property
     def dtype(self) -> Any:
-        """The dtype of results, in native byte order."""
+        """The dtype of results, in native byte order.
+
+        Raises
+        ------
+        EmptySequenceError
+            If there was no block.
+        """
+        if not self._blocks:
+            raise EmptySequenceError("there is no block, hence neither shape nor dtype of a result")
         native: Any = getattr(self._dtype, "newbyteorder", None)
         return self._dtype if native is None else native("=")
 

@@ -19,12 +19,7 @@ from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
-from lazychunks.sequences import (
-    LazyChunkSequence,
-    NestedLazyChunkSequence,
-    calls_of,
-    is_nested,
-)
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, calls_of, is_nested
 from lazychunks.shapes import Shape, block_name, check_block
 from lazychunks.sources import Task
 from lazychunks.storage.assembly import check_row
@@ -248,9 +243,7 @@ class _Computed:
         return self.x.blocks[index].compute(scheduler=self.scheduler)
 
 
-def _tasks(
-    sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
-) -> dict[Shape, Task[T]]:
+def _tasks(sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T]) -> dict[Shape, Task[T]]:
     """List what computes the blocks, by their places, and refuse what is no grid of blocks."""
     calls = calls_of(sequence)
     if calls is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lazychunks.arrays import Likeness, copied, inexact, kind, plain, wide
-from lazychunks.errors import BlockDTypeError, EmptySequenceError
+from lazychunks.errors import EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running, fold
 
 __all__ = ["FIRST", "LAST", "Count", "Extremum", "Mean", "Moments", "MomentsOf", "Norm", "Total"]
@@ -69,8 +69,6 @@ class _Reducing(Pass, Generic[S, R]):
         self.state = self.reduction.merge(self.xp, self.state, state) if seen else state
 
     def finish(self) -> R:
-        if not self.blocks.seen:
-            raise EmptySequenceError("there is no block to reduce, hence neither shape nor dtype")
         return self.reduction.result(self.xp, self.state, self.blocks.dtype)
 
 
@@ -121,12 +119,7 @@ class Extremum(_Reduction[S, S], Generic[S]):
 
     def of(self, xp: Any, block: Any, axis: int | None) -> Any:
         """Return the extremum, or None if there is no entry."""
-        if kind(xp, block.dtype) == "complex floating":
-            raise BlockDTypeError(
-                f"blocks of dtype {block.dtype} have no order; take the absolute value first",
-                expected="a dtype with an order",
-                got=block.dtype,
-            )
+        kind(xp, block.dtype, ordered=True)
         if _length(block, axis) == 0:
             return None
         return (xp.max if self.largest else xp.min)(block, axis=axis)

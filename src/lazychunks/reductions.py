@@ -7,17 +7,7 @@ from lazychunks.converters import AnyArray
 from lazychunks.folds import Fold
 from lazychunks.reducing import Moments
 
-__all__ = [
-    "count",
-    "first",
-    "last",
-    "maximum",
-    "mean",
-    "minimum",
-    "moments",
-    "norm",
-    "total",
-]
+__all__ = ["count", "first", "last", "maximum", "mean", "minimum", "moments", "norm", "total"]
 
 
 def total(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:

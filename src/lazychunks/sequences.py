@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
+from itertools import chain
 from operator import length_hint
 from typing import (
     TYPE_CHECKING,
@@ -24,7 +25,7 @@ from typing_extensions import TypeVar, Unpack
 
 from lazychunks import sources
 from lazychunks.ahead import Ahead, AheadRows
-from lazychunks.progress import Reported, ReportedRows, is_shown, logged_duration
+from lazychunks.progress import is_shown, logged_duration
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -118,14 +119,20 @@ def _immutable(cls: type[C]) -> type[C]:
 
     Calling a parametrized class tries to set ``__orig_class__``, and takes an AttributeError for
     an answer. Before Python 3.12, the method that ``frozen`` makes fails otherwise, since
-    ``slots`` replaces the class that it knows.
+    ``slots`` replaces the class that it knows. And a copy has all that it should, where what the
+    two make would leave out what a subclass adds.
     """
 
     def refuse(self: object, name: str, *_: object) -> None:
         raise FrozenInstanceError(f"cannot change field {name!r} of {type(self).__name__}")
 
-    for method in ("__setattr__", "__delattr__"):
-        setattr(cls, method, refuse)
+    def restore(self: object, state: tuple[dict[str, object] | None, ...]) -> None:
+        for name, value in chain.from_iterable((part or {}).items() for part in state):
+            object.__setattr__(self, name, value)
+
+    methods = {"__setattr__": refuse, "__delattr__": refuse, "__setstate__": restore}
+    for name, method in (methods | {"__getstate__": object.__getstate__}).items():
+        setattr(cls, name, method)
     return cls
 
 
@@ -143,7 +150,6 @@ class _Sequence(Generic[T_co, E_co]):
     generator_factory: Callable[[], Iterable[Any]]
 
     _listing: ClassVar[type[Any]]
-    _reported: ClassVar[type[Any]]
     _ahead: ClassVar[type[Any]]
 
     def __post_init__(self) -> None:
@@ -333,7 +339,7 @@ class _Sequence(Generic[T_co, E_co]):
         """Return the sequence, its blocks moving a progress bar if that is wanted."""
         if not is_shown(progress):
             return self
-        reported = self._reported(self.generator_factory, self._hint)
+        reported = sources.Reported(self.generator_factory, self._hint, is_nested(self))
         return _made_by(self, reported)
 
 
@@ -372,7 +378,6 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
     len_generator: int | None = None
 
     _listing = ListAggregator
-    _reported = Reported
     _ahead = Ahead
 
     @classmethod
@@ -507,7 +512,6 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
     len_outer_generator: int | None = None
 
     _listing = NestedListAggregator
-    _reported = ReportedRows
     _ahead = AheadRows
 
     @classmethod

@@ -20,15 +20,18 @@ from itertools import chain, compress, repeat
 from types import GeneratorType
 from typing import Any, Generic, SupportsIndex, TypeGuard, TypeVar
 
+from tqdm import tqdm
+
 from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTypeError
+from lazychunks.progress import with_bar
 
 __all__ = [
     "Composed",
     "MapBacked",
     "Mapped",
     "Product",
+    "Reported",
     "Task",
-    "Wrapper",
     "column_count",
     "counted",
     "ended",
@@ -49,18 +52,6 @@ __all__ = [
 T = TypeVar("T")
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Wrapper:
-    """Base of a factory around another one, such as one that reports."""
-
-    inner: Callable[[], Iterable[Any]]
-    """The factory inside."""
-
-    @abstractmethod
-    def __call__(self) -> Iterator[Any]:
-        """All blocks (nested: rows of blocks), in order."""
 
 
 class MapBacked:
@@ -178,6 +169,41 @@ class Product(MapBacked, Generic[T_co]):
         return map(Task, repeat(self.fn), zip(repeat(item), run_through(self.columns)))
 
 
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A factory around another one, whose blocks move a progress bar.
+
+    The sequence that reaches an aggregator reports by itself, so that every aggregator (``list``
+    and ``max`` included) has a bar for free.
+    """
+
+    inner: Callable[[], Iterable[Any]]
+    """The factory inside."""
+    total: int | None
+    """Number of blocks (nested: rows), where it is known."""
+    nested: bool
+
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
+        if self.nested:
+            return self._rows()
+        return iter(with_bar(opened(self.inner), self.total, "block"))
+
+    def _rows(self) -> Iterator[Iterator[Any]]:
+        """Rows of one bar, whose total is known once the first has told how many blocks it has."""
+        with tqdm(total=None, desc="blocks", unit="block") as bar:
+            for index, row in enumerate(opened_rows(self.inner)):
+                yield self._row(row, bar)
+                if index == 0 and self.total is not None:
+                    bar.total = bar.n * self.total
+                    bar.refresh()
+
+    def _row(self, row: Iterator[T], bar: tqdm[None]) -> Iterator[T]:
+        for block in row:
+            yield block
+            bar.update()
+
+
 def opened(factory: Callable[[], Iterable[T]]) -> Iterator[T]:
     """Call a factory and return an iterator that has certainly not run yet.
 
@@ -207,10 +233,7 @@ def opened_rows(factory: Callable[[], Iterable[Iterable[T]]]) -> Iterator[Iterat
 
 def _opened_row(row: Iterable[T], *, kept: bool) -> Iterator[T]:
     refuse_array(row, "a row of the nested sequence")
-    if kept:
-        return _fresh(row, lambda: True)
-    _refuse_started(row)
-    return iter(row)
+    return _fresh(row, (lambda: True) if kept else None)
 
 
 def ended(row: Iterable[object]) -> AbstractContextManager[object]:
@@ -251,7 +274,7 @@ def within(
     change: Callable[[Callable[[], Iterable[T]]], Callable[[], Iterator[U]]],
 ) -> Callable[[], Iterator[U]]:
     """Change a factory, or the one that is wrapped in it, for instance by one that reports."""
-    if isinstance(factory, Wrapper):
+    if isinstance(factory, Reported):
         return replace(factory, inner=within(factory.inner, change))
     return change(factory)
 
@@ -294,7 +317,7 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
     """
     if isinstance(factory, MapBacked):
         return factory.tasks
-    if isinstance(factory, Wrapper):
+    if isinstance(factory, Reported):
         inner = tasks_of(factory.inner)
         return None if inner is None else replace(factory, inner=inner)
     return None
@@ -302,7 +325,7 @@ def tasks_of(factory: object) -> Callable[[], Iterator[Any]] | None:
 
 def column_count(factory: object) -> int | None:
     """Tell the number of blocks in a row where it is known: by a map-backed nested factory."""
-    while isinstance(factory, Wrapper):
+    while isinstance(factory, Reported):
         factory = factory.inner
     return factory.column_count() if isinstance(factory, MapBacked) else None
 
@@ -382,20 +405,18 @@ def refuse_array(made: object, who: str) -> None:
         )
 
 
-def _fresh(made: Iterable[T], handed_out_before: Callable[[], bool]) -> Iterator[T]:
-    _refuse_started(made)
+def _fresh(made: Iterable[T], handed_out_before: Callable[[], bool] | None) -> Iterator[T]:
+    if _is_generator(made):
+        if inspect.getgeneratorstate(made) != inspect.GEN_CREATED:
+            raise SourceExhaustedError(
+                "the blocks come from a generator that has already run; pass a factory that makes "
+                "a new generator each time (the generator function itself, not its result)"
+            )
+        return made
     iterator = iter(made)
-    if iterator is not made or _is_generator(made):
+    if iterator is not made or handed_out_before is None:
         return iterator
     return _refuse_silence(iterator, handed_out_before)
-
-
-def _refuse_started(made: Iterable[object]) -> None:
-    if _is_generator(made) and inspect.getgeneratorstate(made) != inspect.GEN_CREATED:
-        raise SourceExhaustedError(
-            "the blocks come from a generator that has already run; pass a factory that makes a "
-            "new generator each time (the generator function itself, not its result)"
-        )
 
 
 def _is_generator(x: object) -> TypeGuard[GeneratorType[Any, Any, Any]]:

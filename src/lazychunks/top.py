@@ -10,7 +10,6 @@ import numpy as np
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
 from lazychunks.converters import AnyArray
-from lazychunks.errors import BlockDTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running
 from lazychunks.sources import positive
 
@@ -144,25 +143,16 @@ class _Ranking(Pass, Generic[S]):
             self._merge()
 
     def finish(self) -> TopK[S]:
-        if not self.blocks.seen:
-            raise EmptySequenceError(
-                "there is no block to choose from, hence neither shape nor dtype"
-            )
+        dtype = self.blocks.dtype
         self._merge()
         with np.errstate(invalid="ignore"):  # to be no number is no fault of a cast to bfloat16
-            values = self.xp.astype(self._key(self.keys), self.blocks.dtype)
+            values = self.xp.astype(self._key(self.keys), dtype)
         return TopK(self._joined(values), self._joined(self.indices))
 
     def _lanes(self, array: Any) -> Any:
         """View a block as a matrix of which each row is to be chosen from."""
         xp = self.xp
-        what = kind(xp, array.dtype)
-        if what == "complex floating":
-            raise BlockDTypeError(
-                f"blocks of dtype {array.dtype} have no order; rank their absolute values",
-                expected="a dtype with an order",
-                got=array.dtype,
-            )
+        what = kind(xp, array.dtype, ordered=True)
         dtype = self.blocks.dtype
         if what == "bool":
             dtype = xp.int8

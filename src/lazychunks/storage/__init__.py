@@ -13,12 +13,4 @@ from lazychunks.storage.options import ZarrOptions
 from lazychunks.storage.sinks import ZarrSink, zarr_sink
 from lazychunks.storage.verifying import Verification, verify
 
-__all__ = [
-    "Status",
-    "Verification",
-    "ZarrOptions",
-    "ZarrSink",
-    "status",
-    "verify",
-    "zarr_sink",
-]
+__all__ = ["Status", "Verification", "ZarrOptions", "ZarrSink", "status", "verify", "zarr_sink"]

@@ -207,11 +207,8 @@ class Attempt:
             return
         axes = len(record["hints"])
         if axes != len(self.counts):
-            what, way_out = (
-                "the number of axes along which blocks lie",
-                "store a sequence of its kind",
-            )
-            raise mismatch(what, "axes", axes, len(self.counts), way_out)
+            way_out = "store a sequence of its kind"
+            raise mismatch("the number of block axes", "axes", axes, len(self.counts), way_out)
         first = tuple(record["first"])
         dtype: np.dtype[Any] = staged.array.dtype
         if self.options.dtype is not None:

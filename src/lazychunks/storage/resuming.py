@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex, ResumeMismatchError
 from lazychunks.shapes import Region, Shape, cell_count
 from lazychunks.storage.arrays import Document
+from lazychunks.storage.filing import Reader
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
 
@@ -226,7 +227,7 @@ def stored_values(array: StoredArray, region: Region, index: BlockIndex) -> NDAr
         If it is damaged, as each start would find again.
     """
     try:
-        return np.asarray(array[region])
+        return Reader.of(array)(region)
     except OSError:
         raise
     except Exception as error:

@@ -218,9 +218,7 @@ def nested_blocks(
     ]
 
 
-def flat_sequences(
-    blocks: SearchStrategy[Sequence[T]],
-) -> SearchStrategy[LazyChunkSequence[T]]:
+def flat_sequences(blocks: SearchStrategy[Sequence[T]]) -> SearchStrategy[LazyChunkSequence[T]]:
     """Draw sequences of the blocks drawn: list-, generator- or map-backed, hinted or not.
 
     Examples
@@ -273,7 +271,7 @@ def nested_sequence(
 ) -> NestedLazyChunkSequence[T]:
     """Make a nested sequence of rows; generator-backed at least, if rows differ in length."""
     widths = {len(row) for row in rows}
-    factory: Callable[[], Iterable[Iterable[T]]] = partial(_generated_rows, rows)
+    factory: Callable[[], Iterable[Iterable[T]]] = partial(map, _generated, rows)
     if backing == "map" and len(widths) == 1:
         factory = Product(partial(_entry, rows), range(len(rows)), range(*widths))
     elif backing == "list":
@@ -297,13 +295,7 @@ def _generated(blocks: Sequence[T]) -> Iterator[T]:
     yield from blocks
 
 
-def _generated_rows(rows: Sequence[Sequence[T]]) -> Iterator[Iterator[T]]:
-    return map(_generated, rows)
-
-
-def _or_any(
-    drawn: SearchStrategy[np.dtype[Any]] | None,
-) -> SearchStrategy[np.dtype[Any]]:
+def _or_any(drawn: SearchStrategy[np.dtype[Any]] | None) -> SearchStrategy[np.dtype[Any]]:
     return dtypes() if drawn is None else drawn
 
 
