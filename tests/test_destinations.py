@@ -110,6 +110,28 @@ def test_an_array_of_any_keys_can_be_replaced(
     np.testing.assert_array_equal(place.read(), WHOLE)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_what_a_dead_overwrite_has_not_removed_is_not_in_the_way(
+    zarr_format: Literal[2, 3], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its metadata is gone, and with it what its keys are called."""
+    place = MemoryPlace({})
+    keys = V2ChunkKeyEncoding() if zarr_format == 3 else None
+    put_array(MemoryStore(place.destination), OLD, zarr_format=zarr_format, keys=keys)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        for method in ("_remove_chunks", "discard"):
+            patched.setattr(publishing.MetadataLast, method, die)
+        with pytest.raises(KeyboardInterrupt):
+            FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
+    assert "0.0" in place.destination
+    FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
+    np.testing.assert_array_equal(place.read(), WHOLE)
+
+
 def test_an_array_of_zarrs_older_format_can_be_replaced(place: Place) -> None:
     store: Any = (
         place.destination if isinstance(place, LocalPlace) else MemoryStore(place.destination)

@@ -6,6 +6,7 @@
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.codecs import GzipCodec, TransposeCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
@@ -31,6 +33,7 @@ from lazychunks import (
     WriteAbortedError,
 )
 from lazychunks.storage.arrays import KEPT_BACK
+from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.publishing import DirectorySwap, MetadataLast
 from lazychunks.storage.resuming import DoneUnits, check_same_values
@@ -218,6 +221,52 @@ def _fail_late(job: Job, place: Place) -> None:
     job.store(
         place.destination, Watch(job.count - 1), overwrite=True, run_id="run", max_in_flight=1
     )
+
+
+@pytest.mark.parametrize("widths", [None, (3, 3)])
+def test_a_flat_run_does_not_go_on_as_a_nested_one_nor_the_other_way_round(
+    widths: tuple[int, ...] | None, place: Place
+) -> None:
+    job = Job("job", (2, 2, 2), widths, tail=3)
+    with pytest.raises(WriteAbortedError):
+        job.store(place.destination, Watch(2), run_id="run")
+    before = place.content()
+    other = replace(job, widths=None if widths else (3, 3))
+    with pytest.raises(ResumeMismatchError, match="the number of axes") as caught:
+        other.store(place.destination, run_id="run", resume=True)
+    assert (caught.value.field, caught.value.got) == ("axes", 1 if widths else 2)
+    assert place.content() == before
+
+
+LONG = Job("long", (2, 1, 3, 2, 5, 1, 1, 4, 2, 3, 1, 2, 5, 3, 2, 1, 4, 2, 2, 3, 1, 5, 2, 1, 3, 3))
+"""Its sizes are noted in three parts."""
+
+
+@pytest.mark.parametrize("lost", [{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}], ids=str)
+@pytest.mark.parametrize("chunks", ["blocks", 3])
+def test_sizes_that_were_lost_are_not_made_up(lost: set[int], chunks: Any) -> None:
+    """A store's own rules for old objects remove them, or an overwrite dies while it does so."""
+    place = MemoryPlace({})
+    with pytest.raises(WriteAbortedError):
+        LONG.store(place.destination, Watch(25), run_id="run", chunks=chunks)
+    assert sum("lazychunks.sizes" in key for key in place.destination) == 3
+    for number in lost:
+        del place.destination[f"lazychunks.sizes/0/{number:08d}"]
+    LONG.store(place.destination, run_id="run", resume=True, chunks=chunks)
+    assert same(seen_at(_store(place)), LONG.whole)
+
+
+def test_the_size_of_the_last_block_that_was_lost_is_not_made_up() -> None:
+    """Workers go by the first one's size where no other is noted."""
+    place = MemoryPlace({})
+    with ThreadPoolExecutor(1) as executor:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Attempt, "trim", _fail)
+            with pytest.raises(WriteAbortedError):
+                FLAT.store(place.destination, run_id="run", executor=executor)
+        del place.destination["lazychunks.sizes/0/00000000"]
+        FLAT.store(place.destination, run_id="run", resume=True, executor=executor)
+    assert same(seen_at(_store(place)), FLAT.whole)
 
 
 def test_a_block_of_another_size_is_told(place: Place) -> None:
@@ -428,6 +477,22 @@ def test_damaged_metadata_is_told_where_chunks_are_stored(
     assert place.content() == before
     FLAT.store(place.destination, overwrite=True)
     assert same(seen_at(_store(place)), FLAT.whole)
+
+
+def test_a_stored_block_that_unpacks_to_more_takes_no_memory(tmp_path: Path) -> None:
+    place = LocalPlace(tmp_path)
+    with pytest.raises(WriteAbortedError):
+        _fail_late(FLAT, place)
+    bomb = bytes(Zstd().encode(bytes(2**27)))
+    _change(place, "c/0/0", lambda _: bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ResumeMismatchError, match=r"block 0 .* holds more than a chunk"):
+            FLAT.store(place.destination, resume=True, run_id="run")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**26
 
 
 def _change(place: Place, key: str, change: Callable[[bytes], bytes]) -> None:

@@ -7,14 +7,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks import LengthHintWarning, SourceExhaustedError, SourceTypeError
+from lazychunks import (
+    LazyChunkSequence,
+    LengthHintWarning,
+    NestedLazyChunkSequence,
+    SourceExhaustedError,
+    SourceTypeError,
+)
 from lazychunks.sources import (
     Composed,
     Mapped,
@@ -293,6 +299,32 @@ def test_columns_are_counted_where_they_are_known() -> None:
     assert column_count(Product(operator.mul, [1], iter([2]))) is None
     assert column_count(Mapped(abs, [1])) is None
     assert column_count(lambda: [1]) is None
+
+
+class Rewound:
+    """An iterator that begins anew each time it is asked for one, as some loaders do."""
+
+    def __iter__(self) -> Self:
+        self._number = 0
+        return self
+
+    def __next__(self) -> int:
+        if self._number == 3:
+            raise StopIteration
+        self._number += 1
+        return self._number
+
+
+def test_no_block_comes_twice_of_an_iterator_that_is_rewound() -> None:
+    rewound = Rewound()
+    flat = LazyChunkSequence(lambda: rewound)
+    mapped = LazyChunkSequence.from_map(int, rewound)
+    nested = NestedLazyChunkSequence(lambda: [rewound, rewound])
+    product = NestedLazyChunkSequence.from_product(operator.mul, [1, 2], rewound)
+    for _ in range(2):
+        assert flat.compute() == mapped.compute() == [1, 2, 3]
+        assert nested.compute() == [[1, 2, 3], [1, 2, 3]]
+        assert product.compute() == [[1, 2, 3], [2, 4, 6]]
 
 
 @dataclass

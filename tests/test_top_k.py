@@ -170,6 +170,15 @@ def test_the_order_of_keys_is_the_stable_one(count: int, dtype: str, seed: int) 
 # The rules.
 
 
+def test_blocks_without_a_candidate_leave_nothing() -> None:
+    """Regression: they were kept, and counted again with each block."""
+    running: Any = top_k(2).start((None,))
+    for _ in range(9):
+        running.step(np.ones((1, 4)))
+    assert running.waiting == []
+    assert running.finish().indices.tolist() == [[0] * 4, [1] * 4]
+
+
 def test_of_equal_entries_the_first_is_the_better_one() -> None:
     blocks = [np.array([1, 5, 5]), np.array([5, 1, 0])]
     assert top_k(2)(blocks).indices.tolist() == [1, 2]

@@ -100,6 +100,13 @@ def test_an_array_survives_the_round_trip(
     assert bits(CONVERTER.to_numpy(CONVERTER.from_numpy(x))) == bits(x)
 
 
+def test_a_field_of_records_survives_the_round_trip() -> None:
+    """Its strides are no multiple of its size."""
+    records = np.zeros(4, [("flag", "?"), ("score", "f8")])
+    records["score"] = range(4)
+    assert CONVERTER.from_numpy(records["score"]).tolist() == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 3)])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype_and_0_d(shape: Shape, dtype: torch.dtype) -> None:

@@ -424,11 +424,15 @@ def _is_generator(x: object) -> TypeGuard[GeneratorType[Any, Any, Any]]:
 
 
 def _refuse_silence(iterator: Iterator[T], handed_out_before: Callable[[], bool]) -> Iterator[T]:
-    for first in iterator:
-        yield first
-        yield from iterator
-        return
-    if handed_out_before():
+    silent = True
+    while True:  # by hand: to be asked for an iterator once more begins some of them anew
+        try:
+            block = next(iterator)
+        except StopIteration:
+            break
+        silent = False
+        yield block
+    if silent and handed_out_before():
         raise SourceExhaustedError(
             "the blocks come from an iterator that yields nothing (any more) and that is handed "
             "out again and again; pass a factory that makes a new iterator each time"

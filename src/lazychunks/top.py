@@ -116,6 +116,8 @@ class _Ranking(Pass, Generic[S]):
     indices: Any = None
     waiting: list[tuple[Any, Any, Any]] = field(default_factory=list[tuple[Any, Any, Any]])
     """Candidates: their lanes, keys and indices."""
+    candidates: int = 0
+    """How many are waiting."""
 
     def step(self, block: S, /) -> None:
         self.xp, array = plain(block)
@@ -132,10 +134,12 @@ class _Ranking(Pass, Generic[S]):
     def _take(self, lanes: Any) -> None:
         if lanes.shape[0]:
             lane, place = self._candidates(lanes)
-            self.waiting.append((lane, self._key(lanes[lane, place]), place + self.length))
+            if len(lane):
+                self.waiting.append((lane, self._key(lanes[lane, place]), place + self.length))
+                self.candidates += len(lane)
         self.length += lanes.shape[1]
         enough = lanes.shape[0] * self.k
-        if self.merged < self.k or sum(len(lane) for lane, _, _ in self.waiting) >= enough:
+        if self.merged < self.k or self.candidates >= enough:
             self._merge()
 
     def finish(self) -> TopK[S]:
@@ -218,6 +222,7 @@ class _Ranking(Pass, Generic[S]):
             return
         lane, keys, indices = (xp.concat(parts) for parts in zip(*self.waiting, strict=True))
         self.waiting.clear()
+        self.candidates = 0
         where = device(keys)
         number, before = self.keys.shape
         hit = xp.zeros(number, dtype=xp.bool, device=where)

@@ -111,9 +111,10 @@ class TorchNumpyConverter:
         """Return the values of an array as a tensor on ``device``.
 
         The tensor shares memory with the array where torch can: not if it is read-only, has
-        negative strides or foreign byte order.
+        foreign byte order, or strides that are negative or no multiple of the item's size.
         """
-        shareable = x.flags.writeable and x.dtype.isnative and min(x.strides, default=0) >= 0
+        strided = all(stride >= 0 and stride % x.itemsize == 0 for stride in x.strides)
+        shareable = x.flags.writeable and x.dtype.isnative and strided
         array = x if shareable else np.array(x, dtype=x.dtype.newbyteorder("="), order="C")
         if array.dtype.name == "bfloat16":
             bits = _shared(np.ascontiguousarray(array).view(np.int16))

@@ -40,6 +40,7 @@ from lazychunks.storage.resuming import (
     check_same_dtype,
     check_same_plan,
     check_same_run,
+    mismatch,
 )
 from lazychunks.storage.stage import Stage
 
@@ -204,6 +205,10 @@ class Attempt:
             self._check_complete(document, keys, "pass overwrite=True without resume to start anew")
             self.finished = self._publish(staged)
             return
+        axes = len(record["hints"])
+        if axes != len(self.counts):
+            way_out = "store a sequence of its kind"
+            raise mismatch("the number of block axes", "axes", axes, len(self.counts), way_out)
         first = tuple(record["first"])
         dtype: np.dtype[Any] = staged.array.dtype
         if self.options.dtype is not None:

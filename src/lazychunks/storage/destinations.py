@@ -287,8 +287,8 @@ def _holds_array(place: LocalPath | InStore, names: list[str], document: Documen
         raise _refused(place, "a zarr group")
     if kind != "array":
         raise _refused(place, f"no array but other content ({_listed(names)})")
-    keys = (document or {}).get("chunk_key_encoding", _USUAL_KEYS)
-    foreign = foreign_among(names, is_usual=keys == _USUAL_KEYS and ".zarray" not in names)
+    keys = (document or {}).get("chunk_key_encoding")
+    foreign = foreign_among(names, is_usual=keys == _USUAL_KEYS)
     if foreign:
         raise _refused(place, f"an array beside other content ({_listed(foreign)})")
     return True

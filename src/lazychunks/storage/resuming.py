@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby, product, repeat
+from itertools import count, groupby, product, repeat, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex, ResumeMismatchError
 from lazychunks.shapes import Region, Shape, cell_count
 from lazychunks.storage.arrays import Document
+from lazychunks.storage.filing import Reader
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
 
@@ -102,21 +103,31 @@ class Journal:
         Size of the first block.
     keys
         Keys there, relative to the array: those of an earlier journal are read.
+    regular
+        Whether no other size than the first one's has been noted, so that there is no journal.
     """
 
-    def __init__(self, where: Keys, axis: int, first: int, keys: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        where: Keys,
+        axis: int,
+        first: int,
+        keys: Iterable[str] = (),
+        *,
+        regular: bool = True,
+    ) -> None:
         self._where = where
         self._axis = axis
         self._first = first
         segments = segments_of(axis, keys)
         self._segments = len(segments)
-        self._regular = not segments
+        self.is_regular: bool = regular
         self._sizes = list(noted_sizes(where.read, segments))  # of all blocks, if irregular
         self._stored = len(self._sizes)
 
     def size(self, number: int) -> int | None:
         """Size of a block, where it is known."""
-        if self._regular:
+        if self.is_regular:
             return self._first
         return self._sizes[number] if number < len(self._sizes) else None
 
@@ -128,13 +139,13 @@ class Journal:
         ResumeMismatchError
             If the journal knows another size.
         """
-        if self._regular:
+        if self.is_regular:
             if size != self._first:
-                self._regular = False
+                self.is_regular = False
                 self._sizes = [*[self._first] * number, size]
                 self._flush()
-        elif number == len(self._sizes):
-            self._sizes.append(size)
+        elif number >= len(self._sizes):  # only workers leave blocks out: those are of one size
+            self._sizes += [*[self._first] * (number - len(self._sizes)), size]
             if len(self._sizes) - self._stored >= BATCH:
                 self._flush()
         elif self._sizes[number] != size:
@@ -216,7 +227,7 @@ def stored_values(array: StoredArray, region: Region, index: BlockIndex) -> NDAr
         If it is damaged, as each start would find again.
     """
     try:
-        return np.asarray(array[region])
+        return Reader.of(array)(region)
     except OSError:
         raise
     except Exception as error:
@@ -262,12 +273,14 @@ def _own(attributes: Document | None) -> Document:
 
 
 def segments_of(axis: int, keys: Iterable[str]) -> list[str]:
-    """Keys of a journal, in order; there are none as long as all sizes are the first one's."""
-    return sorted(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/"))
+    """Keys of a journal, in order, up to the first that has been lost."""
+    there = frozenset(key for key in keys if key.startswith(f"{JOURNAL}/{axis}/"))
+    names = (f"{JOURNAL}/{axis}/{number:08d}" for number in count())
+    return list(takewhile(there.__contains__, names))
 
 
 def noted_sizes(read: Callable[[str], bytes | None], segments: Iterable[str]) -> Iterator[int]:
     """Sizes that a journal holds, one after the other."""
     for key in segments:
-        for size, count in json.loads(read(key) or b"[]"):
-            yield from repeat(size, count)
+        for size, number in json.loads(read(key) or b"[]"):
+            yield from repeat(size, number)

@@ -232,8 +232,10 @@ class _Coordinator:
             end = start + assignment.numbers[axis] - 1
             for number in range(start, end + 1):
                 noted = self._stage.size(axis, number)
+                if noted is None:
+                    return False  # it was noted, and has been lost
                 size = self._first[axis] if number < end else assignment.last[axis]
-                if noted is not None and size is not None and noted != size:
+                if size is not None and noted != size:
                     raise BlockShapeError(
                         f"block {number} along axis {axis} has size {noted} in the unfinished "
                         f"write, expected {size}; with an executor all blocks but the last have "

@@ -40,13 +40,15 @@ class Stage:
         self.plan = plan
         self.first = first
         self.done: DoneUnits = DoneUnits(keys, plan)
+        unknown = [None] * plan.block_axes
+        record = record_of(staged.document)
+        self._irregular: list[int] = list(record.get("irregular") or ())
+        """Axes of which there is a journal, or has been one: it may have been lost."""
         self._journals = [
-            Journal(staged.where, axis, first[axis], keys)
+            Journal(staged.where, axis, first[axis], keys, regular=axis not in self._irregular)
             for axis in range(plan.block_axes if staged.resumable else 0)
         ]
         """Sizes of the blocks along each block axis, where another start may go on."""
-        unknown = [None] * plan.block_axes
-        record = record_of(staged.document)
         self._lengths: list[int | None] = list(record.get("lengths") or unknown)
         self._counts: list[int | None] = list(record.get("counts") or unknown)
         self.fixed: dict[int, int] = {}
@@ -58,8 +60,12 @@ class Stage:
 
     def note(self, axis: int, number: int, size: int) -> None:
         """Learn a block's size along an axis, before anything of it is written."""
-        if self._journals:
-            self._journals[axis].note(number, size)
+        if not self._journals:
+            return
+        if self._journals[axis].is_regular and size != self.first[axis]:
+            self._irregular.append(axis)
+            self.staged.reshape(self.staged.shape, irregular=self._irregular)
+        self._journals[axis].note(number, size)
 
     def end(self, axis: int, count: int) -> None:
         """Learn the number of blocks along an axis, before the last of them is written."""
