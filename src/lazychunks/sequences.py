@@ -9,17 +9,7 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
 from itertools import chain
 from operator import length_hint
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Generic,
-    Literal,
-    Protocol,
-    Self,
-    TypeAlias,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias, overload
 
 from typing_extensions import TypeVar, Unpack
 
@@ -149,9 +139,6 @@ class _Sequence(Generic[T_co, E_co]):
 
     generator_factory: Callable[[], Iterable[Any]]
 
-    _listing: ClassVar[type[Any]]
-    _ahead: ClassVar[type[Any]]
-
     def __post_init__(self) -> None:
         name = fields(self)[1].name
         object.__setattr__(self, name, sources.validated_hint(self._hint, name))
@@ -196,7 +183,8 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
         [1, 2]
         """
-        ahead = partial(self._ahead.of, executor=executor, max_in_flight=max_in_flight)
+        kind = AheadRows[Any] if is_nested(self) else Ahead[Any]
+        ahead = partial(kind.of, executor=executor, max_in_flight=max_in_flight)
         return _made_by(self, sources.within(self.generator_factory, ahead))
 
     @overload
@@ -233,7 +221,8 @@ class _Sequence(Generic[T_co, E_co]):
             sequence = self._reporting(progress)
             if aggregator is not None:
                 return aggregator(sequence)
-            listed: list[E_co] = self._listing()(sequence)
+            listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
+            listed: list[E_co] = listing(sequence)
             return listed
 
     @overload
@@ -377,9 +366,6 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
     generator_factory: Callable[[], Iterable[T_co]]
     len_generator: int | None = None
 
-    _listing = ListAggregator
-    _ahead = Ahead
-
     @classmethod
     def from_map(cls, fn: Callable[[A], U], items: Iterable[A]) -> LazyChunkSequence[U]:
         """Make the map-backed sequence whose block ``i`` is ``fn(item_i)``.
@@ -510,9 +496,6 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
     generator_factory: Callable[[], Iterable[Iterable[T_co]]]
     len_outer_generator: int | None = None
-
-    _listing = NestedListAggregator
-    _ahead = AheadRows
 
     @classmethod
     def from_product(
