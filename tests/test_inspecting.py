@@ -363,16 +363,21 @@ def test_a_group_is_refused(tmp_path: Path) -> None:
         status(tmp_path / "three")
 
 
+@pytest.mark.parametrize("times", [1, 3])
 def test_an_array_that_is_published_while_this_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     place = LocalPlace(tmp_path)
     begin(FLAT, place, 3)
     keys = LocalPath.keys
+    looks = 0
 
     def late(_: LocalPath) -> list[str]:
-        monkeypatch.setattr(LocalPath, "keys", keys)
-        FLAT.store(place.destination, run_id="r", resume=True)
+        nonlocal looks
+        looks += 1
+        if looks == times:
+            monkeypatch.setattr(LocalPath, "keys", keys)
+            FLAT.store(place.destination, run_id="r", resume=True)
         raise FileNotFoundError
 
     monkeypatch.setattr(LocalPath, "keys", late)

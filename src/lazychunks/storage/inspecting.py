@@ -33,6 +33,9 @@ __all__ = ["Status", "status"]
 COUNTED = 10**6
 """Number of blocks up to which those that are done are counted."""
 
+LOOKS = 5
+"""Number of times that this looks at an array that somebody replaces meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -95,10 +98,10 @@ def status(source: Destination) -> Status:
     ('complete', (5,), 40)
     """
     place = located(source)
-    try:
-        return _status(place)
-    except FileNotFoundError:  # it was renamed, or removed, while this looked
-        return _status(place)
+    for _ in range(LOOKS - 1):
+        with suppress(FileNotFoundError):  # it was renamed, or removed, while this looked
+            return _status(place)
+    return _status(place)
 
 
 def _status(place: LocalPath | InStore) -> Status:
