@@ -232,7 +232,7 @@ def test_a_flat_run_does_not_go_on_as_a_nested_one_nor_the_other_way_round(
         job.store(place.destination, Watch(2), run_id="run")
     before = place.content()
     other = replace(job, widths=None if widths else (3, 3))
-    with pytest.raises(ResumeMismatchError, match="the number of axes") as caught:
+    with pytest.raises(ResumeMismatchError, match="the number of block axes") as caught:
         other.store(place.destination, run_id="run", resume=True)
     assert (caught.value.field, caught.value.got) == ("axes", 1 if widths else 2)
     assert place.content() == before
