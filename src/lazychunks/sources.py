@@ -424,16 +424,17 @@ def _is_generator(x: object) -> TypeGuard[GeneratorType[Any, Any, Any]]:
 
 
 def _refuse_silence(iterator: Iterator[T], handed_out_before: Callable[[], bool]) -> Iterator[T]:
-    silent = True
-    while True:  # by hand: to be asked for an iterator once more begins some of them anew
-        try:
-            block = next(iterator)
-        except StopIteration:
-            break
-        silent = False
-        yield block
-    if silent and handed_out_before():
+    ticks = repeat(True, sys.maxsize)
+    # Not of the iterator itself: to be asked for an iterator once more begins some of them anew.
+    blocks = compress(map(next, repeat(iterator)), ticks)
+    return chain(blocks, _checked_silence(ticks, handed_out_before))
+
+
+def _checked_silence(ticks: Iterator[bool], handed_out_before: Callable[[], bool]) -> Iterator[Any]:
+    """Yield nothing, and refuse to have yielded nothing before."""
+    if operator.length_hint(ticks) == sys.maxsize and handed_out_before():
         raise SourceExhaustedError(
             "the blocks come from an iterator that yields nothing (any more) and that is handed "
             "out again and again; pass a factory that makes a new iterator each time"
         )
+    yield from ()
