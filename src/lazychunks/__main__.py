@@ -20,8 +20,6 @@ from lazychunks.sequences import MAX_CHUNK_BYTES
 if TYPE_CHECKING:
     from lazychunks.storage import Status, Verification
 
-__all__ = ["main"]
-
 FAILED = 1
 DAMAGED = 5
 CLOSED = 128 + 13  # as a shell has it for what SIGPIPE ended

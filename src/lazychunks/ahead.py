@@ -13,8 +13,6 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from lazychunks.errors import SourceExhaustedError
 from lazychunks.sources import Composed, MapBacked, positive
 
-__all__ = ["Ahead", "AheadRows"]
-
 T_co = TypeVar("T_co", covariant=True)
 
 _Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]

@@ -16,8 +16,6 @@ from array_api_compat import array_namespace, is_numpy_array, is_torch_array
 
 from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
 
-__all__ = ["Likeness", "copied", "device", "inexact", "is_tensor", "kind", "plain", "wide"]
-
 T = TypeVar("T")
 
 

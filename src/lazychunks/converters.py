@@ -8,8 +8,6 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AnyArray", "FromNumpy", "IdentityConverter", "NumpyConverter", "ToNumpy", "bfloat16"]
-
 AnyArray: TypeAlias = NDArray[Any]
 """A NumPy array, as a type argument: where mypy sees Any written there, it gives up overloads."""
 

@@ -9,29 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = [
-    "BlockDTypeError",
-    "BlockError",
-    "BlockIndex",
-    "BlockShapeError",
-    "BlockTypeError",
-    "DestinationBusyError",
-    "DestinationError",
-    "DestinationExistsError",
-    "DestinationReadOnlyError",
-    "EmptyRowError",
-    "EmptySequenceError",
-    "LazyChunksError",
-    "LengthHintWarning",
-    "NotResumableError",
-    "NotSpreadableError",
-    "ResumeMismatchError",
-    "SourceExhaustedError",
-    "SourceTypeError",
-    "UntrustedArrayError",
-    "WriteAbortedError",
-]
-
 BlockIndex = int | tuple[int, int]
 """Place of a block: its number, or ``(row, column)`` in a nested sequence."""
 

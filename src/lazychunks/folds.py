@@ -21,20 +21,6 @@ from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, counts_of, is_nested
 from lazychunks.sources import ended, refuse_array
 
-__all__ = [
-    "Counts",
-    "EitherFold",
-    "Fold",
-    "Joins",
-    "NestedFold",
-    "Pass",
-    "Running",
-    "RunningRows",
-    "fold",
-    "nest",
-    "tee",
-]
-
 S = TypeVar("S")
 T = TypeVar("T")
 A = TypeVar("A")

@@ -15,8 +15,6 @@ from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.folds import Counts, Fold, Joins, NestedFold, Pass, nest
 
-__all__ = ["Concatenate", "Joining", "concatenate", "nested_concatenate"]
-
 S = TypeVar("S")
 
 

@@ -11,8 +11,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-__all__ = ["is_shown", "logged_duration", "with_bar"]
-
 U = TypeVar("U")
 
 _logger = logging.getLogger("lazychunks")

@@ -14,8 +14,6 @@ from lazychunks.arrays import Likeness, copied, inexact, kind, plain, wide
 from lazychunks.errors import EmptySequenceError
 from lazychunks.folds import Counts, Fold, Pass, Running, fold
 
-__all__ = ["FIRST", "LAST", "Count", "Extremum", "Mean", "Moments", "MomentsOf", "Norm", "Total"]
-
 S = TypeVar("S")
 R = TypeVar("R")
 

@@ -7,8 +7,6 @@ from lazychunks.converters import AnyArray
 from lazychunks.folds import Fold
 from lazychunks.reducing import Moments
 
-__all__ = ["count", "first", "last", "maximum", "mean", "minimum", "moments", "norm", "total"]
-
 
 def total(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:
     """Sum blocks.

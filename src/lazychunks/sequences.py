@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 
     StoredArray: TypeAlias = zarr.Array[Any]
 
-__all__ = [
-    "LazyChunkSequence",
-    "ListAggregator",
-    "NestedLazyChunkSequence",
-    "NestedListAggregator",
-    "NestedSequenceAggregator",
-    "SequenceAggregator",
-    "calls_of",
-    "counts_of",
-    "is_nested",
-    "sequence_of",
-]
-
 MAX_CHUNK_BYTES = 2**30
 """Bytes of one chunk above which an array is not read, unless more is allowed (1 GiB)."""
 

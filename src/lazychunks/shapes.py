@@ -14,25 +14,6 @@ from typing import NamedTuple
 
 from lazychunks.errors import BlockIndex, BlockShapeError
 
-__all__ = [
-    "Overlap",
-    "Region",
-    "Shape",
-    "align_down",
-    "align_up",
-    "block_name",
-    "cell_count",
-    "cell_region",
-    "check_block",
-    "fit_extent",
-    "group_count",
-    "grow",
-    "overlaps",
-    "partition_slices",
-    "region_at",
-    "region_shape",
-]
-
 Shape = tuple[int, ...]
 """Lengths of the axes of an array."""
 

@@ -25,30 +25,6 @@ from tqdm import tqdm
 from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTypeError
 from lazychunks.progress import with_bar
 
-__all__ = [
-    "Composed",
-    "MapBacked",
-    "Mapped",
-    "Product",
-    "Reported",
-    "Task",
-    "column_count",
-    "counted",
-    "ended",
-    "integer",
-    "length_of",
-    "mapped",
-    "mapped_rows",
-    "opened",
-    "opened_rows",
-    "positive",
-    "refuse_array",
-    "run_through",
-    "tasks_of",
-    "validated_hint",
-    "within",
-]
-
 T = TypeVar("T")
 U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)

@@ -13,8 +13,6 @@ from lazychunks.converters import AnyArray
 from lazychunks.folds import Counts, Fold, Pass, Running
 from lazychunks.sources import positive
 
-__all__ = ["Best", "TopK", "top_k"]
-
 S = TypeVar("S")
 
 _WIDTH = 2048

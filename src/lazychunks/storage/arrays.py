@@ -26,20 +26,6 @@ if TYPE_CHECKING:
 
     StoredArray: TypeAlias = zarr.Array[Any]  # generic in the newer versions only
 
-__all__ = [
-    "KEPT_BACK",
-    "METADATA",
-    "OVERWRITING",
-    "Document",
-    "Gate",
-    "StagedArray",
-    "described",
-    "new_document",
-    "parsed",
-    "record_of",
-    "serialized",
-]
-
 T = TypeVar("T")
 
 METADATA = "zarr.json"

@@ -20,14 +20,6 @@ from lazychunks.shapes import (
     region_shape,
 )
 
-__all__ = [
-    "Assembly",
-    "Filled",
-    "Layout",
-    "check_row",
-    "empty_sequence",
-]
-
 
 @dataclass(slots=True)
 class Layout:

@@ -47,8 +47,6 @@ from lazychunks.storage.stage import Stage
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["Attempt"]
-
 
 class Attempt:
     """The life of a write: the array appears with :meth:`publish`, or not at all.

@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from zarr.core.common import JSON, ZarrFormat
     from zarr.core.dtype.common import DTypeJSON
 
-__all__ = ["NAME", "BFloat16", "register"]
-
 NAME = "bfloat16"
 """Name of the dtype in NumPy, and of the data type in Zarr."""
 

@@ -23,8 +23,6 @@ from lazychunks.storage.workers import (
 )
 from lazychunks.storage.writing import Turnstile, wait_out
 
-__all__ = ["Crew"]
-
 T = TypeVar("T")
 
 SENT_WITH_EACH_TASK = 2**20

@@ -26,8 +26,6 @@ from lazychunks.storage.arrays import KEPT_BACK, METADATA, Document, parsed
 from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
-__all__ = ["InStore", "LocalPath", "files_below", "foreign_among", "located"]
-
 _PART_OF_AN_ARRAY = re.compile(
     r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|zarr\.(json\.)?[0-9a-f]{32}\.partial"  # under which zarr writes a file at first

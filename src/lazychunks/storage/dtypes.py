@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
 from lazychunks.storage import bfloat16
 
-__all__ = ["checked_array", "checked_block", "storable"]
-
 
 def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:
     """Return the dtype if Zarr can store its values bitwise.

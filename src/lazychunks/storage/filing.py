@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from lazychunks.storage.assembly import Filled
     from lazychunks.storage.keys import Keys
 
-__all__ = ["ChunkFiles", "Reader", "content_size", "keep_freed_memory"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChunkFiles:

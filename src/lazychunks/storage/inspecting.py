@@ -28,8 +28,6 @@ from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["Status", "status"]
-
 COUNTED = 10**6
 """Number of blocks up to which those that are done are counted."""
 

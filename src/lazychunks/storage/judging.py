@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
     from lazychunks.storage.keys import Keys
 
-__all__ = [
-    "BYTES_EACH",
-    "check_number",
-    "document_of",
-    "found",
-    "has_checksums",
-    "judged",
-    "opened",
-]
-
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(
     {"blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"}

@@ -16,8 +16,6 @@ from zarr.storage import StorePath
 
 from lazychunks.storage.writing import wait_out
 
-__all__ = ["Keys", "listed", "settled"]
-
 T = TypeVar("T")
 
 

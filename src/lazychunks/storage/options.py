@@ -39,17 +39,6 @@ RESERVED = "lazychunks"
 ZSTD = zarr.codecs.ZstdCodec(level=3, checksum=True)
 """What compresses where the user does not say."""
 
-__all__ = [
-    "RESERVED",
-    "Chunks",
-    "Compressors",
-    "Destination",
-    "Filters",
-    "Provider",
-    "WriteOptions",
-    "ZarrOptions",
-]
-
 Destination: TypeAlias = str | os.PathLike[str] | Store | StorePath | dict[str, Buffer]
 """Where an array goes: a local path, a URL, a zarr store or a place in one, or a plain dict."""
 

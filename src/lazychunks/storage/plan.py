@@ -11,8 +11,6 @@ from lazychunks.shapes import Shape, align_up, fit_extent
 if TYPE_CHECKING:
     from lazychunks.storage.options import Chunks
 
-__all__ = ["MERGE_BELOW", "SPLIT_ABOVE", "WritePlan"]
-
 MERGE_BELOW = 2**20
 """Bytes up to which ``"auto"`` merges blocks into one chunk (1 MiB)."""
 

@@ -35,8 +35,6 @@ from lazychunks.storage.resuming import JOURNAL
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["DirectorySwap", "MetadataLast", "Publication", "publication_at", "published"]
-
 
 class DirectorySwap:
     """Writes in a hidden sibling directory and renames it into place."""

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     Source: TypeAlias = Destination | StoredArray
 
-__all__ = ["read_flat", "read_nested"]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 

@@ -29,19 +29,6 @@ if TYPE_CHECKING:
     from lazychunks.storage.arrays import StoredArray
     from lazychunks.storage.plan import WritePlan
 
-__all__ = [
-    "DoneUnits",
-    "Journal",
-    "check_same_dtype",
-    "check_same_plan",
-    "check_same_run",
-    "check_same_values",
-    "mismatch",
-    "noted_sizes",
-    "segments_of",
-    "stored_values",
-]
-
 JOURNAL = "lazychunks.sizes"
 BATCH = 8
 """Number of irregular sizes noted before they are written down."""

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["ZarrSink", "zarr_sink"]
-
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 

@@ -41,8 +41,6 @@ from lazychunks.storage.workers import (
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
 
-__all__ = ["spread"]
-
 T = TypeVar("T")
 
 

@@ -11,8 +11,6 @@ from lazychunks.storage.arrays import StagedArray, record_of
 from lazychunks.storage.plan import WritePlan
 from lazychunks.storage.resuming import DoneUnits, Journal, mismatch
 
-__all__ = ["Stage"]
-
 
 class Stage:
     """The array under way: its plan, what of it is stored already, and its sizes.

@@ -27,8 +27,6 @@ from lazychunks.storage.options import Destination
 if TYPE_CHECKING:
     from lazychunks.storage.arrays import Document, StoredArray
 
-__all__ = ["Verification", "verify"]
-
 NAMED = 100
 """Number of missing chunks that are named."""
 

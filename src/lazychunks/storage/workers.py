@@ -29,19 +29,6 @@ from lazychunks.storage.resuming import JOURNAL, check_same_dtype, check_same_va
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
 
-__all__ = [
-    "MARK",
-    "Assignment",
-    "Maker",
-    "Receipt",
-    "Sent",
-    "Shipped",
-    "Site",
-    "compare",
-    "probe",
-    "store",
-]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
     from lazychunks.storage.arrays import StoredArray
 
-__all__ = ["ArrayWriter"]
-
 T = TypeVar("T")
 
 WRITES_IN_FLIGHT = 2

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from lazychunks.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
-__all__ = ["BackgroundWriter", "Turnstile", "wait_out"]
-
-
 _Ended: TypeAlias = tuple[NDArray[Any], BaseException | None]
 """A buffer that is free again, and what went wrong."""
 

@@ -26,15 +26,6 @@ from lazychunks.testing.strategies import (
     nested_sequence,
 )
 
-__all__ = [
-    "AGGREGATOR_LAWS",
-    "END_OF_ROW",
-    "Blocks",
-    "Rows",
-    "check_aggregator",
-    "check_nested_aggregator",
-]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from lazychunks.arrays import copied, is_tensor, plain
 
-__all__ = ["bits", "twin"]
-
 T = TypeVar("T")
 
 

@@ -18,8 +18,6 @@ from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, Same, expect, hold
 from lazychunks.testing.values import LAYOUTS, laid_out, special_values
 
-__all__ = ["check_converter"]
-
 T = TypeVar("T")
 
 

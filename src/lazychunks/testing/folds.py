@@ -17,8 +17,6 @@ from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, hold
 from lazychunks.testing.strategies import WAYS
 
-__all__ = ["check_fold", "check_nested_fold"]
-
 T = TypeVar("T")
 R = TypeVar("R")
 

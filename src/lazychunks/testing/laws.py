@@ -11,8 +11,6 @@ from hypothesis.strategies import SearchStrategy
 
 from lazychunks.testing.comparing import bits
 
-__all__ = ["BrokenError", "Law", "LawBrokenError", "Same", "expect", "hold"]
-
 Same: TypeAlias = Callable[[Any, Any], bool]
 """Whether two results are the same."""
 

@@ -22,24 +22,6 @@ from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.sources import Mapped, Product
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
 
-__all__ = [
-    "HINTS",
-    "WAYS",
-    "Backing",
-    "Hint",
-    "Values",
-    "arrays",
-    "dtypes",
-    "flat_blocks",
-    "flat_sequence",
-    "flat_sequences",
-    "length_hint",
-    "nested_blocks",
-    "nested_sequence",
-    "nested_sequences",
-    "partitions",
-]
-
 T = TypeVar("T")
 
 Values: TypeAlias = Literal["any", "whole"]

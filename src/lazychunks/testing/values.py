@@ -8,16 +8,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "LAYOUTS",
-    "NUMPY_DTYPES",
-    "Layout",
-    "any_bits",
-    "laid_out",
-    "special_values",
-    "whole_numbers",
-]
-
 Layout: TypeAlias = Literal["C", "F", "strided", "reversed", "read-only"]
 """How an array lies in memory."""
 
