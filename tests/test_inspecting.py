@@ -457,6 +457,17 @@ def test_a_hostile_record_is_no_progress(name: str) -> None:
         assert peak < 2**20
 
 
+@pytest.mark.parametrize("hint", [None, 10**5, 2**63 - 1])
+def test_a_record_of_blocks_without_rows_takes_no_memory(hint: int | None) -> None:
+    record = unfinished(GOOD | {"first": [0, 4], "hints": [hint]})
+    tracemalloc.start()
+    found = status(record)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found.done_blocks, found.blocks) == (0, hint)
+    assert peak < 2**20
+
+
 @pytest.mark.parametrize(
     "journal",
     [

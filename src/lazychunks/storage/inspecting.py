@@ -199,7 +199,8 @@ def _done_blocks(
             stored = (1 + max((cell[index] for cell in done.cells), default=-1)) * unit
             segments = segments_of(index, keys)
             most = sys.maxsize if axis.number is None else axis.number
-            sizes = noted_sizes(staging.read, segments) if segments else repeat(axis.first, most)
+            alike = repeat(axis.first, most if axis.first else 0)  # an empty block is never done
+            sizes = noted_sizes(staging.read, segments) if segments else alike
             spans.append(_spans(sizes, min(stored, length)))
         if math.prod(map(len, spans)) > COUNTED:
             return None
