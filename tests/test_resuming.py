@@ -3,6 +3,7 @@
 ``tests/faults/`` has the crashes; here runs fail by an exception, which leaves the same behind.
 """
 
+import json
 import tracemalloc
 import warnings
 from collections.abc import Callable
@@ -253,6 +254,19 @@ def test_sizes_that_were_lost_are_not_made_up(lost: set[int], chunks: Any) -> No
     for number in lost:
         del place.destination[f"lazychunks.sizes/0/{number:08d}"]
     LONG.store(place.destination, run_id="run", resume=True, chunks=chunks)
+    assert same(seen_at(_store(place)), LONG.whole)
+
+
+def test_sizes_count_where_the_record_does_not_tell_of_them() -> None:
+    """As that of earlier versions does not."""
+    place = MemoryPlace({})
+    with pytest.raises(WriteAbortedError):
+        LONG.store(place.destination, Watch(25), run_id="run", chunks=3)
+    document = json.loads(place.destination[KEPT_BACK].to_bytes())
+    assert document["attributes"]["lazychunks"].pop("irregular") == [0]
+    make = default_buffer_prototype().buffer.from_bytes
+    place.destination[KEPT_BACK] = make(json.dumps(document).encode())
+    LONG.store(place.destination, run_id="run", resume=True, chunks=3)
     assert same(seen_at(_store(place)), LONG.whole)
 
 

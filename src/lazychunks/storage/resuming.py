@@ -91,7 +91,7 @@ class Journal:
     keys
         Keys there, relative to the array: those of an earlier journal are read.
     regular
-        Whether no other size than the first one's has been noted, so that there is no journal.
+        Whether the record tells of no other size than the first one's, as a journal does.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Journal:
         self._first = first
         segments = segments_of(axis, keys)
         self._segments = len(segments)
-        self.is_regular: bool = regular
+        self.is_regular: bool = regular and not segments
         self._sizes = list(noted_sizes(where.read, segments))  # of all blocks, if irregular
         self._stored = len(self._sizes)
 
