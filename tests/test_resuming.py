@@ -393,7 +393,7 @@ def test_a_cast_is_part_of_the_plan(written: str, place: Place) -> None:
     for other in {None, "f2", "f4", "f8", "i4"} - {written.strip(">")}:
         if other is None and written == "f8":
             continue  # the blocks' own
-        with pytest.raises(ResumeMismatchError) as caught:
+        with pytest.raises(ResumeMismatchError, match="dtype= must be the same") as caught:
             start(None, other)
         assert caught.value.field == "dtype"
     start(None, written)

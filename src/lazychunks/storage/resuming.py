@@ -202,7 +202,8 @@ def check_same_dtype(stored: np.dtype[Any], dtype: np.dtype[Any]) -> None:
         If it differs.
     """
     if dtype.newbyteorder("=") != stored.newbyteorder("="):
-        raise mismatch("dtype", "dtype", stored, dtype)
+        way_out = "blocks and dtype= must be the same each time"
+        raise mismatch("dtype", "dtype", stored, dtype, way_out)
 
 
 def stored_values(array: StoredArray, region: Region, index: BlockIndex) -> NDArray[Any]:
