@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise, starmap
 from typing import NamedTuple
 
 from lazychunks.errors import BlockIndex, BlockShapeError
@@ -21,18 +22,16 @@ Region = tuple[slice, ...]
 """One slice with explicit start and stop for each axis."""
 
 
-def partition_slices(sizes: Iterable[int], start: int = 0) -> Iterator[slice]:
+def partition_slices(sizes: Iterable[int]) -> Iterator[slice]:
     """Turn a partition into the slices that tile its axis, in order.
 
     - Slice ``k`` has length ``sizes[k]``; it starts where slice ``k - 1`` stops.
-    - Together they cover ``range(start, start + sum(sizes))`` exactly once.
+    - Together they cover ``range(sum(sizes))`` exactly once.
 
     >>> list(partition_slices((2, 0, 3)))
     [slice(0, 2, None), slice(2, 2, None), slice(2, 5, None)]
     """
-    for size in sizes:
-        yield slice(start, start + size)
-        start += size
+    return starmap(slice, pairwise(accumulate(sizes, initial=0)))
 
 
 def region_at(origin: Sequence[int], shape: Sequence[int]) -> Region:
