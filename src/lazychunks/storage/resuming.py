@@ -95,13 +95,7 @@ class Journal:
     """
 
     def __init__(
-        self,
-        where: Keys,
-        axis: int,
-        first: int,
-        keys: Iterable[str] = (),
-        *,
-        regular: bool = True,
+        self, where: Keys, axis: int, first: int, keys: Iterable[str], *, regular: bool
     ) -> None:
         self._where = where
         self._axis = axis
