@@ -409,8 +409,9 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         FileNotFoundError
             If there is no array.
         UntrustedArrayError
-            If its metadata names codecs or dtypes that are not known to be harmless, or larger
-            chunks.
+            If its metadata names codecs or dtypes that are not known to be harmless, larger chunks,
+            or more of them in a row than can be read at once; when it is read, also if the file of
+            a chunk holds more than that.
         ValueError
             If it has no axis, or ``rows`` is not positive.
 
