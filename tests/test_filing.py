@@ -551,6 +551,14 @@ def test_a_frame_that_is_too_large_is_named(path: Path) -> None:
         LazyChunkSequence.from_zarr(path, CONVERTER).compute()
 
 
+def test_a_damaged_frame_is_named(path: Path) -> None:
+    put(path, np.arange(12), chunks=(12,))
+    chunk = path / "c" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    with pytest.raises(RuntimeError, match=f"{re.escape(str(chunk))} is damaged: "):
+        LazyChunkSequence.from_zarr(path, CONVERTER).compute()
+
+
 def test_a_directory_in_place_of_a_chunk(path: Path) -> None:
     array = put(path, np.arange(12), chunks=(12,))
     (path / "c" / "0").unlink()

@@ -142,6 +142,8 @@ class ChunkFiles:
                 self.codec.decode(frame, values)
             except ValueError as error:
                 raise _too_large(file, values.size) from error
+            except RuntimeError as error:
+                raise RuntimeError(f"{file} is damaged: {error}") from error
         if not is_whole:
             raise ValueError(f"{file} is damaged: it holds less than {values.size} bytes")
 
