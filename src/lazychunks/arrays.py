@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +30,11 @@ def device(block: object) -> Any:
     return getattr(block, "device", None)
 
 
+def is_masked(block: object) -> bool:
+    """Whether a block is a masked array; none is where their module, slow to load, is not there."""
+    return "numpy.ma" in sys.modules and np.ma.isMaskedArray(block)
+
+
 def plain(block: object) -> tuple[Any, Any]:
     """Return the namespace of a block's library, and its values as a plain array.
 
@@ -39,7 +45,7 @@ def plain(block: object) -> tuple[Any, Any]:
     BlockTypeError
         If it is no array, or a masked one.
     """
-    if np.ma.isMaskedArray(block):
+    if is_masked(block):
         raise BlockTypeError(
             "a block is a masked array, whose mask would be lost; fill it first, e.g. with "
             ".filled(0)",

@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from lazychunks.arrays import is_masked
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
 from lazychunks.storage import bfloat16
 
@@ -99,7 +100,7 @@ def checked_array(array: object, *, block: BlockIndex) -> NDArray[Any]:
     BlockTypeError
         If it is a masked array, or no array.
     """
-    if np.ma.isMaskedArray(array):
+    if is_masked(array):
         raise BlockTypeError(
             f"block {block} is a masked array, whose mask would be lost; fill it first, e.g. with "
             "block.filled(numpy.nan)",
