@@ -279,7 +279,7 @@ def counted(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:
 
 
 def length_of(items: Iterable[object]) -> int | None:
-    """Ask items for their number (a DataLoader over a stream has none, a range may be too long)."""
+    """Ask items for their number; a loader of a stream refuses it, and a range may be too long."""
     try:
         return len(items) if isinstance(items, Sized) else None
     except (NotImplementedError, OverflowError, TypeError):

@@ -32,7 +32,8 @@ _PART_OF_AN_ARRAY = re.compile(
     r"|(?P<older>\d+(\.\d+)*)"  # an array's whose keys are as in Zarr 2
 )
 
-_METADATA = (METADATA, ".zarray")
+METADATA_NAMES = (METADATA, ".zarray")
+"""Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
 
 _USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
@@ -63,7 +64,7 @@ class LocalPath:
     def set_aside(self) -> Path | None:
         """Where a dead writer has moved the array that was here, unless it was being removed."""
         old = self.beside("old")
-        is_array = any(os.path.isfile(old / name) for name in _METADATA)
+        is_array = any(os.path.isfile(old / name) for name in METADATA_NAMES)
         is_free = not self.path.exists() or (self.path.is_dir() and not os.listdir(self.path))
         return old if is_array and is_free else None
 

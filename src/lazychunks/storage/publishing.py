@@ -28,7 +28,13 @@ from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
 from lazychunks.storage.arrays import KEPT_BACK, METADATA, OVERWRITING, Document, parsed, serialized
-from lazychunks.storage.destinations import InStore, LocalPath, files_below, foreign_among
+from lazychunks.storage.destinations import (
+    METADATA_NAMES,
+    InStore,
+    LocalPath,
+    files_below,
+    foreign_among,
+)
 from lazychunks.storage.keys import Keys, settled
 from lazychunks.storage.resuming import JOURNAL
 
@@ -264,7 +270,7 @@ class MetadataLast:
                 )
             return
         self.where.write(KEPT_BACK, OVERWRITING)
-        self.where.delete(METADATA, ".zarray")
+        self.where.delete(*METADATA_NAMES)
         self._remove_chunks()
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
@@ -353,7 +359,7 @@ def _link(path: str | Path) -> DestinationExistsError:
 
 def _remove(directory: Path) -> None:
     """Remove what was an array, and first of all what makes it one, in case this dies meanwhile."""
-    for name in (METADATA, ".zarray"):
+    for name in METADATA_NAMES:
         with contextlib.suppress(OSError):
             (directory / name).unlink()
     shutil.rmtree(directory, ignore_errors=True)
