@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from lazychunks import LazyChunkSequence, NestedLazyChunkSequence, ZarrOptions, testing
-from lazychunks.shapes import Shape
+from lazychunks.layout.shapes import Shape
 from lazychunks.testing import bits
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, laid_out
 

@@ -28,8 +28,8 @@ from lazychunks import (
     fold,
     tee,
 )
-from lazychunks.ahead import Ahead, AheadRows
-from lazychunks.sources import MapBacked, Mapped, Product, column_count
+from lazychunks.blocks.ahead import Ahead, AheadRows
+from lazychunks.blocks.sources import MapBacked, Mapped, Product, column_count
 
 TIMEOUT = 60
 """Seconds after which an event that does not come is a failure."""

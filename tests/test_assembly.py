@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks import BlockShapeError, EmptyRowError
-from lazychunks.shapes import Shape, cell_count, region_shape
+from lazychunks.layout.shapes import Shape, cell_count, region_shape
 from lazychunks.storage.assembly import Assembly, Filled, Layout
 from tests.strategies import Array, partitions, shapes
 

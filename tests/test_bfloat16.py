@@ -24,7 +24,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage import ZarrOptions
-from lazychunks.storage.bfloat16 import NAME, BFloat16, register
+from lazychunks.storage.chunks.bfloat16 import NAME, BFloat16, register
 from lazychunks.storage.keys import Keys
 
 needs_ml_dtypes = pytest.mark.usefixtures("bfloat16")

@@ -29,7 +29,7 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage import publishing
+from lazychunks.storage.places import publishing
 from tests.places import (
     OLD,
     LocalPlace,

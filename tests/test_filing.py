@@ -29,10 +29,10 @@ from lazychunks import (
     verify,
     zarr_sink,
 )
-from lazychunks.shapes import Shape
-from lazychunks.storage.arrays import Document, described, parsed
+from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.filing import ChunkFiles, Reader, content_size
+from lazychunks.storage.chunks.files import ChunkFiles, Reader, content_size
+from lazychunks.storage.chunks.metadata import Document, described, parsed
 from lazychunks.storage.keys import Keys
 from tests.strategies import (
     DTYPES,

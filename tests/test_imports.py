@@ -18,18 +18,13 @@ HEAVY = ("dask", "distributed", "hypothesis", "ml_dtypes", "numcodecs", "torch",
 
 ROOMS = (
     "errors",
-    "shapes",
+    "layout",
     "converters",
     "progress",
-    "sources",
-    "ahead",
+    "blocks",
     "sequences",
-    "folds",
     "arrays",
-    "joining",
-    "reducing",
-    "reductions",
-    "top",
+    "folds",
     "storage",
     "__init__",
     "__main__",
@@ -125,17 +120,17 @@ def test_a_room_imports_only_from_the_rooms_below(path: Path) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("errors", "from lazychunks import shapes"),
-        ("shapes", "from lazychunks.sequences import LazyChunkSequence"),
-        ("shapes", "from .sequences import LazyChunkSequence"),
+        ("errors", "from lazychunks import layout"),
+        ("layout", "from lazychunks.sequences import LazyChunkSequence"),
+        ("layout", "from .sequences import LazyChunkSequence"),
         ("folds", "from lazychunks import LazyChunkSequence"),
         ("folds", "import lazychunks"),
         ("folds", "if TYPE_CHECKING:\n    from lazychunks.storage import store_flat"),
         ("sequences", "from lazychunks.storage import store_flat"),
         ("sequences", "import zarr"),
         ("sequences", "def to_zarr():\n    import zarr"),
-        ("joining", "def f():\n    from lazychunks.storage import store_flat"),
-        ("joining", "from lazychunks.torch import TorchCatAggregator"),
+        ("folds", "def f():\n    from lazychunks.storage import store_flat"),
+        ("folds", "from lazychunks.torch import TorchCatAggregator"),
         ("converters", "import torch"),
         ("storage", "from dask import array"),
         ("torch", "from lazychunks.dask import to_dask_array"),
@@ -151,11 +146,11 @@ def test_a_forbidden_import_is_found(room: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("shapes", "from lazychunks.errors import BlockShapeError"),
-        ("sequences", "from lazychunks import sources"),
+        ("layout", "from lazychunks.errors import BlockShapeError"),
+        ("sequences", "from lazychunks import blocks"),
         ("sequences", "def to_zarr():\n    from lazychunks.storage import store_flat"),
         ("sequences", "if TYPE_CHECKING:\n    import zarr"),
-        ("storage", "import zarr\nfrom lazychunks.storage.plan import WritePlan"),
+        ("storage", "import zarr\nfrom lazychunks.layout.plan import WritePlan"),
         ("torch", "import torch\nfrom lazychunks.sequences import LazyChunkSequence"),
         ("testing", "import hypothesis\nfrom lazychunks.folds import tee"),
     ],
@@ -204,7 +199,7 @@ import sys
 
 import numpy as np
 
-from lazychunks.storage.dtypes import checked_array
+from lazychunks.storage.chunks.dtypes import checked_array
 
 if "numpy.ma" in sys.modules:
     print("loaded before")

@@ -26,7 +26,7 @@ from lazychunks import (
     status,
 )
 from lazychunks.storage import inspecting
-from lazychunks.storage.destinations import LocalPath
+from lazychunks.storage.places.destinations import LocalPath
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group
 from tests.strategies import Array
@@ -258,8 +258,8 @@ def test_all_is_written_and_only_publishing_is_left(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazychunks.storage.publishing.DirectorySwap.commit", killed)
-        patch.setattr("lazychunks.storage.publishing.MetadataLast.commit", killed)
+        patch.setattr("lazychunks.storage.places.publishing.DirectorySwap.commit", killed)
+        patch.setattr("lazychunks.storage.places.publishing.MetadataLast.commit", killed)
         with pytest.raises(WriteAbortedError):
             FLAT.store(place.destination, run_id="r", resume=True)
     found = status(place.destination)

@@ -20,7 +20,7 @@ from lazychunks import (
     nested_concatenate,
     testing,
 )
-from lazychunks.shapes import Shape
+from lazychunks.layout.shapes import Shape
 from lazychunks.testing import check_fold, check_nested_fold
 from tests.strategies import (
     Array,

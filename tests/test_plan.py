@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks.shapes import Shape
-from lazychunks.storage.plan import MERGE_BELOW, SPLIT_ABOVE, WritePlan
+from lazychunks.layout.plan import MERGE_BELOW, SPLIT_ABOVE, WritePlan
+from lazychunks.layout.shapes import Shape
 from tests.strategies import shapes
 
 itemsizes = st.sampled_from([1, 2, 4, 8, 16])

@@ -27,7 +27,7 @@ MODULES = [
 FACADES = ["lazychunks", *EXTRAS]
 """Modules that users import from."""
 
-LISTING = [*FACADES, "lazychunks.storage"]
+LISTING = [*FACADES, "lazychunks.folds", "lazychunks.storage"]
 """Modules that list their public names; in all others, an underscore tells the private ones."""
 
 

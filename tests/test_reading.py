@@ -55,8 +55,8 @@ from lazychunks import (
     total,
     zarr_sink,
 )
-from lazychunks.ahead import Ahead, AheadRows
-from lazychunks.sources import MapBacked, tasks_of
+from lazychunks.blocks.ahead import Ahead, AheadRows
+from lazychunks.blocks.sources import MapBacked, tasks_of
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.reading import READ_AHEAD
 from tests.faults.seed_writer import seed_flat, seed_nested

@@ -33,10 +33,10 @@ from lazychunks import (
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.storage.arrays import KEPT_BACK
+from lazychunks.layout.plan import WritePlan
 from lazychunks.storage.attempt import Attempt
-from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import DirectorySwap, MetadataLast
+from lazychunks.storage.chunks.metadata import KEPT_BACK
+from lazychunks.storage.places.publishing import DirectorySwap, MetadataLast
 from lazychunks.storage.resuming import DoneUnits, check_same_values
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place

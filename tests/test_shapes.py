@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks import BlockShapeError
-from lazychunks.shapes import (
+from lazychunks.layout.shapes import (
     Region,
     Shape,
     align_down,

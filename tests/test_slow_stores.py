@@ -25,10 +25,10 @@ from lazychunks import (
     NestedLazyChunkSequence,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape
-from lazychunks.storage.arrays import StagedArray
+from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.writing import BackgroundWriter
+from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.metadata import StagedArray
 from tests.places import values_at
 from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks, zarr_options
 

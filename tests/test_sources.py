@@ -21,7 +21,7 @@ from lazychunks import (
     SourceExhaustedError,
     SourceTypeError,
 )
-from lazychunks.sources import (
+from lazychunks.blocks.sources import (
     Composed,
     Mapped,
     Product,

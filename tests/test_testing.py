@@ -35,8 +35,8 @@ from lazychunks import (
     fold,
     nest,
 )
+from lazychunks.blocks.sources import MapBacked
 from lazychunks.folds import Counts, Pass, Running, RunningRows
-from lazychunks.sources import MapBacked
 from lazychunks.testing import (
     LawBrokenError,
     arrays,

@@ -29,7 +29,7 @@ from lazychunks import (
     WriteAbortedError,
     ZarrOptions,
 )
-from lazychunks.shapes import Shape
+from lazychunks.layout.shapes import Shape
 from tests.places import opened
 from tests.strategies import (
     DTYPES,

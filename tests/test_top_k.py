@@ -30,9 +30,9 @@ from lazychunks import (
     top_k,
     total,
 )
-from lazychunks.shapes import Shape
+from lazychunks.folds.top_k import _ascending  # pyright: ignore[reportPrivateUsage]
+from lazychunks.layout.shapes import Shape
 from lazychunks.testing import check_fold, dtypes, flat_blocks
-from lazychunks.top import _ascending  # pyright: ignore[reportPrivateUsage]
 from tests.strategies import Array, any_bits, layouts, seeds
 
 KINDS = ("?", "i1", "<i4", ">i8", "u1", "<u8", "<f2", "<f4", ">f4", "<f8")
@@ -114,7 +114,7 @@ def test_top_k_is_a_stable_sort_cut_at_k(given_: Drawn) -> None:
 def test_long_blocks_are_taken_in_parts(given_: Drawn, width: int) -> None:
     blocks, k, axis, largest = given_
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lazychunks.top._WIDTH", width)
+        patch.setattr("lazychunks.folds.top_k._WIDTH", width)
         same(top_k(k, axis, largest=largest)(blocks), given_.expected)
 
 

@@ -21,7 +21,7 @@ from lazychunks import (
     NestedLazyChunkSequence,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape
+from lazychunks.layout.shapes import Shape
 from lazychunks.testing import check_converter, check_fold, check_nested_fold
 from tests.strategies import (
     Array,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.writing import BackgroundWriter
+from lazychunks.storage.chunks.background import BackgroundWriter
 
 PATIENCE = 30.0
 """Seconds after which a test has failed; none waits that long otherwise."""

@@ -44,10 +44,21 @@ from lazychunks.errors import (
     UntrustedArrayError,
     WriteAbortedError,
 )
-from lazychunks.folds import Fold, NestedFold, fold, nest, tee
-from lazychunks.joining import concatenate, nested_concatenate
-from lazychunks.reducing import Moments
-from lazychunks.reductions import count, first, last, maximum, mean, minimum, moments, norm, total
+from lazychunks.folds.concatenate import concatenate, nested_concatenate
+from lazychunks.folds.fold import Fold, NestedFold, fold, nest, tee
+from lazychunks.folds.reducing import Moments
+from lazychunks.folds.reductions import (
+    count,
+    first,
+    last,
+    maximum,
+    mean,
+    minimum,
+    moments,
+    norm,
+    total,
+)
+from lazychunks.folds.top_k import TopK, top_k
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,
@@ -56,7 +67,6 @@ from lazychunks.sequences import (
     NestedSequenceAggregator,
     SequenceAggregator,
 )
-from lazychunks.top import TopK, top_k
 
 if TYPE_CHECKING:
     from lazychunks.storage import Status, Verification, ZarrOptions, status, verify, zarr_sink

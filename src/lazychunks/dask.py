@@ -18,12 +18,12 @@ from dask.array import Array
 from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
+from lazychunks.blocks.sources import Task
 from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
+from lazychunks.layout.shapes import Shape, block_name, check_block
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, calls_of, is_nested
-from lazychunks.shapes import Shape, block_name, check_block
-from lazychunks.sources import Task
 from lazychunks.storage.assembly import check_row
-from lazychunks.storage.dtypes import checked_array
+from lazychunks.storage.chunks.dtypes import checked_array
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAli
 
 from typing_extensions import TypeVar, Unpack
 
-from lazychunks import sources
-from lazychunks.ahead import Ahead, AheadRows
+from lazychunks.blocks import sources
+from lazychunks.blocks.ahead import Ahead, AheadRows
 from lazychunks.progress import is_shown, logged_duration
 
 if TYPE_CHECKING:

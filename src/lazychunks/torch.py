@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lazychunks import reducing
 from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
-from lazychunks.folds import Counts, Fold, NestedFold, RunningRows, nest
-from lazychunks.joining import Concatenate, Joining
-from lazychunks.reducing import Moments
-from lazychunks.top import Best, TopK
+from lazychunks.folds import reducing
+from lazychunks.folds.concatenate import Concatenate, Joining
+from lazychunks.folds.fold import Counts, Fold, NestedFold, RunningRows, nest
+from lazychunks.folds.reducing import Moments
+from lazychunks.folds.top_k import Best, TopK
 
 __all__ = [
     "NestedTorchCatAggregator",

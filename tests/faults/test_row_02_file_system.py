@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from lazychunks import DestinationExistsError, LazyChunksError, status
-from lazychunks.storage import publishing
+from lazychunks.storage.places import publishing
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace

@@ -17,8 +17,10 @@ from lazychunks import (
     LazyChunksError,
     ResumeMismatchError,
 )
-from lazychunks.storage import arrays, publishing, resuming
-from lazychunks.storage.publishing import DirectorySwap
+from lazychunks.storage import resuming
+from lazychunks.storage.chunks import metadata as arrays
+from lazychunks.storage.places import publishing
+from lazychunks.storage.places.publishing import DirectorySwap
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat

@@ -16,7 +16,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, WrapperStore, ZipStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
-from lazychunks.storage import filing
+from lazychunks.storage.chunks import files as filing
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, running
 from tests.faults.stores import BudgetStore

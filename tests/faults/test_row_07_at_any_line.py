@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 import lazychunks
 from lazychunks import WriteAbortedError
-from lazychunks.storage import publishing
+from lazychunks.storage.places import publishing
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 from tests.faults.seed_writer import seed_flat
 

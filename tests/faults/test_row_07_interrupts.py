@@ -14,7 +14,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import MemoryStore, WrapperStore
 
 from lazychunks import IdentityConverter, LazyChunkSequence, WriteAbortedError
-from lazychunks.storage.writing import BackgroundWriter
+from lazychunks.storage.chunks.background import BackgroundWriter
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 
 LATE = 0.05

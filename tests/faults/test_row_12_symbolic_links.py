@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lazychunks import LazyChunksError, WriteAbortedError
-from lazychunks.storage.publishing import DirectorySwap
+from lazychunks.storage.places.publishing import DirectorySwap
 from tests.faults.jobs import FLAT, RAGGED, names_in, same, seen_at
 from tests.faults.test_row_02_file_system import leave_unfinished
 from tests.places import LocalPlace, tree

@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, BlockShapeError, EmptyRowError, EmptySequenceError
-from lazychunks.shapes import (
+from lazychunks.layout.shapes import (
     Region,
     Shape,
     cell_region,

@@ -20,8 +20,10 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
-from lazychunks.shapes import Shape, cell_count
-from lazychunks.storage.arrays import (
+from lazychunks.layout.plan import WritePlan
+from lazychunks.layout.shapes import Shape, cell_count
+from lazychunks.storage.assembly import empty_sequence
+from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
     OVERWRITING,
     Document,
@@ -31,11 +33,9 @@ from lazychunks.storage.arrays import (
     parsed,
     record_of,
 )
-from lazychunks.storage.assembly import empty_sequence
-from lazychunks.storage.destinations import InStore, LocalPath, located
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.publishing import Publication, publication_at, published
+from lazychunks.storage.places.destinations import InStore, LocalPath, located
+from lazychunks.storage.places.publishing import Publication, publication_at, published
 from lazychunks.storage.resuming import (
     check_same_dtype,
     check_same_plan,
@@ -45,7 +45,7 @@ from lazychunks.storage.resuming import (
 from lazychunks.storage.stage import Stage
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 
 class Attempt:

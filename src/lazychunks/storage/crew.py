@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from typing import Any, Self, TypeVar
 
 from lazychunks.errors import NotSpreadableError
+from lazychunks.storage.chunks.background import Turnstile, wait_out
 from lazychunks.storage.options import Provider
 from lazychunks.storage.workers import (
     Assignment,
@@ -21,7 +22,6 @@ from lazychunks.storage.workers import (
     Site,
     store,
 )
-from lazychunks.storage.writing import Turnstile, wait_out
 
 T = TypeVar("T")
 

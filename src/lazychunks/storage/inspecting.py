@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zarr.core.sync import sync
 
-from lazychunks.shapes import partition_slices
-from lazychunks.storage.arrays import KEPT_BACK, OVERWRITING, Document, record_of
-from lazychunks.storage.destinations import InStore, LocalPath, files_below, located
-from lazychunks.storage.judging import document_of, found, judged
+from lazychunks.layout.plan import WritePlan
+from lazychunks.layout.shapes import partition_slices
+from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, Document, record_of
+from lazychunks.storage.chunks.trust import document_of, found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.plan import WritePlan
+from lazychunks.storage.places.destinations import InStore, LocalPath, files_below, located
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 COUNTED = 10**6
 """Number of blocks up to which those that are done are counted."""

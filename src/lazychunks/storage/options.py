@@ -29,9 +29,10 @@ from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
-from lazychunks.sources import positive
-from lazychunks.storage import bfloat16
-from lazychunks.storage.dtypes import storable
+from lazychunks.blocks.sources import positive
+from lazychunks.layout.plan import Chunks
+from lazychunks.storage.chunks import bfloat16
+from lazychunks.storage.chunks.dtypes import storable
 
 RESERVED = "lazychunks"
 """The attribute in which a run leaves its record."""
@@ -42,7 +43,6 @@ ZSTD = zarr.codecs.ZstdCodec(level=3, checksum=True)
 Destination: TypeAlias = str | os.PathLike[str] | Store | StorePath | dict[str, Buffer]
 """Where an array goes: a local path, a URL, a zarr store or a place in one, or a plain dict."""
 
-Chunks: TypeAlias = Literal["auto", "blocks"] | int | tuple[int, ...]
 Compressors: TypeAlias = (
     Literal["auto"]
     | BytesBytesCodec

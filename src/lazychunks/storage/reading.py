@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import zarr
 from zarr.storage import LocalStore
 
-from lazychunks.ahead import Ahead, AheadRows
+from lazychunks.blocks.ahead import Ahead, AheadRows
+from lazychunks.blocks.sources import Mapped, Product, positive
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Shape, cell_count, cell_region, fit_extent
-from lazychunks.sources import Mapped, Product, positive
-from lazychunks.storage.destinations import located
-from lazychunks.storage.filing import Reader
-from lazychunks.storage.judging import BYTES_EACH, check_number, judged, opened
+from lazychunks.layout.plan import MERGE_BELOW
+from lazychunks.layout.shapes import Shape, cell_count, cell_region, fit_extent
+from lazychunks.storage.chunks.files import Reader
+from lazychunks.storage.chunks.trust import BYTES_EACH, check_number, judged, opened
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
-from lazychunks.storage.plan import MERGE_BELOW
-from lazychunks.storage.publishing import MetadataLast
+from lazychunks.storage.places.destinations import located
+from lazychunks.storage.places.publishing import MetadataLast
 
 if TYPE_CHECKING:
     from lazychunks.converters import FromNumpy
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
     Source: TypeAlias = Destination | StoredArray
 

@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.shapes import Region, Shape, cell_count
-from lazychunks.storage.arrays import Document
-from lazychunks.storage.filing import Reader
+from lazychunks.layout.shapes import Region, Shape, cell_count
+from lazychunks.storage.chunks.files import Reader
+from lazychunks.storage.chunks.metadata import Document
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import StoredArray
-    from lazychunks.storage.plan import WritePlan
+    from lazychunks.layout.plan import WritePlan
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 JOURNAL = "lazychunks.sizes"
 BATCH = 8

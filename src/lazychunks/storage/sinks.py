@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
 
+from lazychunks.blocks.sources import ended
 from lazychunks.errors import NotResumableError, NotSpreadableError
-from lazychunks.folds import Counts, EitherFold
+from lazychunks.folds.fold import Counts, EitherFold
 from lazychunks.sequences import calls_of, counts_of, is_nested, sequence_of
-from lazychunks.sources import ended
 from lazychunks.storage.assembly import Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
@@ -20,7 +20,7 @@ from lazychunks.storage.writer import ArrayWriter
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)

@@ -13,8 +13,9 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lazychunks.blocks.sources import Task
 from lazychunks.errors import BlockShapeError, NotSpreadableError
-from lazychunks.shapes import (
+from lazychunks.layout.shapes import (
     Region,
     Shape,
     align_down,
@@ -22,7 +23,6 @@ from lazychunks.shapes import (
     check_block,
     group_count,
 )
-from lazychunks.sources import Task
 from lazychunks.storage.assembly import check_row, empty_sequence
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.crew import Crew

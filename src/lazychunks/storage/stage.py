@@ -6,9 +6,9 @@ import operator
 from collections.abc import Collection
 
 from lazychunks.errors import ResumeMismatchError
-from lazychunks.shapes import Shape, grow
-from lazychunks.storage.arrays import StagedArray, record_of
-from lazychunks.storage.plan import WritePlan
+from lazychunks.layout.plan import WritePlan
+from lazychunks.layout.shapes import Shape, grow
+from lazychunks.storage.chunks.metadata import StagedArray, record_of
 from lazychunks.storage.resuming import DoneUnits, Journal, mismatch
 
 

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from lazychunks.ahead import Ahead
+from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.sources import Mapped
+from lazychunks.layout.shapes import Shape, cell_region
 from lazychunks.progress import is_shown, with_bar
 from lazychunks.sequences import MAX_CHUNK_BYTES
-from lazychunks.shapes import Shape, cell_region
-from lazychunks.sources import Mapped
-from lazychunks.storage.arrays import record_of
-from lazychunks.storage.destinations import located
-from lazychunks.storage.filing import Reader
-from lazychunks.storage.judging import has_checksums, opened
+from lazychunks.storage.chunks.files import Reader
+from lazychunks.storage.chunks.metadata import record_of
+from lazychunks.storage.chunks.trust import has_checksums, opened
 from lazychunks.storage.options import Destination
+from lazychunks.storage.places.destinations import located
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import Document, StoredArray
 
 NAMED = 100
 """Number of missing chunks that are named."""

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
-from lazychunks.shapes import Region, Shape, block_name, check_block, region_at, region_shape
-from lazychunks.storage.arrays import Document, StagedArray
+from lazychunks.layout.shapes import Region, Shape, block_name, check_block, region_at, region_shape
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.dtypes import checked_block
+from lazychunks.storage.chunks.dtypes import checked_block
+from lazychunks.storage.chunks.metadata import Document, StagedArray
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming import JOURNAL, check_same_dtype, check_same_values, stored_values
 

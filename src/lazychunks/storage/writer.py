@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex
-from lazychunks.shapes import region_at, region_shape
+from lazychunks.layout.shapes import region_at, region_shape
 from lazychunks.storage.assembly import Assembly, Layout
 from lazychunks.storage.attempt import Attempt
-from lazychunks.storage.dtypes import checked_block
+from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.dtypes import checked_block
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.resuming import check_same_dtype, check_same_values, stored_values
 from lazychunks.storage.stage import Stage
-from lazychunks.storage.writing import BackgroundWriter
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 T = TypeVar("T")
 

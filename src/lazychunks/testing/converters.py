@@ -80,7 +80,7 @@ class _Conversion:
 
 
 def _gives_an_array(case: _Conversion) -> None:
-    from lazychunks.storage.dtypes import checked_block  # loads zarr
+    from lazychunks.storage.chunks.dtypes import checked_block  # loads zarr
 
     try:
         checked_block(case.array, block=0, dtype=None, cast=False)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import hypothesis
 from hypothesis.strategies import SearchStrategy
 
-from lazychunks.folds import Fold, NestedFold, tee
+from lazychunks.folds.fold import Fold, NestedFold, tee
 from lazychunks.testing.aggregators import AGGREGATOR_LAWS, END_OF_ROW, Blocks, Rows
 from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, hold

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lazychunks import reducing
 from lazychunks.converters import AnyArray
-from lazychunks.folds import Fold
-from lazychunks.reducing import Moments
+from lazychunks.folds import reducing
+from lazychunks.folds.fold import Fold
+from lazychunks.folds.reducing import Moments
 
 
 def total(axis: int | None = 0) -> Fold[AnyArray, AnyArray]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.shapes import Region, Shape, overlaps, region_shape
+from lazychunks.layout.shapes import Region, Shape, overlaps, region_shape
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.storage import StorePath
 
-    from lazychunks.storage.arrays import Document, StoredArray
     from lazychunks.storage.assembly import Filled
+    from lazychunks.storage.chunks.metadata import Document, StoredArray
     from lazychunks.storage.keys import Keys
 
 

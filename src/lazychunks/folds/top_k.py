@@ -9,9 +9,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
+from lazychunks.blocks.sources import positive
 from lazychunks.converters import AnyArray
-from lazychunks.folds import Counts, Fold, Pass, Running
-from lazychunks.sources import positive
+from lazychunks.folds.fold import Counts, Fold, Pass, Running
 
 S = TypeVar("S")
 

@@ -12,14 +12,14 @@ from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
 
-from lazychunks.shapes import Shape
-from lazychunks.storage import bfloat16
+from lazychunks.layout.plan import WritePlan
+from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
-from lazychunks.storage.filing import ChunkFiles, keep_freed_memory
+from lazychunks.storage.chunks import bfloat16
+from lazychunks.storage.chunks.background import Turnstile
+from lazychunks.storage.chunks.files import ChunkFiles, keep_freed_memory
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED, WriteOptions
-from lazychunks.storage.plan import WritePlan
-from lazychunks.storage.writing import Turnstile
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.shapes import Shape
+from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
 
 _Ended: TypeAlias = tuple[NDArray[Any], BaseException | None]

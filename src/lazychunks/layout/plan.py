@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Literal, TypeAlias
 
-from lazychunks.shapes import Shape, align_up, fit_extent
+from lazychunks.layout.shapes import Shape, align_up, fit_extent
 
-if TYPE_CHECKING:
-    from lazychunks.storage.options import Chunks
+Chunks: TypeAlias = Literal["auto", "blocks"] | int | tuple[int, ...]
 
 MERGE_BELOW = 2**20
 """Bytes up to which ``"auto"`` merges blocks into one chunk (1 MiB)."""

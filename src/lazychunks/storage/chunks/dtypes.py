@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lazychunks.arrays import is_masked
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
-from lazychunks.storage import bfloat16
+from lazychunks.storage.chunks import bfloat16
 
 
 def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:

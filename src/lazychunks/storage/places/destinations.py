@@ -22,7 +22,7 @@ from zarr.storage import (
 )
 
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
-from lazychunks.storage.arrays import KEPT_BACK, METADATA, Document, parsed
+from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, Document, parsed
 from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.sequences import MAX_CHUNK_BYTES
-from lazychunks.storage import bfloat16
-from lazychunks.storage.arrays import described, parsed
-from lazychunks.storage.destinations import InStore, LocalPath
+from lazychunks.storage.chunks import bfloat16
+from lazychunks.storage.chunks.metadata import described, parsed
+from lazychunks.storage.places.destinations import InStore, LocalPath
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import Document, StoredArray
     from lazychunks.storage.keys import Keys
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})

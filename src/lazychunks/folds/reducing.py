@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lazychunks.arrays import Likeness, copied, inexact, kind, plain, wide
 from lazychunks.errors import EmptySequenceError
-from lazychunks.folds import Counts, Fold, Pass, Running, fold
+from lazychunks.folds.fold import Counts, Fold, Pass, Running, fold
 
 S = TypeVar("S")
 R = TypeVar("R")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
+from lazychunks.blocks.sources import ended, refuse_array
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, counts_of, is_nested
-from lazychunks.sources import ended, refuse_array
 
 S = TypeVar("S")
 T = TypeVar("T")

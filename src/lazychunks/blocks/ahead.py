@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
+from lazychunks.blocks.sources import Composed, MapBacked, positive
 from lazychunks.errors import SourceExhaustedError
-from lazychunks.sources import Composed, MapBacked, positive
 
 T_co = TypeVar("T_co", covariant=True)
 

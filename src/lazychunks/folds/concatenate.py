@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from lazychunks.arrays import device, is_tensor
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
-from lazychunks.folds import Counts, Fold, Joins, NestedFold, Pass, nest
+from lazychunks.folds.fold import Counts, Fold, Joins, NestedFold, Pass, nest
 
 S = TypeVar("S")
 

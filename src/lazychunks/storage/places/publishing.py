@@ -27,19 +27,26 @@ import filelock
 from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError, DestinationExistsError
-from lazychunks.storage.arrays import KEPT_BACK, METADATA, OVERWRITING, Document, parsed, serialized
-from lazychunks.storage.destinations import (
+from lazychunks.storage.chunks.metadata import (
+    KEPT_BACK,
+    METADATA,
+    OVERWRITING,
+    Document,
+    parsed,
+    serialized,
+)
+from lazychunks.storage.keys import Keys, settled
+from lazychunks.storage.places.destinations import (
     METADATA_NAMES,
     InStore,
     LocalPath,
     files_below,
     foreign_among,
 )
-from lazychunks.storage.keys import Keys, settled
 from lazychunks.storage.resuming import JOURNAL
 
 if TYPE_CHECKING:
-    from lazychunks.storage.arrays import StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
 
 
 class DirectorySwap:

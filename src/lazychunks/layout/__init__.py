@@ -1,0 +1,1 @@
+"""Where blocks lie, and what is stored as one: integers and tuples only."""

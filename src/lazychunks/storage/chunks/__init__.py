@@ -1,0 +1,1 @@
+"""What is stored under keys: metadata, chunks, and their files."""

@@ -1,0 +1,1 @@
+"""Where an array goes: what is there, and the one act that shows it."""
