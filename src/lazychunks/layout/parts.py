@@ -1,0 +1,33 @@
+"""Parts: rectangles of blocks, each of which one worker goes through alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+
+Call: TypeAlias = Callable[[], T_co]
+"""Computes one block."""
+
+Rows: TypeAlias = Iterable[Sequence[Call[T_co]]]
+"""Rows of calls; a flat sequence has rows of one call each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[T_co]):
+    """A rectangle of blocks. Parts are numbered along the rows of blocks, band after band."""
+
+    number: int
+    index: tuple[int, int]
+    """Row and column of the first block."""
+    rows: Rows[T_co]
+    """Rows of calls, consumed once; lazy in the part that is everything."""
+    ends: tuple[bool, bool]
+    """Whether the part has the last row, and the last column."""
+    axes: int
+    """Number of block axes: 1 (flat: the only column is column 0) or 2 (nested)."""
+
+
+AnyPart: TypeAlias = Part[Any]

@@ -1,0 +1,142 @@
+"""What a pass is: it takes blocks, or the states of parts that others have gone through.
+
+A *running* pass takes blocks one by one (``step``), or the states of whole parts (``absorb``) that
+other threads or processes have computed. Either way, the result is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
+
+from lazychunks.layout.parts import AnyPart
+
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+Counts: TypeAlias = tuple[int | None, ...]
+"""Number of blocks along each block axis, where it is known: one for a flat sequence, or two."""
+
+State: TypeAlias = Any
+"""What a part came to: a value that can be pickled. Only the fold that made it looks inside."""
+
+
+class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protocol[T_contra]):
+    """A pass over one part, wherever it is computed."""
+
+    def step(self, block: T_contra, /) -> None:
+        """Take the next block, whose memory may be reused as soon as this returns."""
+        ...
+
+    def end_row(self) -> None:
+        """Close a row of the part (of a nested sequence)."""
+        ...
+
+    def state(self) -> State:
+        """Return what the part came to; called once, after the last block."""
+        ...
+
+
+class PartFold(Protocol[T_contra]):
+    """What a worker must know to go through parts: a value that can be pickled."""
+
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part."""
+        ...
+
+
+class Sink(Protocol):
+    """The part of a running pass that stores blocks. Its contract is in ``lazychunks.storage``."""
+
+
+class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[T_contra, R_co]):
+    """One pass of a fold.
+
+    A context manager: entering it begins the pass; leaving it releases what the pass holds, and by
+    an exception gives the pass up, that is, undoes what it has done.
+    """
+
+    def step(self, block: T_contra, /) -> None:
+        """Take the next block, whose memory may be reused as soon as this returns."""
+        ...
+
+    def absorb(self, state: State, part: AnyPart, /) -> None:
+        """Take the state of the next part, as if its blocks had been stepped."""
+        ...
+
+    def finish(self) -> R_co:
+        """Return the result; called once, after the last block."""
+        ...
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The sinks in it, if there are any: such a pass finishes last."""
+        ...
+
+
+class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
+    """One pass of a fold over rows of blocks."""
+
+    def __enter__(self) -> Self:
+        """Begin the pass."""
+        ...
+
+    def end_row(self) -> None:
+        """Close a row."""
+        ...
+
+
+class Scope:
+    """Base of a context manager that has nothing to release."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        return None
+
+
+class Pass(Scope):
+    """Base of a :class:`Running` that has nothing to release, and of which parts are blocks.
+
+    A pass whose fold can fold parts elsewhere overrides ``absorb``.
+    """
+
+    __slots__ = ("_rows",)
+
+    _rows: list[list[Any]]
+    """Blocks of the rows of a band, of which not all columns have come."""
+
+    sinks: Sequence[Sink] = ()
+
+    @abstractmethod
+    def step(self, block: Any, /) -> None:
+        """Take the next block."""
+
+    def end_row(self) -> None:
+        """Close a row; there is nothing to do for a flat pass."""
+
+    def absorb(self, state: State, part: AnyPart, /) -> None:
+        """Step the blocks of a part, row by row, once all columns of these rows have come."""
+        rows: list[list[Any]] = getattr(self, "_rows", None) or [[] for _ in state]
+        for row, blocks in zip(rows, state, strict=True):
+            row.extend(blocks)
+        self._rows = rows
+        if part.ends[1]:
+            self._rows = []
+            for row in rows:
+                for block in row:
+                    self.step(block)
+                if part.axes == 2:
+                    self.end_row()

@@ -1,0 +1,103 @@
+"""What every destination can do: hide a write from readers, and show it in one act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from lazychunks.storage.keys import Keys
+
+
+class Draft(Protocol):
+    """An unfinished write, which readers do not see."""
+
+    @property
+    def where(self) -> Keys:
+        """Where its chunks are stored."""
+        ...
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether readers see it, whatever fails after that."""
+        ...
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether it can be kept aside for another start, or be removed again."""
+        ...
+
+    @property
+    def can_spill(self) -> bool:
+        """Whether files beside its chunks cost little, as they do on a local file system."""
+        ...
+
+    def exists(self) -> bool:
+        """Whether an earlier start has left something."""
+        ...
+
+    def begin(self) -> None:
+        """Make room: after this, the draft is empty."""
+        ...
+
+    def keys(self, *, tidy: bool = False) -> Iterable[str]:
+        """List its keys; with ``tidy``, remove what a dead writer was writing."""
+        ...
+
+    def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:
+        """Show it in one act.
+
+        Parameters
+        ----------
+        documents
+            Content of ``zarr.json``, by the path of its node below the destination; that of the
+            destination itself, whose path is empty, makes the write visible and is written last.
+        durable
+            Whether all of it must be on the device before.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove it, unless it has been committed."""
+        ...
+
+
+class Place(Protocol):
+    """A destination."""
+
+    def __str__(self) -> str:
+        """Return what the user calls it."""
+        ...
+
+    @property
+    def is_seen_by_processes(self) -> bool:
+        """Whether other processes see what is written there."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Read a key that readers see."""
+        ...
+
+    def keys(self) -> list[str] | None:
+        """List the keys that readers see; None where the store cannot list."""
+        ...
+
+    def in_store(self, *, read_only: bool) -> Keys:
+        """Return the same place as one in a zarr store."""
+        ...
+
+    def holds_array(self) -> bool:
+        """Tell whether an array is there; anything else there is refused."""
+        ...
+
+    def check_removable(self) -> None:
+        """Refuse an array that could not be removed once another one has taken its place."""
+        ...
+
+    def draft(self, *, overwrite: bool) -> Draft:
+        """Return the unfinished write that this place has, or may get."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the only writer. A place is looked at before anything is changed there."""
+        ...
