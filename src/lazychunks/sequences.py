@@ -5,11 +5,21 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from itertools import chain
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeAlias, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    overload,
+)
 
 from typing_extensions import TypeVar, Unpack
 
@@ -94,10 +104,9 @@ C = TypeVar("C")
 def _immutable(cls: type[C]) -> type[C]:
     """Repair a frozen, slotted, generic dataclass: ``LazyChunkSequence[int](...)`` must work.
 
-    Calling a parametrized class tries to set ``__orig_class__``, and takes an AttributeError for
-    an answer. Before Python 3.12, the method that ``frozen`` makes fails otherwise, since
-    ``slots`` replaces the class that it knows. And a copy has all that it should, where what the
-    two make would leave out what a subclass adds.
+    ``Generic`` sets ``__orig_class__`` on each instance and ignores an AttributeError, but before
+    Python 3.12 a frozen, slotted dataclass raises a TypeError. ``__getstate__`` and
+    ``__setstate__`` are replaced too: the dataclass's own drop the attributes that a subclass adds.
     """
 
     def refuse(self: object, name: str, *_: object) -> None:
@@ -113,26 +122,30 @@ def _immutable(cls: type[C]) -> type[C]:
     return cls
 
 
-def _made_by(sequence: C, factory: Callable[[], object]) -> C:
-    """Return a sequence with another factory, whatever a subclass asks for to be made."""
-    made = copy.copy(sequence)
-    object.__setattr__(made, "generator_factory", factory)
-    return made
+def _copy_with_factory(sequence: C, factory: Callable[[], object]) -> C:
+    """Copy a sequence with another factory."""
+    # Copied, not constructed: the constructor of a subclass may take other arguments.
+    changed = copy.copy(sequence)
+    object.__setattr__(changed, "generator_factory", factory)
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
 class _Sequence(Generic[T_co, E_co]):
-    """What both sequences do in the same way; ``E_co`` is what ``compute()`` lists."""
+    """The methods that both sequences share; ``compute()`` returns a list of ``E_co``."""
+
+    _hint_name: ClassVar[str]
+    """Name of the field that holds the length hint; each sequence has its own."""
 
     generator_factory: Callable[[], Iterable[Any]]
 
     def __post_init__(self) -> None:
-        name = fields(self)[1].name
-        object.__setattr__(self, name, sources.validated_hint(self._hint, name))
+        hint = sources.validated_hint(self._hint, self._hint_name)
+        object.__setattr__(self, self._hint_name, hint)
 
     @property
     def _hint(self) -> int | None:
-        hint: int | None = getattr(self, fields(self)[1].name)
+        hint: int | None = getattr(self, self._hint_name)
         return hint
 
     @abstractmethod
@@ -172,7 +185,7 @@ class _Sequence(Generic[T_co, E_co]):
         """
         kind = AheadRows[Any] if is_nested(self) else Ahead[Any]
         ahead = partial(kind.of, executor=executor, max_in_flight=max_in_flight)
-        return _made_by(self, sources.within(self.generator_factory, ahead))
+        return _copy_with_factory(self, sources.within(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[E_co]: ...
@@ -316,7 +329,7 @@ class _Sequence(Generic[T_co, E_co]):
         if not is_shown(progress):
             return self
         reported = sources.Reported(self.generator_factory, self._hint, is_nested(self))
-        return _made_by(self, reported)
+        return _copy_with_factory(self, reported)
 
 
 @_immutable
@@ -349,6 +362,8 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
     >>> [int(block[0, 0]) for block in sequence.map(lambda block: block + 1)]
     [1, 2, 3, 4]
     """
+
+    _hint_name: ClassVar[str] = "len_generator"
 
     generator_factory: Callable[[], Iterable[T_co]]
     len_generator: int | None = None
@@ -482,6 +497,8 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
     (4, 12)
     """
 
+    _hint_name: ClassVar[str] = "len_outer_generator"
+
     generator_factory: Callable[[], Iterable[Iterable[T_co]]]
     len_outer_generator: int | None = None
 
@@ -550,7 +567,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
 
 def sequence_of(blocks: Iterable[object]) -> Any:
-    """Return the sequence of blocks, which they are already where they are a sequence."""
+    """Return ``blocks`` itself if it is a sequence, else wrap it in one."""
     sequence: Any = blocks
     if not isinstance(blocks, _Sequence):
         sequence = LazyChunkSequence(lambda: blocks)
@@ -563,9 +580,9 @@ def is_nested(blocks: object) -> bool:
 
 
 def calls_of(sequence: Any) -> Any:
-    """Return the sequence of the calls that compute the blocks of a map-backed one, else None."""
+    """Return the sequence of the calls that compute the blocks; None unless it is map-backed."""
     tasks = sources.tasks_of(sequence.generator_factory)
-    return None if tasks is None else _made_by(sequence, tasks)
+    return None if tasks is None else _copy_with_factory(sequence, tasks)
 
 
 def counts_of(blocks: Iterable[object]) -> tuple[int | None, int | None]:
