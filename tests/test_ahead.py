@@ -28,8 +28,8 @@ from lazychunks import (
     fold,
     tee,
 )
-from lazychunks.blocks.ahead import Ahead, AheadRows
-from lazychunks.blocks.sources import MapBacked, Mapped, Product, column_count
+from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.factories import Mapped, Product, column_count, is_map_backed
 
 TIMEOUT = 60
 """Seconds after which an event that does not come is a failure."""
@@ -278,12 +278,11 @@ def test_a_bound_must_be_an_integer(wrong: Any) -> None:
 
 
 def test_the_default_bound_is_two_for_each_core() -> None:
-    for kind in (Ahead[int], AheadRows[int]):
-        made = kind.of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=None)
-        assert made.max_in_flight == 2 * (os.cpu_count() or 1)
-        number: Any = np.int64(3)
-        made = kind.of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=number)
-        assert type(made.max_in_flight) is int
+    made = Ahead[int].of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=None)
+    assert made.max_in_flight == 2 * (os.cpu_count() or 1)
+    number: Any = np.int64(3)
+    made = Ahead[int].of(Mapped(abs, [1]), executor=Reluctant(), max_in_flight=number)
+    assert type(made.max_in_flight) is int
 
 
 # Errors.
@@ -453,7 +452,7 @@ def test_a_row_ends_with_the_next_one_or_with_itself() -> None:
         [list(row) for row in list(sequence.parallel(Reluctant(), 2))]
 
     source = Product(operator.add, [0, 10], range(3))
-    factory: AheadRows[int] = AheadRows(source, Reluctant(), 2)
+    factory: Ahead[int] = Ahead(source, Reluctant(), 2)
     made: Any = factory()
     next(made).close()
     assert [list(row) for row in made] == [[10, 11, 12]]
@@ -464,10 +463,10 @@ def test_a_row_that_is_held_outlives_the_rows(executor: str | None) -> None:
     """The first row alone is asked for: ``next(iter(sequence))``."""
     for taken in range(4):
         source = Product(operator.add, [0, 10], range(5))
-        factory: AheadRows[int] = AheadRows(source, Reluctant() if executor else None, 2)
+        factory: Ahead[int] = Ahead(source, Reluctant() if executor else None, 2)
         rows = factory()
         row = next(rows)
-        found = list(islice(row, taken))
+        found: list[int] = [*islice(row, taken)]
         del rows
         assert found + list(row) == [0, 1, 2, 3, 4]
 
@@ -510,7 +509,7 @@ def test_map_is_applied_by_the_executor_as_well(threads: ThreadPoolExecutor) -> 
     for sequence in sequences():
         parallel = sequence.parallel(threads, 2).map(with_thread)
         factory: Any = parallel.generator_factory
-        assert type(factory) in (Ahead, AheadRows)
+        assert type(factory) is Ahead
         assert factory.max_in_flight == 2
         found = parallel.compute()
         flat = found if isinstance(found[0], tuple) else [each for row in found for each in row]
@@ -521,14 +520,15 @@ def test_map_is_applied_by_the_executor_as_well(threads: ThreadPoolExecutor) -> 
 def test_what_is_computed_ahead_stays_map_backed() -> None:
     executor = Reluctant()
     flat, nested = (sequence.parallel(executor) for sequence in sequences())
-    assert isinstance(flat.generator_factory, MapBacked)
-    assert [task() for task in flat.generator_factory.tasks()] == [0, 1, 4]
-    assert [[t() for t in row] for row in nested.generator_factory.tasks()] == nested.compute()
-    executor.futures.clear()
-    list(nested.generator_factory.tasks())
+    assert is_map_backed(flat.generator_factory)
+    assert [call() for (call,) in flat.generator_factory.rows_of_calls()] == [0, 1, 4]
+    grid = [[call() for call in row] for row in nested.generator_factory.rows_of_calls()]
     assert executor.futures == []  # single blocks are computed where they are asked for
+    assert grid == nested.compute()
+    assert (flat.generator_factory.axes, nested.generator_factory.axes) == (1, 2)
     assert column_count(nested.generator_factory) == 2
     assert column_count(flat.generator_factory) is None
+    executor.futures.clear()
     other = Reluctant()
     assert flat.parallel(other).compute() == [0, 1, 4]
     assert len(other.futures) == 3

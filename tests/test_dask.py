@@ -32,7 +32,7 @@ from lazychunks import (
     concatenate,
     nested_concatenate,
 )
-from lazychunks.blocks.sources import Mapped
+from lazychunks.blocks.factories import Mapped
 from lazychunks.layout.shapes import Shape
 from tests.executors import cluster
 from tests.strategies import Flat, Nested, any_bits, bits, dtypes, flat_blocks, nested_blocks, seeds

@@ -55,8 +55,8 @@ from lazychunks import (
     total,
     zarr_sink,
 )
-from lazychunks.blocks.ahead import Ahead, AheadRows
-from lazychunks.blocks.sources import MapBacked, tasks_of
+from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.factories import is_map_backed, rows_of_calls
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.reading import READ_AHEAD
 from tests.faults.seed_writer import seed_flat, seed_nested
@@ -353,19 +353,19 @@ def chunked(count: int = 6) -> CountingStore:
     return CountingStore(stored(np.arange(count), chunks=(1,)))
 
 
-def test_tasks_read_what_they_are_for() -> None:
+def test_calls_read_what_they_are_for() -> None:
     store = chunked()
     factory = Flat.from_zarr(store, CONVERTER, rows=1).map(str).generator_factory
-    assert isinstance(factory, MapBacked)
-    tasks = list(factory.tasks())
+    assert is_map_backed(factory)
+    calls = [call for (call,) in factory.rows_of_calls()]
     assert store.asked == []
-    assert [tasks[4](), tasks[1](), tasks[4]()] == ["[4]", "[1]", "[4]"]
+    assert [calls[4](), calls[1](), calls[4]()] == ["[4]", "[1]", "[4]"]
     assert store.asked == ["c/4", "c/1", "c/4"]
 
     store = CountingStore(stored(np.arange(6).reshape(2, 3), chunks=(1, 1)))
     rows = Nested.from_zarr(store, CONVERTER, rows=1, columns=1).map(str).generator_factory
-    assert isinstance(rows, MapBacked)
-    grid = [list(row) for row in rows.tasks()]
+    assert is_map_backed(rows)
+    grid = [list(row) for row in rows.rows_of_calls()]
     assert [len(row) for row in grid] == [3, 3]
     assert rows.column_count() == 3
     assert grid[1][2]() == "[[5]]"
@@ -377,9 +377,9 @@ def test_map_keeps_reading_ahead(kind: Any) -> None:
     sequence = kind.from_zarr(stored(np.zeros((4, 4)), chunks=(2, 2)), CONVERTER)
     mapped = (sequence, sequence.map(np.negative), sequence.map(np.negative).map(abs))
     for source in [each.generator_factory for each in mapped]:
-        assert type(source) is (AheadRows, Ahead)[kind is Flat]
-        assert source.max_in_flight == READ_AHEAD
-        assert tasks_of(source) is not None
+        made: Ahead[Any] = source
+        assert (type(made), made.max_in_flight) == (Ahead, READ_AHEAD)
+        assert rows_of_calls(made, 1 if kind is Flat else 2) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -431,8 +431,7 @@ def test_a_sequence_can_be_sent_elsewhere(kind: Any, zarr_format: int, tmp_path:
     np.testing.assert_array_equal(
         np.block(blocks if kind is Nested else [[b] for b in blocks]), -OLD
     )
-    (task, *_) = copied.generator_factory.tasks()
-    first = next(task) if kind is Nested else task
+    first = next(next(copied.generator_factory.rows_of_calls()))
     moved = pickle.loads(pickle.dumps(first))()  # noqa: S301  # our own bytes
     np.testing.assert_array_equal(moved, -OLD[:4])
 
@@ -446,7 +445,7 @@ def test_no_chunk_is_read_before_iteration(kind: Any) -> None:
     sequence = kind.from_zarr(store, CONVERTER, rows=1).map(abs)
     iterator = iter(sequence)
     repr(sequence)
-    list(sequence.generator_factory.tasks())
+    [list(row) for row in sequence.generator_factory.rows_of_calls()]
     assert store.asked == []
     next(iterator)
     del iterator

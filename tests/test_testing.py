@@ -35,7 +35,7 @@ from lazychunks import (
     fold,
     nest,
 )
-from lazychunks.blocks.sources import MapBacked
+from lazychunks.blocks.factories import MapBacked
 from lazychunks.folds import Counts, Pass, Running, RunningRows
 from lazychunks.testing import (
     LawBrokenError,

@@ -18,11 +18,11 @@ from dask.array import Array
 from dask.base import tokenize
 from numpy.typing import DTypeLike, NDArray
 
-from lazychunks.blocks.sources import Task
+from lazychunks.blocks.factories import BlockCall, counts_of, is_nested, rows_of_calls
 from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
-from lazychunks.layout.shapes import Shape, block_name, check_block
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, calls_of, is_nested
-from lazychunks.storage.assembly import check_row
+from lazychunks.layout.checks import block_name, check_block, check_row
+from lazychunks.layout.shapes import Shape
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.storage.chunks.dtypes import checked_array
 
 if TYPE_CHECKING:
@@ -243,18 +243,20 @@ class _Computed:
         return self.x.blocks[index].compute(scheduler=self.scheduler)
 
 
-def _tasks(sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T]) -> dict[Shape, Task[T]]:
+def _tasks(
+    sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T],
+) -> dict[Shape, BlockCall[T]]:
     """List what computes the blocks, by their places, and refuse what is no grid of blocks."""
-    calls = calls_of(sequence)
-    if calls is None:
+    axes = 2 if is_nested(sequence) else 1
+    rows = rows_of_calls(sequence.generator_factory, axes, counts_of(sequence)[0])
+    if rows is None:
         raise TypeError(
             "dask computes blocks one by one, which only a map-backed sequence can; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
-    axes = 2 if is_nested(sequence) else 1
-    found: dict[Shape, Task[T]] = {}
+    found: dict[Shape, BlockCall[T]] = {}
     columns = 0
-    for number, row in enumerate(map(tuple, calls if axes == 2 else zip(calls))):
+    for number, row in enumerate(rows):
         columns = columns or len(row)
         check_row(number, len(row), columns)
         found |= {(number, column)[:axes]: task for column, task in enumerate(row)}
@@ -264,7 +266,7 @@ def _tasks(sequence: LazyChunkSequence[T] | NestedLazyChunkSequence[T]) -> dict[
 
 
 def _probed(
-    tasks: dict[Shape, Task[T]], counts: Shape, maker: _Maker[T]
+    tasks: dict[Shape, BlockCall[T]], counts: Shape, maker: _Maker[T]
 ) -> tuple[Sizes, np.dtype[Any]]:
     """Learn sizes and dtype from the first block and the last ones."""
     zeros = (0,) * len(counts)
@@ -317,7 +319,7 @@ def _size(size: float, axis: int, *, unknown_allowed: bool) -> float:
     return number
 
 
-def _token(tasks: dict[Shape, Task[Any]], maker: _Maker[Any], sizes: Sizes) -> str:
+def _token(tasks: dict[Shape, BlockCall[Any]], maker: _Maker[Any], sizes: Sizes) -> str:
     """Hash what determines the blocks; each item once, since rows and columns share them."""
     items = {id(item): item for task in tasks.values() for item in task.args}
     tokens = {key: tokenize(item) for key, item in items.items()}

@@ -25,6 +25,11 @@ def is_shown(progress: bool | None) -> bool:
     return isatty is not None and isatty()
 
 
+def open_bar(noun: str) -> tqdm[None]:
+    """Show a progress bar on stderr, whose total is not known yet."""
+    return tqdm(total=None, desc=f"{noun}s", unit=noun)
+
+
 def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
     """Pass steps on, each of which moves a progress bar on stderr."""
     return tqdm(steps, total=total, desc=f"{noun}s", unit=noun)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from itertools import chain
-from operator import length_hint
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,8 +22,24 @@ from typing import (
 
 from typing_extensions import TypeVar, Unpack
 
-from lazychunks.blocks import sources
-from lazychunks.blocks.ahead import Ahead, AheadRows
+from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.factories import (
+    Mapped,
+    Product,
+    WithProgress,
+    change_inside_progress,
+    is_nested,
+    map_blocks,
+    map_rows,
+)
+from lazychunks.blocks.iterate import (
+    check_factory,
+    check_hint,
+    count_blocks,
+    known_length,
+    open_blocks,
+    open_rows,
+)
 from lazychunks.progress import is_shown, logged_duration
 
 if TYPE_CHECKING:
@@ -140,7 +155,8 @@ class _Sequence(Generic[T_co, E_co]):
     generator_factory: Callable[[], Iterable[Any]]
 
     def __post_init__(self) -> None:
-        hint = sources.validated_hint(self._hint, self._hint_name)
+        check_factory(self.generator_factory)
+        hint = check_hint(self._hint, self._hint_name)
         object.__setattr__(self, self._hint_name, hint)
 
     @property
@@ -183,9 +199,8 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(abs, [-1, 2]).parallel(executor).compute()
         [1, 2]
         """
-        kind = AheadRows[Any] if is_nested(self) else Ahead[Any]
-        ahead = partial(kind.of, executor=executor, max_in_flight=max_in_flight)
-        return _copy_with_factory(self, sources.within(self.generator_factory, ahead))
+        ahead = partial(Ahead[Any].of, executor=executor, max_in_flight=max_in_flight)
+        return _copy_with_factory(self, change_inside_progress(self.generator_factory, ahead))
 
     @overload
     def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[E_co]: ...
@@ -328,8 +343,8 @@ class _Sequence(Generic[T_co, E_co]):
         """Return the sequence, its blocks moving a progress bar if that is wanted."""
         if not is_shown(progress):
             return self
-        reported = sources.Reported(self.generator_factory, self._hint, is_nested(self))
-        return _copy_with_factory(self, reported)
+        axes = 2 if is_nested(self) else 1
+        return _copy_with_factory(self, WithProgress(self.generator_factory, self._hint, axes))
 
 
 @_immutable
@@ -392,7 +407,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         >>> LazyChunkSequence.from_map(abs, [-1, 2]).compute()
         [1, 2]
         """
-        return LazyChunkSequence(sources.Mapped(fn, items), sources.length_of(items))
+        return LazyChunkSequence(Mapped(fn, items), known_length(items))
 
     @classmethod
     def from_zarr(
@@ -453,8 +468,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         SourceExhaustedError
             If it hands out an iterator that has already run.
         """
-        blocks = sources.opened(self.generator_factory)
-        return sources.counted(blocks, self.len_generator, "blocks")
+        return count_blocks(open_blocks(self.generator_factory), self.len_generator, "blocks")
 
     def map(self, fn: Callable[[T_co], U]) -> LazyChunkSequence[U]:
         """Return the sequence of ``fn(block)``; map-backed where this one is.
@@ -464,7 +478,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         >>> LazyChunkSequence.from_map(abs, [-1, 2]).map(str).compute()
         ['1', '2']
         """
-        return LazyChunkSequence(sources.mapped(self.generator_factory, fn), self.len_generator)
+        return LazyChunkSequence(map_blocks(self.generator_factory, fn), self.len_generator)
 
 
 @_immutable
@@ -523,7 +537,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         >>> NestedLazyChunkSequence.from_product(operator.mul, [1, 2], [3, 4]).compute()
         [[3, 4], [6, 8]]
         """
-        return NestedLazyChunkSequence(sources.Product(fn, rows, columns), sources.length_of(rows))
+        return NestedLazyChunkSequence(Product(fn, rows, columns), known_length(rows))
 
     @classmethod
     def from_zarr(
@@ -556,13 +570,12 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         SourceExhaustedError
             If the factory, or a row, is an iterator that has already run.
         """
-        rows = sources.opened_rows(self.generator_factory)
-        return sources.counted(rows, self.len_outer_generator, "rows")
+        return count_blocks(open_rows(self.generator_factory), self.len_outer_generator, "rows")
 
     def map(self, fn: Callable[[T_co], U]) -> NestedLazyChunkSequence[U]:
         """Return the nested sequence of ``fn(block)``; map-backed where this one is."""
         return NestedLazyChunkSequence(
-            sources.mapped_rows(self.generator_factory, fn), self.len_outer_generator
+            map_rows(self.generator_factory, fn), self.len_outer_generator
         )
 
 
@@ -572,21 +585,3 @@ def sequence_of(blocks: Iterable[object]) -> Any:
     if not isinstance(blocks, _Sequence):
         sequence = LazyChunkSequence(lambda: blocks)
     return sequence
-
-
-def is_nested(blocks: object) -> bool:
-    """Whether it is a nested sequence."""
-    return isinstance(blocks, NestedLazyChunkSequence)
-
-
-def calls_of(sequence: Any) -> Any:
-    """Return the sequence of the calls that compute the blocks; None unless it is map-backed."""
-    tasks = sources.tasks_of(sequence.generator_factory)
-    return None if tasks is None else _copy_with_factory(sequence, tasks)
-
-
-def counts_of(blocks: Iterable[object]) -> tuple[int | None, int | None]:
-    """Tell the number of blocks along the two block axes where they are known."""
-    hint = length_hint(blocks, -1)
-    source = blocks.generator_factory if isinstance(blocks, _Sequence) else None
-    return (None if hint < 0 else hint, sources.column_count(source))

@@ -6,29 +6,31 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
-from lazychunks.blocks.sources import Composed, MapBacked, positive
+from lazychunks.blocks.factories import BlockCall, Composed, MapBacked, is_map_backed
 from lazychunks.errors import SourceExhaustedError
+from lazychunks.layout.checks import check_positive
 
+T = TypeVar("T")
+U = TypeVar("U")
 T_co = TypeVar("T_co", covariant=True)
-
-_Entry: TypeAlias = tuple[Callable[[], Any], Future[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Ahead(MapBacked, Generic[T_co]):
-    """What is the same whether blocks come in rows or not."""
+class Ahead(MapBacked[T_co], Generic[T_co]):
+    """A map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
 
-    source: MapBacked
+    source: MapBacked[Any]
+    """Flat or nested; its blocks are computed ahead."""
     executor: Executor | None
-    """Computes the blocks; ``None`` for threads of each run's own."""
+    """Computes the blocks; ``None`` for threads that each run starts and ends itself."""
     max_in_flight: int
-    """Number of blocks that are being computed or wait to be consumed, at most."""
-    fn: Callable[[Any], T_co] | None = None
-    """Applied to each block by its consumer, who need not know of the run's own threads."""
+    """Largest number of blocks that are being computed or wait to be consumed."""
+    fn: Callable[..., T_co] | None = None
+    """Applied to each block in the thread that consumes it; only without an executor."""
 
     @classmethod
     def of(cls, factory: object, *, executor: Executor, max_in_flight: int | None) -> Self:
@@ -37,157 +39,199 @@ class _Ahead(MapBacked, Generic[T_co]):
         Raises
         ------
         TypeError
-            If it is not map-backed, or the bound is no integer.
+            If the factory is not map-backed, or the bound is no integer.
         ValueError
             If the bound is not positive.
         """
         if max_in_flight is None:
             max_in_flight = 2 * (os.cpu_count() or 1)
-        bound = positive(max_in_flight, "max_in_flight")
-        if isinstance(factory, MapBacked):
+        bound = check_positive(max_in_flight, "max_in_flight")
+        if is_map_backed(factory):
             return cls(factory, executor, bound)
         raise TypeError(
             "only the blocks of a map-backed sequence can be computed one by one; build it with "
             "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
         )
 
-    def tasks(self) -> Iterator[Any]:
-        """Calls that compute the blocks; nothing is computed ahead."""
-        return (self.source if self.fn is None else self.source.mapped(self.fn)).tasks()
+    @property
+    def axes(self) -> int:
+        """Number of block axes."""
+        return self.source.axes
 
-    def mapped(self, fn: Callable[[Any], Any]) -> Self:
-        """Factory of ``fn(block)``, where an executor applies ``fn`` as well."""
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
+        steps = _list_steps(self.source)
+        with ExitStack() as stack:
+            executor = self.executor
+            if executor is None:
+                own = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="lazychunks-ahead")
+                executor = stack.enter_context(own)
+            run = _Run(steps, executor, self.max_in_flight, self.fn)
+            stack.enter_context(closing(run))
+            while run.has_next():
+                if self.axes == 1:
+                    yield run.take_block()
+                else:
+                    yield run.take_row(run.row)
+                    run.end_row()
+
+    def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
+        """Rows of calls; nothing is computed ahead."""
+        source = self.source if self.fn is None else self.source.map(self.fn)
+        return source.rows_of_calls()
+
+    def map(self, fn: Callable[[T_co], U]) -> Ahead[U]:
+        """Return the factory of ``fn(block)``, where an executor applies ``fn`` as well."""
         if self.executor is not None:
-            return replace(self, source=self.source.mapped(fn))
-        return replace(self, fn=fn if self.fn is None else Composed(self.fn, fn))
+            return Ahead(self.source.map(fn), self.executor, self.max_in_flight)
+        # The user knows nothing of the run's own threads. `fn` may reuse a buffer, or rely on a
+        # mode of the consumer's thread, such as torch.no_grad.
+        after = fn if self.fn is None else Composed(self.fn, fn)
+        return Ahead(self.source, None, self.max_in_flight, after)
 
     def column_count(self) -> int | None:
-        """Number of blocks in a row, where it is known."""
+        """Return the number of blocks in a row, where it is known."""
         return self.source.column_count()
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead(_Ahead[T_co]):
-    """A map-backed factory whose blocks are computed ahead by an executor."""
+class _Submitted:
+    """A block that the executor computes."""
 
-    def __call__(self) -> Iterator[T_co]:
-        """All blocks, in order."""
-        with _Queue(self.executor, self.source.tasks(), self.max_in_flight, self.fn) as queue:
-            while queue.has_more():
-                yield queue.take()
+    call: BlockCall[Any]
+    future: Future[Any]
+
+    def result(self) -> Any:
+        return self.future.result()
 
 
 @dataclass(frozen=True, slots=True)
-class AheadRows(_Ahead[T_co]):
-    """A nested map-backed factory whose blocks are computed ahead, beyond the ends of rows too."""
+class _Inline:
+    """A block that is computed when it is taken."""
 
-    def __call__(self) -> Iterator[Iterator[T_co]]:
-        """All rows, in order."""
-        tasks = _flattened(self.source.tasks())
-        with _Queue(self.executor, tasks, self.max_in_flight, self.fn) as queue:
-            while queue.has_more():
-                yield queue.row(queue.number)
-                queue.end_row()
+    call: BlockCall[Any]
+
+    def result(self) -> Any:
+        return self.call()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """An error of the columns' iterable, raised when the block would be taken."""
+
+    error: Exception
+
+    def result(self) -> Any:
+        raise self.error
+
+
+@dataclass(frozen=True, slots=True)
+class _RowEnd:
+    """The end of a row of a nested sequence."""
+
+
+_Step: TypeAlias = BlockCall[Any] | _Failed | _RowEnd
+_Entry: TypeAlias = _Submitted | _Inline | _Failed | _RowEnd
 
 
 @dataclass(slots=True, eq=False)
-class _Queue:
-    """Calls for the next blocks, in order, with their futures; ``None`` ends a row.
+class _Run:
+    """One run over the blocks: the next of them, in order, computed or being computed."""
 
-    Leaving it cancels what has not begun. A row that is still held then goes on, one block at a
-    time and without the executor.
-    """
-
-    executor: Executor | None
-    tasks: Iterator[Callable[[], Any] | None]
+    steps: Iterator[_Step]
+    executor: Executor
     max_in_flight: int
     fn: Callable[[Any], Any] | None
-    entries: deque[_Entry | None] = field(default_factory=deque[_Entry | None])
+    entries: deque[_Entry] = field(default_factory=deque[_Entry])
     in_flight: int = 0
-    number: int = 0
-    """Of the row."""
-    stack: ExitStack = field(default_factory=ExitStack)
+    """Number of entries that are blocks."""
+    row: int = 0
+    """Number of the current row."""
+    error: Exception | None = None
+    """An error of the rows' iterable, raised once all blocks before it have been taken."""
+    is_closed: bool = False
+    """Whether the consumer has let go of the rows; one that it still holds is computed inline."""
 
-    def __enter__(self) -> Self:
-        if self.executor is None:
-            own = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="lazychunks-ahead")
-            self.executor = self.stack.enter_context(own)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.executor = None
-        self.max_in_flight = 1
-        for entry in self.entries:
-            if entry is not None:
-                entry[1].cancel()
-        self.stack.close()
-
-    def has_more(self) -> bool:
-        """Submit as much as there is room for; whether anything is left."""
-        entry: _Entry | None
-        while self.in_flight < self.max_in_flight:
-            try:
-                task = next(self.tasks)
-            except StopIteration:
-                break
-            except Exception as error:  # noqa: BLE001  # raised when its turn comes
-                entry = _failed(error)
-            else:
-                entry = None if task is None else (task, self._submit(task))
-            self.entries.append(entry)
-            self.in_flight += entry is not None
+    def has_next(self) -> bool:
+        """Whether a block or the end of a row is left; raises an error whose turn has come."""
+        self._look_ahead()
+        if not self.entries and self.error is not None:
+            raise self.error
         return bool(self.entries)
 
-    def take(self) -> Any:
-        """Wait for the next block; others are computed while the consumer has it."""
+    def take_block(self) -> Any:
+        """Wait for the next block; the executor computes others while the consumer has it."""
         entry = self.entries.popleft()
-        assert entry is not None
-        task, future = entry
+        assert not isinstance(entry, _RowEnd)
         self.in_flight -= 1
-        block = task() if self.executor is None and future.cancelled() else future.result()
-        self.has_more()
+        block = entry.result()
+        self._look_ahead()
         return block if self.fn is None else self.fn(block)
 
-    def row(self, number: int) -> Iterator[Any]:
-        """Blocks up to the end of the row; an error where the next row has been asked for."""
-        while self.number == number:
-            if not self.has_more() or self.entries[0] is None:
+    def take_row(self, number: int) -> Iterator[Any]:
+        """Blocks up to the end of a row, unless the next row has been asked for."""
+        while self.row == number:
+            if not self.entries or isinstance(self.entries[0], _RowEnd):
                 return
-            yield self.take()
+            yield self.take_block()
         raise SourceExhaustedError(
             f"row {number} is asked for blocks after the next row; consume each row before the "
             "next one is asked for, e.g. [list(row) for row in sequence]"
         )
 
     def end_row(self) -> None:
-        """Drop what the consumer did not want of the row; what has not begun is not computed."""
-        self.number += 1
+        """Drop the blocks of the row that the consumer did not want; cancel those not begun."""
+        self.row += 1
         while self.entries:
             entry = self.entries.popleft()
-            if entry is None:
+            if isinstance(entry, _RowEnd):
                 return
             self.in_flight -= 1
-            if not entry[1].cancel():
-                entry[1].exception()  # wait: it is in flight until it ends
-        for task in self.tasks:
-            if task is None:
+            if isinstance(entry, _Submitted) and not entry.future.cancel():
+                # It has begun, so it occupies a worker until it ends. The bound would be exceeded
+                # if the next row went ahead meanwhile.
+                entry.future.exception()
+        for step in self.steps:
+            if isinstance(step, _RowEnd):
                 return
 
-    def _submit(self, task: Callable[[], Any]) -> Future[Any]:
-        if self.executor is not None:
-            return self.executor.submit(task)
-        future: Future[Any] = Future()
-        future.cancel()
-        return future
+    def close(self) -> None:
+        """Cancel blocks that have not begun; a row that is still held computes them inline."""
+        self.is_closed = True
+        for index, entry in enumerate(self.entries):
+            if isinstance(entry, _Submitted) and entry.future.cancel():
+                self.entries[index] = _Inline(entry.call)
+
+    def _look_ahead(self) -> None:
+        """Start to compute as many blocks as the bound allows."""
+        bound = 1 if self.is_closed else self.max_in_flight
+        while self.in_flight < bound:
+            try:
+                step = next(self.steps)
+            except StopIteration:
+                return
+            except Exception as error:  # noqa: BLE001  # raised when its turn comes
+                self.error = error
+                return
+            self.entries.append(self._start(step))
+            self.in_flight += not isinstance(step, _RowEnd)
+
+    def _start(self, step: _Step) -> _Entry:
+        if not isinstance(step, BlockCall):
+            return step
+        if self.is_closed:
+            return _Inline(step)
+        return _Submitted(step, self.executor.submit(step))
 
 
-def _failed(error: Exception) -> _Entry:
-    future: Future[Any] = Future()
-    future.set_exception(error)
-    return future.result, future
-
-
-def _flattened(rows: Iterator[Iterator[Callable[[], Any]]]) -> Iterator[Callable[[], Any] | None]:
-    for row in rows:
-        yield from row
-        yield None
+def _list_steps(source: MapBacked[Any]) -> Iterator[_Step]:
+    """Calls in order; in a nested sequence, with the ends of rows."""
+    for row in source.rows_of_calls():
+        try:
+            yield from row
+        except Exception as error:  # noqa: BLE001  # raised when its turn comes
+            # Kept within its row. Otherwise a consumer that leaves the row before the error would
+            # find no more rows, and no error.
+            yield _Failed(error)
+        if source.axes == 2:
+            yield _RowEnd()

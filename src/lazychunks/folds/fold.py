@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
 
-from lazychunks.blocks.sources import ended, refuse_array
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence, counts_of, is_nested
+from lazychunks.blocks.factories import counts_of, is_nested
+from lazychunks.blocks.iterate import closing_generator, refuse_array
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class NestedFold(Generic[T_contra, R_co]):
             step = running.step
             for row in rows:
                 refuse_array(row, "a row")
-                with ended(row):
+                with closing_generator(row):
                     for block in row:
                         step(block)
                 running.end_row()

@@ -9,9 +9,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from lazychunks.arrays import Likeness, device, is_tensor, kind, plain
-from lazychunks.blocks.sources import positive
 from lazychunks.converters import AnyArray
 from lazychunks.folds.fold import Counts, Fold, Pass, Running
+from lazychunks.layout.checks import check_positive
 
 S = TypeVar("S")
 
@@ -85,7 +85,7 @@ class Best(Fold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "k", positive(self.k, "k"))
+        object.__setattr__(self, "k", check_positive(self.k, "k"))
 
     def start(self, counts: Counts, /) -> Running[S, TopK[S]]:  # noqa: ARG002
         """Start a pass."""

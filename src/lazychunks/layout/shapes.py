@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise, starmap
 from typing import NamedTuple
 
-from lazychunks.errors import BlockIndex, BlockShapeError
-
 Shape = tuple[int, ...]
 """Lengths of the axes of an array."""
 
@@ -167,92 +165,6 @@ def fit_extent(extent: int, bytes_each: int, lower: int, upper: int) -> int:
         even = next((number for number in near if extent % number == 0), parts)
         return -(-extent // even)
     return extent * max(lower // size, 1)
-
-
-def block_name(index: Sequence[int]) -> BlockIndex:
-    """Place of a block as messages and errors give it.
-
-    >>> block_name((3,)), block_name((3, 4))
-    (3, (3, 4))
-    """
-    return index[0] if len(index) == 1 else (index[0], index[1])
-
-
-def check_block(
-    shape: Shape,
-    first: Shape,
-    sizes: Sequence[int | None],
-    *,
-    block: BlockIndex,
-    is_even: bool = False,
-) -> None:
-    """Refuse a block that cannot be laid out beside those before it.
-
-    Parameters
-    ----------
-    shape, first
-        Shapes of the block and of the first one.
-    sizes
-        For each block axis, the size that is expected; ``None`` where any will do.
-    block
-        Place of the block, for the message.
-    is_even
-        Whether places are fixed beforehand by the first block's size, so that "any" is at most it.
-
-    Raises
-    ------
-    BlockShapeError
-        If the block has fewer axes than there are block axes, or differs from the first one in
-        number of axes or trailing shape, or is of another size than expected.
-
-    Examples
-    --------
-    >>> check_block((7, 3), (2, 3), [None], block=1)
-    >>> check_block((7, 4), (2, 3), [None], block=1)
-    Traceback (most recent call last):
-    lazychunks.errors.BlockShapeError: block 1 has shape (7, 4), expected (*, 3) like the \
-blocks before it; pad or reshape it, or store it as an array of its own
-    >>> check_block((7, 4), (2, 3), [None, 3], block=(1, 0))
-    Traceback (most recent call last):
-    lazychunks.errors.BlockShapeError: block (1, 0) has shape (7, 4), expected (*, 3) like the \
-blocks before it; pad or reshape it, or store it as an array of its own
-    """
-    axes = len(sizes)
-    if len(shape) < axes:
-        least, way_out = (
-            ("1 axis", "e.g. block[None]"),
-            ("2 axes", "or use a flat LazyChunkSequence"),
-        )[axes - 1]
-        raise BlockShapeError(
-            f"block {block} has shape {shape}, expected at least {least} to be laid out along; "
-            f"yield blocks with more axes, {way_out}",
-            block=block,
-            expected=f"at least {least}",
-            got=shape,
-        )
-    expected = (*sizes, *first[axes:])
-    if len(shape) == len(expected) and all(
-        have == want if want is not None else not is_even or have <= most
-        for have, want, most in zip(shape, expected, first, strict=True)
-    ):
-        return
-    said = [
-        str(want) if want is not None else f"at most {most}" if is_even else "*"
-        for want, most in zip(expected, first, strict=True)
-    ]
-    way_out = (
-        "; with an executor only the last block along an axis may be smaller than the first: leave "
-        "out executor=, or pad it"
-        if is_even
-        else " like the blocks before it; pad or reshape it, or store it as an array of its own"
-    )
-    raise BlockShapeError(
-        f"block {block} has shape {shape}, expected ({', '.join(said)}{',' * (len(said) == 1)})"
-        + way_out,
-        block=block,
-        expected=tuple("*" if want is None else want for want in expected),
-        got=shape,
-    )
 
 
 def group_count(extent: int, unit: int) -> int | None:

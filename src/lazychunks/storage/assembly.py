@@ -10,15 +10,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from lazychunks.errors import BlockIndex, BlockShapeError, EmptyRowError, EmptySequenceError
-from lazychunks.layout.shapes import (
-    Region,
-    Shape,
-    cell_region,
-    check_block,
-    overlaps,
-    region_shape,
-)
+from lazychunks.errors import BlockIndex
+from lazychunks.layout.checks import check_block, check_row
+from lazychunks.layout.shapes import Region, Shape, cell_region, overlaps, region_shape
 
 
 @dataclass(slots=True)
@@ -94,39 +88,6 @@ class Layout:
         if self.column == len(self.widths):
             check_row(self.row, self.column + 1, len(self.widths))
         return self.widths[self.column]
-
-
-def empty_sequence() -> EmptySequenceError:
-    """Refuse a sequence without blocks."""
-    return EmptySequenceError(
-        "the sequence holds no block, hence neither shape nor dtype; check the factory, or do not "
-        "store an empty sequence"
-    )
-
-
-def check_row(row: int, found: int, columns: int) -> None:
-    """Refuse a row without blocks, or with another number of them than the rows before it.
-
-    Raises
-    ------
-    EmptyRowError, BlockShapeError
-        If it is one.
-    """
-    if not found:
-        raise EmptyRowError(
-            f"row {row} holds no block, so its height is not known; leave the row out, or yield "
-            "blocks of height zero",
-            row=row,
-        )
-    if found != columns:
-        said = f"{found} blocks" if found < columns else f"more than {columns} blocks"
-        raise BlockShapeError(
-            f"row {row} has {said}, expected {columns} like the rows before it; yield the same "
-            "number of blocks in each row",
-            block=(row, min(found, columns)),
-            expected=columns,
-            got=said,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from lazychunks.errors import (
     ResumeMismatchError,
     WriteAbortedError,
 )
+from lazychunks.layout.checks import empty_sequence
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape, cell_count
-from lazychunks.storage.assembly import empty_sequence
 from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
     OVERWRITING,

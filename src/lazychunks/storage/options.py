@@ -29,7 +29,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
-from lazychunks.blocks.sources import positive
+from lazychunks.layout.checks import check_positive
 from lazychunks.layout.plan import Chunks
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.dtypes import storable
@@ -167,7 +167,7 @@ class WriteOptions:
                 "for no other run"
             )
         if self.max_in_flight is not None:
-            positive(self.max_in_flight, "max_in_flight")
+            check_positive(self.max_in_flight, "max_in_flight")
         _check_tolerance(self.rtol)
         _check_executor(self.executor)
         if self.compressors not in (None, ZSTD):
@@ -187,10 +187,10 @@ def _chunks(value: Chunks) -> Chunks:
 
 def _extents(value: SupportsIndex | Sequence[SupportsIndex], name: str) -> int | tuple[int, ...]:
     if not isinstance(value, Sequence):
-        return positive(value, name)
+        return check_positive(value, name)
     if not value:
         raise ValueError(f"{name} must have an extent for each axis, got {value}")
-    return tuple(positive(extent, f"an extent of {name}") for extent in value)
+    return tuple(check_positive(extent, f"an extent of {name}") for extent in value)
 
 
 def _codecs(value: object) -> object:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import zarr
 from zarr.storage import LocalStore
 
-from lazychunks.blocks.ahead import Ahead, AheadRows
-from lazychunks.blocks.sources import Mapped, Product, positive
+from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.factories import Mapped, Product
 from lazychunks.errors import UntrustedArrayError
+from lazychunks.layout.checks import check_positive
 from lazychunks.layout.plan import MERGE_BELOW
 from lazychunks.layout.shapes import Shape, cell_count, cell_region, fit_extent
 from lazychunks.storage.chunks.files import Reader
@@ -49,11 +50,11 @@ def read_nested(
     rows: int | None,
     columns: int | None,
     max_chunk_bytes: int,
-) -> tuple[AheadRows[T], int]:
+) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     asked = {"rows": rows, "columns": columns}
     read, (below, across) = _cut(source, converter, asked, max_chunk_bytes)
-    return AheadRows(Product(read, below, across), None, READ_AHEAD), len(below)
+    return Ahead(Product(read, below, across), None, READ_AHEAD), len(below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _cut(
         If it is not known to be harmless, or if not even the smallest block is small enough: chunks
         may be missing, and are filled in memory.
     """
-    limit = positive(max_chunk_bytes, "max_chunk_bytes")
+    limit = check_positive(max_chunk_bytes, "max_chunk_bytes")
     if isinstance(source, zarr.Array):
         where = str(source.store_path)
         metadata: Any = source.metadata  # of Zarr 2 or 3
@@ -123,7 +124,7 @@ def _cut(
         merged = min(MERGE_BELOW, limit) if len(sizes) == axes - 1 else 0
         most = chunk * max(MERGE_BELOW // (BYTES_EACH * max(number, 1)), 1)  # however tiny they are
         fitting = min(fit_extent(chunk, each, merged, limit), most)
-        sizes.append(fitting if size is None else positive(size, name))
+        sizes.append(fitting if size is None else check_positive(size, name))
         each *= sizes[-1]
         number *= -(-sizes[-1] // chunk)
     read = _Read(Reader.of(array), converter, (*sizes, *array.shape[axes:]))

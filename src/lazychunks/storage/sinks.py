@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
 
-from lazychunks.blocks.sources import ended
+from lazychunks.blocks.factories import counts_of, is_nested, rows_of_calls
+from lazychunks.blocks.iterate import closing_generator
 from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.folds.fold import Counts, EitherFold
-from lazychunks.sequences import calls_of, counts_of, is_nested, sequence_of
+from lazychunks.sequences import sequence_of
 from lazychunks.storage.assembly import Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
@@ -93,7 +94,7 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
         axes = 2 if is_nested(blocks) else 1
         sequence = sequence_of(blocks)
         counts = counts_of(sequence)[:axes]
-        calls = calls_of(sequence)
+        calls = rows_of_calls(sequence.generator_factory, axes, counts[0])
         if self.options.executor is not None:
             return self._spread(calls, counts)
         if self.options.resume and calls is None:
@@ -105,10 +106,12 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
             if writer.finished is not None:
                 return writer.finished
             take: Callable[[Any], None] = writer.step
+            rows: Iterable[Iterable[Any]] = sequence if axes == 2 else (sequence,)
             if writer.stage is not None:
-                sequence, take = calls, writer.offer
-            for row in sequence if axes == 2 else (sequence,):
-                with ended(row):
+                assert calls is not None
+                rows, take = calls, writer.offer
+            for row in rows:
+                with closing_generator(row):
                     for block in row:
                         take(block)
                 if axes == 2:
@@ -123,13 +126,12 @@ class ZarrSink(EitherFold[T_contra, "StoredArray"]):
                 "workers; build it with LazyChunkSequence.from_map or "
                 "NestedLazyChunkSequence.from_product"
             )
-        rows = map(tuple, calls if len(counts) == 2 else zip(calls))
         with Attempt(
             self.destination, self.overwrite, self.options, counts, can_skip=True
         ) as attempt:
             if attempt.finished is not None:
                 return attempt.finished
-            spread(attempt, rows, self.converter)
+            spread(attempt, calls, self.converter)
             return attempt.publish()
 
     def _in_a_tee(self, axes: int, counts: Counts) -> ArrayWriter[T_contra]:

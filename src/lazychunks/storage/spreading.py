@@ -13,17 +13,10 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from lazychunks.blocks.sources import Task
+from lazychunks.blocks.factories import BlockCall
 from lazychunks.errors import BlockShapeError, NotSpreadableError
-from lazychunks.layout.shapes import (
-    Region,
-    Shape,
-    align_down,
-    block_name,
-    check_block,
-    group_count,
-)
-from lazychunks.storage.assembly import check_row, empty_sequence
+from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
+from lazychunks.layout.shapes import Region, Shape, align_down, group_count
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.crew import Crew
 from lazychunks.storage.stage import Stage
@@ -46,7 +39,7 @@ T = TypeVar("T")
 
 def spread(
     attempt: Attempt,
-    rows: Iterator[Sequence[Task[T]]],
+    rows: Iterator[Sequence[BlockCall[T]]],
     converter: ToNumpy[T],
 ) -> None:
     """Have the blocks of a sequence computed and stored by an executor's workers.
@@ -118,7 +111,7 @@ class _Coordinator:
         """Size of the last block along each axis, once it is known."""
         self._site = self._opened()
 
-    def run(self, rows: Iterator[Sequence[Task[Any]]]) -> None:
+    def run(self, rows: Iterator[Sequence[BlockCall[Any]]]) -> None:
         """Store everything."""
         below, across = (*map(group_count, self._first, self._stage.plan.unit), 1)[:2]
         for band, is_last in _bands(rows, below or 1):
@@ -150,7 +143,7 @@ class _Coordinator:
         return (self._rows, self._columns)[: self._axes]
 
     def _assignment(
-        self, calls: list[Sequence[Task[Any]]], column: int, *, is_last: bool
+        self, calls: list[Sequence[BlockCall[Any]]], column: int, *, is_last: bool
     ) -> Assignment:
         """Describe a group of calls: where it is, and what sizes its blocks have."""
         index = (self._rows, column)[: self._axes]

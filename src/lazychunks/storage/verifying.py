@@ -14,7 +14,7 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from lazychunks.blocks.ahead import Ahead
-from lazychunks.blocks.sources import Mapped
+from lazychunks.blocks.factories import Mapped
 from lazychunks.layout.shapes import Shape, cell_region
 from lazychunks.progress import is_shown, with_bar
 from lazychunks.sequences import MAX_CHUNK_BYTES

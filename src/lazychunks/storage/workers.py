@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
-from lazychunks.layout.shapes import Region, Shape, block_name, check_block, region_at, region_shape
+from lazychunks.layout.checks import block_name, check_block
+from lazychunks.layout.shapes import Region, Shape, region_at, region_shape
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.dtypes import checked_block
 from lazychunks.storage.chunks.metadata import Document, StagedArray

@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from numpy.typing import NDArray
 
 from lazychunks import converters
-from lazychunks.blocks.sources import Mapped, Product
+from lazychunks.blocks.factories import Mapped, Product
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
 
