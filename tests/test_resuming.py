@@ -34,10 +34,10 @@ from lazychunks import (
     WriteAbortedError,
 )
 from lazychunks.layout.plan import WritePlan
-from lazychunks.storage.attempt import Attempt
+from lazychunks.storage.write import Write
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.places.publishing import DirectorySwap, MetadataLast
-from lazychunks.storage.resuming import DoneUnits, check_same_values
+from lazychunks.storage.mismatches import check_same_values
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place
 from tests.strategies import DTYPES, partitions

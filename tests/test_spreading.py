@@ -36,7 +36,7 @@ from lazychunks import (
     tee,
     zarr_sink,
 )
-from lazychunks.storage.workers import MARK
+MARK = "x"
 from tests.executors import Shuffling, processes
 from tests.faults.jobs import (
     FLAT,

@@ -69,7 +69,8 @@ from lazychunks.sequences import (
 )
 
 if TYPE_CHECKING:
-    from lazychunks.storage import Status, Verification, ZarrOptions, status, verify, zarr_sink
+    from lazychunks.folds.zarr_sink import zarr_sink
+    from lazychunks.storage import Status, Verification, ZarrOptions, status, verify
 
 __all__ = [
     "BlockDTypeError",
@@ -130,6 +131,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:  # those of the storage, which loads zarr
-        return getattr(importlib.import_module("lazychunks.storage"), name)
+    if name in __all__:  # what stores, or looks at what is stored, loads zarr
+        home = "lazychunks.folds.zarr_sink" if name == "zarr_sink" else "lazychunks.storage"
+        return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -41,6 +41,8 @@ from lazychunks.blocks.iterate import (
     open_rows,
 )
 from lazychunks.progress import is_shown, logged_duration
+from lazychunks.runs.drive import run_fold
+from lazychunks.runs.runners import Provider, Workers
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -203,13 +205,32 @@ class _Sequence(Generic[T_co, E_co]):
         return _copy_with_factory(self, change_inside_progress(self.generator_factory, ahead))
 
     @overload
-    def compute(self, aggregator: None = None, *, progress: bool | None = None) -> list[E_co]: ...
+    def compute(
+        self,
+        aggregator: None = None,
+        *,
+        executor: Executor | Provider | None = None,
+        max_in_flight: int | None = None,
+        progress: bool | None = None,
+    ) -> list[E_co]: ...
 
     @overload
-    def compute(self, aggregator: Callable[[Self], R], *, progress: bool | None = None) -> R: ...
+    def compute(
+        self,
+        aggregator: Callable[[Self], R],
+        *,
+        executor: Executor | Provider | None = None,
+        max_in_flight: int | None = None,
+        progress: bool | None = None,
+    ) -> R: ...
 
     def compute(
-        self, aggregator: Callable[[Self], R] | None = None, *, progress: bool | None = None
+        self,
+        aggregator: Callable[[Self], R] | None = None,
+        *,
+        executor: Executor | Provider | None = None,
+        max_in_flight: int | None = None,
+        progress: bool | None = None,
     ) -> list[E_co] | R:
         """Generate the blocks and fold them.
 
@@ -218,6 +239,14 @@ class _Sequence(Generic[T_co, E_co]):
         aggregator
             Any callable over the sequence; by default the blocks are collected into a list (nested:
             a list of lists).
+        executor
+            Whose workers compute the blocks of a map-backed sequence: any
+            ``concurrent.futures.Executor``, or a ``dask.distributed.Client``. A fold that merges
+            is folded there as well, and only its states travel; sinks store there. All else gets
+            the blocks, in order, as from :meth:`parallel`. The result is the same to the bit.
+        max_in_flight
+            Number of tasks that the executor has been given and that have not ended, at most; by
+            default two for each worker.
         progress
             True shows a progress bar on stderr, False does not; by default it is shown where
             stderr is a terminal.
@@ -227,13 +256,31 @@ class _Sequence(Generic[T_co, E_co]):
         object
             What the aggregator returns. The duration is logged at INFO on ``lazychunks``.
 
+        Raises
+        ------
+        NotSpreadableError
+            With an executor, if the sequence is not map-backed, or cannot be sent to the workers.
+
         Examples
         --------
         >>> LazyChunkSequence(lambda: [3, 1, 2]).compute(max)
         3
+        >>> import numpy as np
+        >>> from concurrent.futures import ThreadPoolExecutor
+        >>> from lazychunks import total
+        >>> with ThreadPoolExecutor(2) as executor:
+        ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
+        5.0
         """
         with logged_duration(f"{type(self).__name__}.compute"):
             sequence = self._reporting(progress)
+            if executor is not None:
+                workers = Workers(executor, max_in_flight)
+                fold: Any = aggregator
+                if getattr(aggregator, "merges", False):
+                    folded: R = run_fold(fold, sequence, self._axes, workers)
+                    return folded
+                sequence = sequence.parallel(workers.executor, max_in_flight)
             if aggregator is not None:
                 return aggregator(sequence)
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
@@ -248,6 +295,7 @@ class _Sequence(Generic[T_co, E_co]):
         return_stored: Literal[False] = False,
         overwrite: bool = False,
         *,
+        executor: Executor | Provider | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> None: ...
@@ -260,6 +308,7 @@ class _Sequence(Generic[T_co, E_co]):
         return_stored: Literal[True],
         overwrite: bool = False,
         *,
+        executor: Executor | Provider | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray: ...
@@ -272,6 +321,7 @@ class _Sequence(Generic[T_co, E_co]):
         return_stored: bool = False,
         overwrite: bool = False,
         *,
+        executor: Executor | Provider | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray | None: ...
@@ -283,6 +333,7 @@ class _Sequence(Generic[T_co, E_co]):
         return_stored: bool = False,
         overwrite: bool = False,
         *,
+        executor: Executor | Provider | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray | None:
@@ -303,6 +354,10 @@ class _Sequence(Generic[T_co, E_co]):
             Whether to return the stored array.
         overwrite
             Whether an *array* at the destination may be replaced.
+        executor
+            Whose workers compute *and* write the blocks of a map-backed sequence, on whole chunks
+            (whole shards, where there are shards), as in :meth:`compute`. Then the option
+            ``max_in_flight`` bounds the number of tasks.
         progress
             As in :meth:`compute`.
         **options
@@ -332,12 +387,20 @@ class _Sequence(Generic[T_co, E_co]):
         >>> stored.shape
         (8, 3)
         """
-        from lazychunks.storage import zarr_sink
+        from lazychunks.storage.options import WriteOptions
+        from lazychunks.storage.sink import ArraySink
 
         with logged_duration(f"{type(self).__name__}.to_zarr"):
-            sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
-            stored = sink(self._reporting(progress))
+            chosen = WriteOptions(**options)
+            sink = ArraySink(path_or_url, converter, overwrite, chosen)
+            workers = None if executor is None else Workers(executor, chosen.max_in_flight)
+            stored: StoredArray = run_fold(sink, self._reporting(progress), self._axes, workers)
         return stored if return_stored else None
+
+    @property
+    def _axes(self) -> int:
+        """Number of block axes."""
+        return 2 if is_nested(self) else 1
 
     def _reporting(self, progress: bool | None) -> Self:
         """Return the sequence, its blocks moving a progress bar if that is wanted."""

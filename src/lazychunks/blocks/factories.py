@@ -300,6 +300,13 @@ def rows_of_calls(
     return count_blocks(rows, hint, "rows" if axes == 2 else "blocks")
 
 
+def without_progress(factory: object) -> Any:
+    """Return a factory, or the one inside if it shows progress."""
+    while isinstance(factory, WithProgress):
+        factory = factory.inner
+    return factory
+
+
 def is_map_backed(factory: object, axes: int | None = None) -> TypeGuard[MapBacked[Any]]:
     """Whether a factory is map-backed, with this number of block axes if one is given."""
     # The axes matter where a nested sequence has a flat factory, whose blocks are the rows. That
@@ -320,6 +327,5 @@ def counts_of(blocks: Iterable[object]) -> tuple[int | None, int | None]:
 
 def column_count(factory: object) -> int | None:
     """Return the number of blocks in a row of a map-backed nested factory, where it is known."""
-    while isinstance(factory, WithProgress):
-        factory = factory.inner
-    return factory.column_count() if isinstance(factory, MapBacked) else None
+    inner = without_progress(factory)
+    return inner.column_count() if isinstance(inner, MapBacked) else None

@@ -7,12 +7,14 @@ other threads or processes have computed. Either way, the result is the same to 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart
+from lazychunks.layout.shapes import Shape
 
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -20,8 +22,15 @@ R_co = TypeVar("R_co", covariant=True)
 Counts: TypeAlias = tuple[int | None, ...]
 """Number of blocks along each block axis, where it is known: one for a flat sequence, or two."""
 
+Ends: TypeAlias = tuple[bool, bool]
+"""Whether a block is in the last row, and in the last column."""
+
 State: TypeAlias = Any
 """What a part came to: a value that can be pickled. Only the fold that made it looks inside."""
+
+
+STORED: Any = type("Stored", (), {"__doc__": "Stands for a block that all sinks have stored."})()
+"""What a pass of nothing but sinks is stepped with for a block that need not be computed."""
 
 
 class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protocol[T_contra]):
@@ -48,8 +57,91 @@ class PartFold(Protocol[T_contra]):
         ...
 
 
+class Shelf(Protocol):
+    """Blocks of which some may be stored already; a value that can be pickled."""
+
+    def has(self, index: Shape, is_last: Ends) -> bool:
+        """Whether a block is stored, so that it need not be computed."""
+        ...
+
+    def read_block(self, index: Shape, is_last: Ends) -> Any:
+        """Read back a block that is stored."""
+        ...
+
+    def compare(self, index: Shape, is_last: Ends, block: Any) -> None:
+        """Refuse a block that is not the one that is stored."""
+        ...
+
+
+class Probe(Protocol):
+    """Tells the sinks about the first block; a value that can be pickled."""
+
+    def __call__(self, block: Any, /) -> tuple[Shape, Any]:
+        """Return the shape and the dtype of what would be stored of a block."""
+        ...
+
+
 class Sink(Protocol):
-    """The part of a running pass that stores blocks. Its contract is in ``lazychunks.storage``."""
+    """The running pass of a fold that stores blocks, as a driver of passes sees it."""
+
+    can_skip: bool
+    """Whether the sequence can skip blocks; set by the driver."""
+    workers: int | None
+    """Number of workers that will store parts, if others do it; set by the driver."""
+    before: Callable[[Any], Any] | None
+    """What is applied to blocks on their way to the sink; set by the folds around it."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it was asked to go on with an earlier start."""
+        ...
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether an earlier start has stored everything."""
+        ...
+
+    @property
+    def shelf(self) -> Shelf | None:
+        """What an earlier start has stored; None where nothing was begun."""
+        ...
+
+    @property
+    def plan(self) -> ArrayPlan | None:
+        """Where blocks lie, once the first of them is known."""
+        ...
+
+    def is_open_at(self, part: AnyPart, /) -> bool:
+        """Whether a part has the end of an axis, and it is not known yet where that lies."""
+        ...
+
+    def check_spreadable(self, *, shares_memory: bool) -> None:
+        """Refuse workers that would not see what they are to write."""
+        ...
+
+    def check_readable(self) -> None:
+        """Refuse to resume, if other folds could not get the blocks that are stored."""
+        ...
+
+    def check_counts(self, count: Callable[[], Shape], /) -> None:
+        """Refuse a finished array of another number of blocks; ``count`` counts those of now."""
+        ...
+
+    def check_even(self) -> None:
+        """Refuse workers where an earlier start has met blocks of uneven sizes."""
+        ...
+
+    def probe(self) -> Probe:
+        """Return what tells the shape and the dtype of the first block."""
+        ...
+
+    def begin(self, shape: Shape, dtype: Any, /) -> None:
+        """Start to write, with the shape and the dtype of the first block."""
+        ...
+
+    def prepare(self) -> None:
+        """Do what may fail before anything is shown to readers."""
+        ...
 
 
 class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[T_contra, R_co]):

@@ -8,9 +8,8 @@ back is ``reading``, behind ``judging`` of the metadata; ``inspecting`` and ``ve
 
 from __future__ import annotations
 
-from lazychunks.storage.inspecting import Status, status
 from lazychunks.storage.options import ZarrOptions
-from lazychunks.storage.sinks import ZarrSink, zarr_sink
+from lazychunks.storage.status import Status, status
 from lazychunks.storage.verifying import Verification, verify
 
-__all__ = ["Status", "Verification", "ZarrOptions", "ZarrSink", "status", "verify", "zarr_sink"]
+__all__ = ["Status", "Verification", "ZarrOptions", "status", "verify"]

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import (
     Any,
     Literal,
-    Protocol,
     SupportsFloat,
     SupportsIndex,
     TypeAlias,
     TypedDict,
     TypeGuard,
-    runtime_checkable,
 )
 
 import numpy as np
@@ -53,19 +50,6 @@ Compressors: TypeAlias = (
 Filters: TypeAlias = (
     Literal["auto"] | ArrayArrayCodec | Iterable[ArrayArrayCodec | dict[str, JSON]] | None
 )
-
-
-@runtime_checkable
-class Provider(Protocol):
-    """What hands out an executor: a ``dask.distributed.Client``."""
-
-    def get_executor(self, **options: Any) -> Executor:
-        """Return an executor over its workers."""
-        ...
-
-    def scatter(self, data: Any, *, broadcast: bool) -> Any:
-        """Send a value to its workers, and return what stands for it in a task's arguments."""
-        ...
 
 
 class ZarrOptions(TypedDict, total=False):
@@ -117,11 +101,6 @@ class ZarrOptions(TypedDict, total=False):
     the next are assembled; by default 2. With an executor: number of tasks that it has been given
     and that have not ended; by default 2 for each worker."""
 
-    executor: Executor | Provider | None
-    """Whose workers compute *and* write the blocks of a map-backed sequence, on whole chunks (whole
-    shards, where there are shards): any ``concurrent.futures.Executor``, or a
-    ``dask.distributed.Client``. Default ``None``: blocks are computed here."""
-
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
@@ -145,7 +124,7 @@ class WriteOptions:
     rtol: float | None = None
     durable: bool = False
     max_in_flight: int | None = None
-    executor: Executor | Provider | None = None
+    sizes: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         replaced: dict[str, object] = {
@@ -169,7 +148,6 @@ class WriteOptions:
         if self.max_in_flight is not None:
             check_positive(self.max_in_flight, "max_in_flight")
         _check_tolerance(self.rtol)
-        _check_executor(self.executor)
         if self.compressors not in (None, ZSTD):
             # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
             zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
@@ -228,14 +206,6 @@ def _check_tolerance(rtol: object) -> None:
         raise TypeError(f"rtol must be a number, got {rtol!r}")
     if rtol is not None and not float(rtol) >= 0:
         raise ValueError(f"rtol must not be negative, got {rtol}")
-
-
-def _check_executor(executor: object) -> None:
-    if not (executor is None or isinstance(executor, Executor | Provider)):
-        raise TypeError(
-            "executor must be a concurrent.futures.Executor or a dask.distributed.Client, got "
-            f"{type(executor).__name__}"
-        )
 
 
 def _names(value: Sequence[str | None] | None) -> tuple[str | None, ...] | None:

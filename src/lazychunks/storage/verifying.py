@@ -19,7 +19,7 @@ from lazychunks.layout.shapes import Shape, cell_region
 from lazychunks.progress import is_shown, with_bar
 from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks.files import Reader
-from lazychunks.storage.chunks.metadata import record_of
+from lazychunks.storage.record import record_of
 from lazychunks.storage.chunks.trust import has_checksums, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.destinations import located
@@ -118,7 +118,7 @@ def verify(
         bad=bad,
         missing=missing,
         missing_keys=tuple(islice(chunks.missing(frozenset(stored)), min(missing, NAMED))),
-        misses_none="version" in record_of(document),
+        misses_none=record_of(document) is not None,
         has_checksums=has_checksums(document),
     )
 

@@ -27,7 +27,7 @@ from lazychunks.storage.keys import Keys, listed
 from lazychunks.storage.options import Destination
 
 _PART_OF_AN_ARRAY = re.compile(
-    r"zarr\.json(\.partial)?|lazychunks\.sizes|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
+    r"zarr\.json(\.partial)?|lazychunks\.open(\.\d+)+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|zarr\.(json\.)?[0-9a-f]{32}\.partial"  # under which zarr writes a file at first
     r"|(?P<older>\d+(\.\d+)*)"  # an array's whose keys are as in Zarr 2
 )

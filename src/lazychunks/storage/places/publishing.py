@@ -43,7 +43,8 @@ from lazychunks.storage.places.destinations import (
     files_below,
     foreign_among,
 )
-from lazychunks.storage.resuming import JOURNAL
+
+JOURNAL = "lazychunks.sizes"
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray

@@ -6,30 +6,23 @@ Metadata need not be trusted: it is judged as for reading, and what it claims is
 from __future__ import annotations
 
 import math
-import operator
 import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice, product, repeat, takewhile
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Literal
 
 from zarr.core.sync import sync
 
-from lazychunks.layout.plan import WritePlan
-from lazychunks.layout.shapes import partition_slices
-from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, Document, record_of
-from lazychunks.storage.chunks.trust import document_of, found, judged
+from lazychunks.converters import IdentityConverter
+from lazychunks.errors import UntrustedArrayError
+from lazychunks.storage import spill
+from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
+from lazychunks.storage.chunks.trust import found, judged
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.destinations import InStore, LocalPath, files_below, located
-from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
-
-if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import StoredArray
-
-COUNTED = 10**6
-"""Number of blocks up to which those that are done are counted."""
+from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal
+from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
 
 LOOKS = 5
 """Number of times that this looks at an array that somebody replaces meanwhile."""
@@ -108,24 +101,19 @@ def _status(place: LocalPath | InStore) -> Status:
     is_published = document is not None
     state: Literal["complete", "unfinished", "absent"] = "complete" if is_published else "absent"
     where = place
+    record = record_of(document)
     if under_way is not None:
         state = "unfinished"
-        where, document = under_way
+        where, document, record = under_way
     known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
     if document is None:
         return known
     array = judged(where.in_store(read_only=True), document, str(place))
-    record = record_of(document)
-    run_id = record.get("run_id")
-    is_begun = state == "unfinished" and "first" in record
     shape: tuple[int | None, ...] | None = array.shape
-    axes: list[_Axis] = []
-    if is_begun:
-        try:
-            axes = _axes(record)
-            shape = (*(axis.length for axis in axes), *array.shape[len(axes) :])
-        except (KeyError, TypeError, ValueError):
-            shape = None  # of another version, or damaged
+    is_begun = state == "unfinished" and record is not None and not record.is_written
+    if is_begun and record is not None:
+        lengths = note_even_ends(record).lengths
+        shape = (*lengths, *array.shape[len(lengths) :])
     items = None if shape is None else _product(shape)
     return replace(
         known,
@@ -135,84 +123,55 @@ def _status(place: LocalPath | InStore) -> Status:
         shards=array.shards,
         nbytes=None if items is None else items * array.dtype.itemsize,
         stored_bytes=_stored_bytes(where),
-        run_id=run_id if isinstance(run_id, str) else None,
-        done_blocks=_done_blocks(where, array, axes) if axes and isinstance(run_id, str) else None,
-        blocks=_product([axis.number for axis in axes]) if axes else None,
-        is_written=state == "unfinished" and not is_begun and "version" in record,
+        run_id=None if record is None else record.run_id,
+        done_blocks=_done_blocks(where, document, record) if is_begun and record else None,
+        blocks=_product(record.counts) if is_begun and record else None,
+        is_written=record is not None and record.is_written,
     )
 
 
-def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Document | None] | None:
-    """Where an unfinished write is, and its metadata, if it has some."""
+def _unfinished(
+    place: LocalPath | InStore,
+) -> tuple[LocalPath | InStore, Document | None, Record | None] | None:
+    """Where an unfinished write is, with its metadata and its record, if it has some."""
     if isinstance(place, LocalPath):
         staging = LocalPath(place.beside("partial"))
         if not os.path.isdir(staging.path):  # whose name may be too long, where the array's is not
             return None
         draft = staging.read(KEPT_BACK)
         if draft is not None:
-            return staging, document_of(draft, 3, str(place))
-        return staging, found(staging)  # it died when it was about to publish, or before it began
+            return staging, *_unsealed(draft, str(place))
+        document = found(staging)  # it died when it was about to publish, or before it began
+        return staging, document, record_of(document)
     kept_back = place.read(KEPT_BACK)
     if kept_back is None or kept_back == place.read("zarr.json"):
         return None
-    is_mark = kept_back == OVERWRITING  # of an overwrite that has only begun
-    return place, None if is_mark else document_of(kept_back, 3, str(place))
+    if kept_back == OVERWRITING:  # of an overwrite that has only begun
+        return place, None, None
+    return place, *_unsealed(kept_back, str(place))
 
 
-class _Axis(NamedTuple):
-    """What the record of an unfinished write says of a block axis."""
-
-    first: int
-    """Size of the first block."""
-    number: int | None
-    """Number of blocks."""
-    length: int | None
-    """Length, if it has ended."""
-
-
-def _axes(record: Document) -> list[_Axis]:
-    """Read a record, which need not be trusted."""
-    hints = _numbers(record["hints"])
-    unknown = [None] * len(hints)
-    first = [size for size in _numbers(record["first"])[: len(hints)] if size is not None]
-    counts, lengths = (_numbers(record.get(name) or unknown) for name in ("counts", "lengths"))
-    if not hints:
-        raise ValueError("there is no block axis")
-    return [
-        _Axis(size, hint if count is None else count, length)
-        for size, hint, count, length in zip(first, hints, counts, lengths, strict=True)
-    ]
-
-
-def _done_blocks(
-    staging: LocalPath | InStore, array: StoredArray, axes: Sequence[_Axis]
-) -> int | None:
-    """Count the blocks that resuming skips, if they are not too many."""
-    keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
-    plan = WritePlan(len(axes), array.shape[len(axes) :], array.chunks, array.shards)
-    spans: list[list[slice]] = []
+def _unsealed(draft: bytes, place: str) -> tuple[Document, Record]:
     try:
-        done = DoneUnits(keys, plan)
-        for index, (axis, unit, length) in enumerate(
-            zip(axes, plan.unit, array.shape, strict=False)
-        ):
-            stored = (1 + max((cell[index] for cell in done.cells), default=-1)) * unit
-            segments = segments_of(index, keys)
-            most = sys.maxsize if axis.number is None else axis.number
-            alike = repeat(axis.first, most if axis.first else 0)  # an empty block is never done
-            sizes = noted_sizes(staging.read, segments) if segments else alike
-            spans.append(_spans(sizes, min(stored, length)))
-        if math.prod(map(len, spans)) > COUNTED:
-            return None
-        return sum(map(done.cover, product(*spans)))
-    except (TypeError, ValueError, OverflowError, RecursionError):
+        return unseal(draft)
+    except DamagedRecordError as error:
+        raise UntrustedArrayError(
+            f"the metadata of the unfinished write at {place} is damaged: {error}"
+        ) from error
+
+
+def _done_blocks(staging: LocalPath | InStore, document: Document, record: Record) -> int | None:
+    """Count the blocks that resuming skips, if they are not too many."""
+    if record.run_id is None:
         return None
-
-
-def _spans(sizes: Iterable[int], end: int) -> list[slice]:
-    """Where each block along an axis lies, as far as there is something stored."""
-    few = (max(operator.index(size), 0) for size in islice(sizes, COUNTED + 1))
-    return list(takewhile(lambda span: span.start < end, partition_slices(few)))
+    keys = staging.keys() or ()
+    where = staging.in_store(read_only=True)
+    try:
+        target = target_of(where, document, record, IdentityConverter(), keys=keys)
+        spilled = spill.read_pieces(where, keys, len(record.counts))
+        return count_done(replace(target, spilled=spilled), record.counts)
+    except (ArithmeticError, TypeError, ValueError, RecursionError):
+        return None  # what was written by another program need make no sense
 
 
 def _set_aside(place: LocalPath | InStore) -> str | None:
@@ -234,20 +193,3 @@ def _stored_bytes(place: LocalPath | InStore) -> int | None:
 def _product(numbers: Sequence[int | None]) -> int | None:
     known = [number for number in numbers if number is not None]
     return math.prod(known) if len(known) == len(numbers) else None
-
-
-def _numbers(value: Any) -> list[int | None]:
-    """Check a list of lengths, or of None.
-
-    Raises
-    ------
-    TypeError
-        If it is something else.
-    """
-    numbers: list[int | None] = value
-    if type(value) is not list:
-        raise TypeError(f"{value!r} is no list")
-    for number in numbers:
-        if number is not None and not (type(number) is int and 0 <= number <= sys.maxsize):
-            raise TypeError(f"{number!r} is no length")
-    return numbers

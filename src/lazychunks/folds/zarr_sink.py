@@ -1,0 +1,68 @@
+"""Storing as a fold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Unpack
+
+from lazychunks.folds.fold import EitherFold
+from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
+from lazychunks.storage.sink import ArraySink
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import zarr
+
+    from lazychunks.converters import ToNumpy
+
+    StoredArray: TypeAlias = zarr.Array[Any]
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+def zarr_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[T],
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ZarrOptions],
+) -> ZarrSink[T]:
+    """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
+
+    Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
+    other results are there, and not at all if the pass fails. What :meth:`~lazychunks.Fold.then`
+    does with it comes afterwards.
+
+    A tee whose sinks have ``run_id=`` and ``resume=True`` goes on where an earlier start of it has
+    been killed: blocks that are stored are read back, through the converter's ``from_numpy``, for
+    the other folds, and only the others are computed.
+
+    Parameters
+    ----------
+    path_or_url, converter, overwrite, **options
+        As in :meth:`lazychunks.LazyChunkSequence.to_zarr`.
+
+    Returns
+    -------
+    ZarrSink
+        A fold over blocks, and over rows of blocks; its result is the stored ``zarr.Array``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lazychunks import IdentityConverter, LazyChunkSequence, concatenate, tee, zarr_sink
+    >>> sequence = LazyChunkSequence.from_map(np.arange, [2, 3])
+    >>> stored, joined = sequence.compute(tee(zarr_sink({}, IdentityConverter()), concatenate()))
+    >>> bool((stored[:] == joined).all())
+    True
+    """
+    return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
+
+
+class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
+    """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
+
+    __slots__ = ()

@@ -1,0 +1,207 @@
+"""Who goes through parts: the workers of an executor, or of a dask cluster.
+
+A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer, ``send``
+what all tasks share, and have ``each`` task done by somebody.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from lazychunks.errors import NotSpreadableError
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.interrupts import wait_out
+from lazychunks.runs.passes import State
+from lazychunks.runs.shipping import Sent, Shipped, receive
+from lazychunks.runs.walk import PartWork
+
+T = TypeVar("T")
+
+TASKS_EACH = 2
+"""Number of tasks under way for each worker, where the user does not say: one waits for it."""
+
+SENT_WITH_EACH_TASK = 2**20
+"""Bytes up to which dask gets what all tasks share with each of them, and not beforehand."""
+
+_CLOUDPICKLING = frozenset({"distributed", "loky"})
+"""Packages whose executors send functions that are defined inline."""
+
+
+@runtime_checkable
+class Provider(Protocol):
+    """What hands out an executor: a ``dask.distributed.Client``."""
+
+    def get_executor(self, **options: Any) -> Executor:
+        """Return an executor over its workers."""
+        ...
+
+    def scatter(self, data: Any, *, broadcast: bool) -> Any:
+        """Send a value to its workers, and return what stands for it in a task's arguments."""
+        ...
+
+
+class Task(NamedTuple):
+    """A part for somebody to go through."""
+
+    work: Sent[PartWork[Any]]
+    part: AnyPart
+    verify: bool
+    """Whether to compute the first stored block of the part again, and compare."""
+
+
+class Runner(Protocol):
+    """Who goes through the parts of a pass."""
+
+    shares_memory: bool
+    """Whether everybody sees the memory of this process."""
+    workers: int
+    """How many tasks are worked on at the same time, about."""
+
+    def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
+        """Have one member call a function, and return its result."""
+        ...
+
+    def send(self, value: T, what: str) -> Sent[T]:
+        """Make of what all tasks share a value that each member gets once.
+
+        ``what`` names it for the message if it cannot be sent.
+        """
+        ...
+
+    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
+        """Have every task done by somebody, and yield the states of parts as they come.
+
+        Tasks are drawn as there is room for them; None among them waits until all before it have
+        ended. Nothing is under way once the iterator has ended, or has been closed.
+        """
+        ...
+
+
+class Workers:
+    """The workers of an executor, a bounded number of tasks at a time.
+
+    Parameters
+    ----------
+    executor
+        An executor, or what provides one.
+    max_in_flight
+        Number of tasks given and not ended, at most; by default two for each worker.
+
+    Raises
+    ------
+    NotSpreadableError
+        If it cannot work for a caller that waits, or would fork what does not survive it.
+    """
+
+    def __init__(self, executor: Executor | Provider, max_in_flight: int | None) -> None:
+        if getattr(executor, "asynchronous", False):
+            raise NotSpreadableError(
+                "this client is asynchronous, and this call waits for its workers; make the client "
+                "without asynchronous=True"
+            )
+        if not isinstance(executor, Executor | Provider):
+            raise TypeError(
+                "executor must be a concurrent.futures.Executor or a dask.distributed.Client, got "
+                f"{type(executor).__name__}"
+            )
+        self._client = executor if isinstance(executor, Provider) else None
+        # pure=False: dask would run two equal tasks once, also where the first was another run's.
+        self.executor: Executor = (
+            executor.get_executor(pure=False) if isinstance(executor, Provider) else executor
+        )
+        self.shares_memory: bool = type(self.executor) is ThreadPoolExecutor
+        self.workers: int = _count_workers(executor)
+        self._bound = max_in_flight or TASKS_EACH * self.workers
+        context = getattr(self.executor, "_mp_context", None)
+        if context is not None and context.get_start_method() == "fork" and "torch" in sys.modules:
+            raise NotSpreadableError(
+                "torch does not survive a fork, and this executor forks its workers; make it with "
+                'mp_context=multiprocessing.get_context("spawn")'
+            )
+
+    def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
+        """Have one worker call a function, and wait for its result."""
+        future = self.executor.submit(fn, *args)
+        try:
+            return future.result()
+        finally:
+            self._wait_for({future})
+
+    def send(self, value: T, what: str) -> Sent[T]:
+        """Pickle what all tasks share, once, if workers are in other processes.
+
+        Raises
+        ------
+        NotSpreadableError
+            If it cannot be sent there.
+        """
+        if self.shares_memory:
+            return value
+        # dask and loky send what is defined inline, too: with cloudpickle, as they come with it.
+        package = type(self.executor).__module__.partition(".")[0]
+        pickler: Any = (
+            importlib.import_module("cloudpickle") if package in _CLOUDPICKLING else pickle
+        )
+        try:
+            shipped: Shipped[T] = Shipped(pickler.dumps(value))
+        except Exception as error:
+            raise NotSpreadableError(
+                f"{what} cannot be sent to other processes ({type(error).__name__}: {error}); "
+                "define functions and classes at the top level of a module, or use a "
+                "ThreadPoolExecutor"
+            ) from error
+        if self._client is not None and len(shipped.data) > SENT_WITH_EACH_TASK:
+            scattered: Sent[T] = self._client.scatter(shipped, broadcast=True)
+            return scattered
+        return shipped
+
+    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
+        """Give tasks to the workers, and yield the states of parts in the order of completion."""
+        pending: dict[Future[State], AnyPart] = {}
+        try:
+            for task in tasks:
+                room = self._bound if task is not None else 1
+                while len(pending) >= room:
+                    yield from _collect(pending)
+                if task is not None:
+                    future = self.executor.submit(do_task, task.work, task.part, task.verify)
+                    pending[future] = task.part
+            while pending:
+                yield from _collect(pending)
+        finally:
+            self._wait_for(set(pending))
+
+    def _wait_for(self, futures: set[Future[Any]]) -> None:
+        """Cancel what has not begun, and wait for the rest, however often that is interrupted."""
+        if self._client is None:  # dask forgets what is cancelled, but does not stop it
+            for future in futures:
+                future.cancel()
+        wait_out(lambda: wait(futures))
+
+
+def do_task(work: Sent[PartWork[Any]], part: AnyPart, verify: bool) -> State:
+    """Go through one part; runs in a worker."""
+    return receive(work)(part, verify=verify)
+
+
+def _collect(pending: dict[Future[State], AnyPart]) -> Iterator[tuple[AnyPart, State]]:
+    """Wait until something has ended, and hand it out."""
+    ended, _ = wait(pending, return_when=FIRST_COMPLETED)
+    for future in ended:
+        yield pending.pop(future), future.result()
+
+
+def _count_workers(executor: Executor | Provider) -> int:
+    """Ask for the number of workers; the number of cores where nobody says."""
+    threads = getattr(executor, "nthreads", None)
+    if threads is not None:
+        count: int = sum(threads().values())
+        return max(count, 1)
+    workers: int | None = getattr(executor, "_max_workers", None)
+    return workers or os.cpu_count() or 1

@@ -1,0 +1,225 @@
+"""The record that a run leaves in an array's metadata: what a later start has to know.
+
+It is one string in the attribute ``lazychunks``. As long as the write is unfinished, the metadata
+is stored under another name (``zarr.json.partial``) and carries a checksum, since a later start
+believes it: one flipped bit in the size of a block would shift all blocks after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, TypeAlias, TypeGuard
+
+from lazychunks.layout.shapes import Shape
+
+ATTRIBUTE = "lazychunks"
+"""The attribute that holds the record."""
+
+MOST_RUNS = 10_000
+"""Number of runs of equal sizes that the metadata of a finished array may list."""
+
+MOST_BLOCKS = 10**7
+"""Number of blocks whose sizes a record may list."""
+
+Document: TypeAlias = dict[str, Any]
+"""An array's metadata as Zarr 3 stores it: a JSON object. Never changed in place."""
+
+Sizes: TypeAlias = tuple[int, ...]
+
+
+class DamagedRecordError(ValueError):
+    """A record cannot be read, or does not fit its checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of a run."""
+
+    version: str
+    """Of the library that wrote it."""
+    run_id: str | None = None
+    """Name of the run; none if it cannot be resumed."""
+    attempt: str | None = None
+    """Tells this unfinished write from any other at the same place. None once it is finished."""
+    first: Shape = ()
+    """Shape of the first block."""
+    counts: tuple[int | None, ...] = ()
+    """Number of blocks along each block axis: a hint until the write is finished."""
+    lengths: tuple[int | None, ...] = ()
+    """Length of each block axis, where its end has been reached."""
+    sizes: tuple[Sizes | None, ...] = ()
+    """For each block axis on which a block has another size than the first one (and is not the
+    last): sizes of the blocks, as far as they are known."""
+    listed: str | None = None
+    """Hash of the option ``sizes=``, if it was given."""
+    is_written: bool = False
+    """Whether all is written, and only publishing is left."""
+
+    def to_json(self) -> str:
+        """Return the record as it is stored."""
+        facts: Document = {"version": self.version}
+        optional = {
+            "run_id": self.run_id,
+            "attempt": self.attempt,
+            "first": list(self.first) or None,
+            "counts": list(self.counts) or None,
+            "lengths": list(self.lengths) if any(self.lengths) else None,
+            "sizes": [_packed(sizes) for sizes in self.sizes] if any(self.sizes) else None,
+            "listed": self.listed,
+            "is_written": self.is_written or None,
+        }
+        return json.dumps(facts | {key: fact for key, fact in optional.items() if fact is not None})
+
+    @classmethod
+    def from_json(cls, text: object) -> Record:
+        """Parse a record, which need not be trusted.
+
+        Raises
+        ------
+        DamagedRecordError
+            If it is none.
+        """
+        try:
+            facts: Any = json.loads(text) if isinstance(text, str) else text
+            axes = len(facts.get("counts") or ())
+            unknown = [None] * axes
+            return cls(
+                version=_text(facts["version"]) or "",
+                run_id=_text(facts.get("run_id")),
+                attempt=_text(facts.get("attempt")),
+                first=tuple(_length(size) for size in facts.get("first") or ()),
+                counts=_lengths(facts.get("counts") or (), axes),
+                lengths=_lengths(facts.get("lengths") or unknown, axes),
+                sizes=tuple(
+                    None if packed is None else tuple(_unpacked(packed))
+                    for packed in facts.get("sizes") or unknown
+                ),
+                listed=_text(facts.get("listed")),
+                is_written=facts.get("is_written") is True,
+            )
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DamagedRecordError(f"this is no record of a run: {error!r}") from error
+
+    def finished(self) -> Record:
+        """Return what is kept of the record in a finished array."""
+        runs = sum(len(list(groupby(sizes))) for sizes in self.sizes if sizes is not None)
+        kept = self.sizes if runs <= MOST_RUNS else ()
+        return replace(self, attempt=None, is_written=False, sizes=kept)
+
+
+def record_of(document: Document | None) -> Record | None:
+    """Return the record in an array's metadata, if this library wrote the array."""
+    attributes = (document or {}).get("attributes")
+    if not is_document(attributes) or ATTRIBUTE not in attributes:
+        return None
+    try:
+        return Record.from_json(attributes[ATTRIBUTE])
+    except DamagedRecordError:
+        return None
+
+
+def with_record(document: Document, record: Record) -> Document:
+    """Return metadata that holds a record."""
+    attributes = {**(document.get("attributes") or {}), ATTRIBUTE: record.to_json()}
+    return {**document, "attributes": attributes}
+
+
+def with_shape(document: Document, shape: Shape) -> Document:
+    """Return metadata of another shape."""
+    return {**document, "shape": list(shape)}
+
+
+def own_attributes(document: Document) -> Document:
+    """Return the attributes that the user has given."""
+    attributes = document.get("attributes") or {}
+    return {key: value for key, value in attributes.items() if key != ATTRIBUTE}
+
+
+def serialize(document: Document) -> bytes:
+    """Return metadata as they are stored."""
+    return json.dumps(document, indent=2).encode()
+
+
+def seal(document: Document) -> bytes:
+    """Return metadata of an unfinished write, with a checksum in its first line."""
+    body = serialize(document)
+    return b'{"crc32": "%08x",' % zlib.crc32(body) + b"\n" + body.removeprefix(b"{\n")
+
+
+def unseal(value: bytes) -> tuple[Document, Record]:
+    """Read the metadata of an unfinished write, and its record.
+
+    Raises
+    ------
+    DamagedRecordError
+        If it is damaged.
+    """
+    head, _, rest = value.partition(b"\n")
+    if head != b'{"crc32": "%08x",' % zlib.crc32(b"{\n" + rest):
+        raise DamagedRecordError("the metadata does not fit its checksum")
+    document = parse(value)
+    if document is None:
+        raise DamagedRecordError("the metadata is no JSON object")
+    del document["crc32"]
+    return document, Record.from_json(document.get("attributes", {}).get(ATTRIBUTE))
+
+
+def parse(value: bytes | None) -> Document | None:
+    """Parse metadata; ``None`` where there is none that can be read."""
+    try:
+        document = json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return None
+    return document if is_document(document) else None
+
+
+def is_document(value: object) -> TypeGuard[Document]:
+    """Whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def hash_sizes(sizes: Sequence[Sizes] | None) -> str | None:
+    """Return a hash of the sizes that a user lists, by which a later start knows them."""
+    if sizes is None:
+        return None
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
+
+
+def _packed(sizes: Sizes | None) -> list[list[int]] | None:
+    """Pack sizes into pairs of a size and how often it comes in a row."""
+    if sizes is None:
+        return None
+    return [[size, len(list(run))] for size, run in groupby(sizes)]
+
+
+def _unpacked(packed: Sequence[Sequence[Any]]) -> Iterator[int]:
+    total = 0
+    for size, number in packed:
+        total += _length(number)
+        if total > MOST_BLOCKS:  # a hostile record must not fill memory
+            raise ValueError(f"it lists more than {MOST_BLOCKS} blocks")
+        yield from [_length(size)] * number
+
+
+def _lengths(values: Sequence[Any], axes: int) -> tuple[int | None, ...]:
+    if len(values) != axes:
+        raise ValueError(f"{values!r} has not {axes} entries")
+    return tuple(None if value is None else _length(value) for value in values)
+
+
+def _length(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= sys.maxsize:
+        raise ValueError(f"{value!r} is no length")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

@@ -1,0 +1,105 @@
+"""What an unfinished write holds: where its blocks lie, and which of them need no computing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lazychunks.layout.partition import ArrayPlan, Partition
+from lazychunks.storage.chunks.metadata import open_array
+from lazychunks.storage.keys import Keys
+from lazychunks.storage.record import Document, Record, Sizes
+from lazychunks.storage.target import Target, list_stored_units
+
+if TYPE_CHECKING:
+    from lazychunks.converters import ToNumpy
+
+T = TypeVar("T")
+
+COUNTED = 10**6
+"""Number of blocks up to which those that are done are counted."""
+
+
+def target_of(
+    where: Keys,
+    document: Document,
+    record: Record,
+    converter: ToNumpy[T],
+    *,
+    keys: Collection[str] = (),
+    listed: tuple[Sizes, ...] | None = None,
+    **options: Any,
+) -> Target[T]:
+    """Return the target of a run, by the metadata of its array and the record in it.
+
+    Parameters
+    ----------
+    where, document, record, converter
+        Of the run.
+    keys
+        What is stored there.
+    listed
+        The option ``sizes=``.
+    **options
+        Other fields of the target.
+    """
+    axes = len(record.counts)
+    array = open_array(where, document)
+    options = {"casts": False, "name": str(where), **options}
+    if options.get("dtype") is None:
+        options["dtype"] = array.dtype
+    record = note_even_ends(record)
+    sizes: tuple[Sizes | None, ...] = listed or record.sizes or (None,) * axes
+    lengths = record.lengths if listed is None else tuple(map(sum, listed))
+    partitions = tuple(
+        Partition(size, known) for size, known in zip(record.first, sizes, strict=False)
+    )
+    plan = ArrayPlan(partitions, array.shape[axes:], array.shards or array.chunks)
+    return Target(
+        where,
+        document,
+        plan,
+        record.first,
+        lengths,
+        converter,
+        stored=list_stored_units(keys, plan),
+        lists_sizes=listed is not None,
+        **options,
+    )
+
+
+def note_even_ends(record: Record) -> Record:
+    """Return the record with a length in place of sizes, where only the last block is smaller."""
+    sizes, lengths = list(record.sizes), list(record.lengths)
+    for axis, (noted, first) in enumerate(zip(record.sizes, record.first, strict=False)):
+        if noted and len(noted) == record.counts[axis] and {*noted[:-1]} <= {first}:
+            if noted[-1] <= first:
+                sizes[axis], lengths[axis] = None, sum(noted)
+    return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))
+
+
+def count_done(target: Target[Any], counts: tuple[int | None, ...]) -> int | None:
+    """Count the blocks that a next start does not compute; None if there are too many to count."""
+    numbers = [_numbers(target, axis, count) for axis, count in enumerate(counts)]
+    if math.prod(map(len, numbers)) > COUNTED:
+        return None
+    done = 0
+    for index in product(*numbers):
+        ends = [number + 1 == count for number, count in zip(index, counts, strict=True)]
+        done += target.has(index, (ends[0], ends[-1]))
+    return done
+
+
+def _numbers(target: Target[Any], axis: int, count: int | None) -> range:
+    """Return the numbers of the blocks along an axis of which something may be stored."""
+    cells = [*target.stored, *(target.spilled or ())]
+    reach = max((cell[axis] + 1 for cell in cells), default=0) * target.unit[axis]
+    partition = target.plan.axes[axis]
+    if partition.sizes is not None:
+        most = len(partition.sizes)
+    else:
+        most = -(-reach // partition.size) if partition.size else 0
+    return range(most if count is None else min(most, count))
