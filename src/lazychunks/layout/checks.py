@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import SupportsIndex
 
 from lazychunks.errors import BlockIndex, BlockShapeError, EmptyRowError, EmptySequenceError
-from lazychunks.layout.shapes import Shape
+from lazychunks.layout.partition import Partition
+from lazychunks.layout.shapes import Shape, align_down
 
 
 def check_integer(value: SupportsIndex, name: str) -> int:
@@ -203,3 +205,62 @@ def _length_text(length: int | None, limit: int | None) -> str:
     if length is not None:
         return str(length)
     return "*" if limit is None else f"at most {limit}"
+
+
+def check_listed(axis: int, count: int, listed: int, *, is_all: bool) -> None:
+    """Refuse more blocks along an axis than sizes are listed, or fewer blocks in all.
+
+    Raises
+    ------
+    BlockShapeError
+        If the numbers differ.
+
+    Examples
+    --------
+    >>> check_listed(0, 3, listed=2, is_all=False)
+    Traceback (most recent call last):
+    lazychunks.errors.BlockShapeError: there are more than 2 blocks along axis 0, but sizes= lists \
+2 sizes; list one size for each block
+    """
+    if count > listed or (is_all and count < listed):
+        found = f"more than {listed}" if count > listed else str(count)
+        raise BlockShapeError(
+            f"there are {found} blocks along axis {axis}, but sizes= lists {listed} sizes; list "
+            "one size for each block",
+            expected=listed,
+            got=count,
+        )
+
+
+def misaligned(axis: int, axes: int, partition: Partition, unit: int, what: str) -> BlockShapeError:
+    """Make the error for blocks that do not fall on whole units, so nobody can share the work.
+
+    Parameters
+    ----------
+    axis, axes
+        The axis, and the number of block axes.
+    partition
+        How blocks cut the axis.
+    unit, what
+        Extent of a unit along the axis, and what it is: ``"chunk"`` or ``"shard"``.
+    """
+    count = 2 if partition.sizes is None else len(partition.sizes)
+    number = next(n for n in range(1, count) if not partition.is_boundary(n, unit))
+    start = partition.start_of(number)
+    cell = align_down(start, unit)
+    if partition.sizes is None:
+        way_out = (
+            f'pass chunks="blocks", or {what}s whose extent divides {partition.size} or is a '
+            "multiple of it"
+        )
+    else:
+        divisor = math.gcd(*partition.sizes)
+        way_out = f"pass {what}s whose extent divides {divisor}, or leave out executor="
+    block = block_name([number if axis == other else 0 for other in range(axes)])
+    return BlockShapeError(
+        f"block {block} begins at {start} along axis {axis}, inside the {what} of {cell} to "
+        f"{cell + unit - 1}; with an executor no two workers may share a {what}: {way_out}",
+        block=block,
+        expected=f"a multiple of {unit}",
+        got=start,
+    )
