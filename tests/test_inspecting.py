@@ -26,7 +26,7 @@ from lazychunks import (
     status,
 )
 from lazychunks.storage import inspecting
-from lazychunks.storage.places.destinations import LocalPath
+from lazychunks.storage.places.directory import REPLACED, LocalDirectory
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group
 from tests.strategies import Array
@@ -258,8 +258,8 @@ def test_all_is_written_and_only_publishing_is_left(
         raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lazychunks.storage.places.publishing.DirectorySwap.commit", killed)
-        patch.setattr("lazychunks.storage.places.publishing.MetadataLast.commit", killed)
+        patch.setattr("lazychunks.storage.places.directory.SiblingDirectory.commit", killed)
+        patch.setattr("lazychunks.storage.places.metadata_last.MetadataLast.commit", killed)
         with pytest.raises(WriteAbortedError):
             FLAT.store(place.destination, run_id="r", resume=True)
     found = status(place.destination)
@@ -273,6 +273,7 @@ def test_an_array_that_a_dead_writer_has_moved_aside(tmp_path: Path) -> None:
     place = LocalPlace(tmp_path)
     place.put_old()
     old = tmp_path / ".array.zarr.old"
+    (Path(place.destination) / REPLACED).touch()
     Path(place.destination).rename(old)
     found = status(place.destination)
     assert (found.state, found.set_aside) == ("absent", str(old))
@@ -369,18 +370,18 @@ def test_an_array_that_is_published_while_this_looks(
 ) -> None:
     place = LocalPlace(tmp_path)
     begin(FLAT, place, 3)
-    keys = LocalPath.keys
+    keys = LocalDirectory.keys
     looks = 0
 
-    def late(_: LocalPath) -> list[str]:
+    def late(_: LocalDirectory) -> list[str]:
         nonlocal looks
         looks += 1
         if looks == times:
-            monkeypatch.setattr(LocalPath, "keys", keys)
+            monkeypatch.setattr(LocalDirectory, "keys", keys)
             FLAT.store(place.destination, run_id="r", resume=True)
         raise FileNotFoundError
 
-    monkeypatch.setattr(LocalPath, "keys", late)
+    monkeypatch.setattr(LocalDirectory, "keys", late)
     assert status(place.destination).state == "complete"
 
 

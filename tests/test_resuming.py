@@ -36,7 +36,8 @@ from lazychunks import (
 from lazychunks.layout.plan import WritePlan
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.chunks.metadata import KEPT_BACK
-from lazychunks.storage.places.publishing import DirectorySwap, MetadataLast
+from lazychunks.storage.places.directory import SiblingDirectory
+from lazychunks.storage.places.metadata_last import MetadataLast
 from lazychunks.storage.resuming import DoneUnits, check_same_values
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place
@@ -449,7 +450,7 @@ def test_an_array_of_which_a_chunk_has_gone_is_not_published(
         assert "goes on from here" in "".join(caught.value.__notes__)
         options["resume"] = True
     else:
-        kind = DirectorySwap if isinstance(place, LocalPlace) else MetadataLast
+        kind = SiblingDirectory if isinstance(place, LocalPlace) else MetadataLast
         with monkeypatch.context() as patched:
             patched.setattr(kind, "commit", _fail)
             with pytest.raises(WriteAbortedError):

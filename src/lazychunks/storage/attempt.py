@@ -25,6 +25,7 @@ from lazychunks.layout.shapes import Shape, cell_count
 from lazychunks.storage.assembly import empty_sequence
 from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
+    METADATA,
     OVERWRITING,
     Document,
     StagedArray,
@@ -32,11 +33,13 @@ from lazychunks.storage.chunks.metadata import (
     new_document,
     parsed,
     record_of,
+    serialized,
 )
-from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.places.destinations import InStore, LocalPath, located
-from lazychunks.storage.places.publishing import Publication, publication_at, published
+from lazychunks.storage.options import RESERVED, Destination, WriteOptions
+from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.places.protocol import Draft, Place
 from lazychunks.storage.resuming import (
+    JOURNAL,
     check_same_dtype,
     check_same_plan,
     check_same_run,
@@ -81,7 +84,7 @@ class Attempt:
         *,
         can_skip: bool,
     ) -> None:
-        self.place: LocalPath | InStore = located(destination)
+        self.place: Place = resolve_destination(destination)
         self.options = options
         self.stage: Stage | None = None
         """The array under way, once there is one; or that of an unfinished write, taken up."""
@@ -93,21 +96,23 @@ class Attempt:
         self._process = os.getpid()
         self._overwrite = overwrite
         self.counts = counts
-        self.publication: Publication = publication_at(self.place, overwrite=overwrite)
-        can_resume = self.publication.can_take_back
+        self.publication: Draft = self.place.draft(overwrite=overwrite)
+        self._lock = contextlib.ExitStack()
+        can_resume = self.publication.can_be_kept
         self._keeps = can_skip and options.run_id is not None and can_resume
         if options.resume and not can_resume:
             raise NotResumableError(
-                f"{self.place} cannot delete, so nothing can be kept aside there to go on with; "
-                "leave out resume=True, or write to a directory or another store"
+                f"{self.place} cannot keep an unfinished write for another start: a zip file cannot "
+                "delete, and what a session has not committed ends with its process; leave out "
+                "resume=True, or write to a directory or another store"
             )
 
     def __enter__(self) -> Self:
         try:
-            self.publication.lock()
+            self._lock.enter_context(self.place.lock())
             self._survey()
         except BaseException:
-            self.publication.unlock()
+            self._lock.close()
             raise
         return self
 
@@ -124,7 +129,7 @@ class Attempt:
                 if error is not None:
                     self._give_up(error)
         finally:
-            self.publication.unlock()
+            self._lock.close()
 
     def begin(self, first: Shape, dtype: np.dtype[Any]) -> Stage:
         """Start a new write, with the shape and the dtype of the first block."""
@@ -136,9 +141,9 @@ class Attempt:
         lengths = (size * (count or 1) for size, count in zip(first, self.counts, strict=False))
         document["shape"] = list(plan.capacity(tuple(lengths)))
         self._has_begun = True
-        self.publication.begin()
+        document.setdefault("attributes", {})[RESERVED] = self._record(first)
+        self.publication.begin({"": serialized(document)})
         staged = self._staged(document)
-        staged.record(self._record(first))
         self.stage = Stage(staged, plan, first)
         return self.stage
 
@@ -164,9 +169,9 @@ class Attempt:
     def _survey(self) -> None:
         """Look at what is there, and decide where to begin."""
         options = self.options
-        document = published(self.place)
+        document = parsed(self.place.read(METADATA))
         if document and options.resume and record_of(document).get("run_id") == options.run_id:
-            if self.publication.has_leftovers() and not self._is_of_another_run():
+            if self.publication.exists() and not self._is_of_another_run():
                 self.publication.discard()
             self.finished = self._opened(document)
             return
@@ -176,9 +181,8 @@ class Attempt:
                     f"{self.place} holds an array; pass overwrite=True to replace it",
                     path=str(self.place),
                 )
-            if isinstance(self.place, LocalPath):
-                self.place.check_removable()
-        if not self.publication.has_leftovers():
+            self.place.check_removable()
+        if not self.publication.exists():
             return
         if options.resume:
             self._go_on()
@@ -246,7 +250,7 @@ class Attempt:
         )
 
     def _staged(self, document: Document) -> StagedArray:
-        where, keeps_back = self.publication.where, self.publication.can_take_back
+        where, keeps_back = self.publication.where, self.publication.can_be_kept
         return StagedArray(where, document, keeps_back=keeps_back, resumable=self._keeps)
 
     def _record(self, first: Shape | None) -> Document:
@@ -263,8 +267,9 @@ class Attempt:
     def _publish(self, staged: StagedArray) -> StoredArray:
         # In this order: without the journal, the record would have to tell how to go on.
         staged.record(self._record(None))
-        self.publication.clear_journal()
-        self.publication.commit(staged.document, durable=self.options.durable)
+        if self.publication.can_be_kept:
+            self.publication.where.delete_directory(JOURNAL)
+        self.publication.commit({"": serialized(staged.document)}, durable=self.options.durable)
         return self._opened(staged.document)
 
     def _opened(self, document: Document) -> StoredArray:
@@ -288,7 +293,7 @@ class Attempt:
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
-        if self.publication.is_shown:
+        if self.publication.is_committed:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
         total = None
@@ -323,7 +328,7 @@ class Attempt:
         """Remove what was written; whether nothing of it remains."""
         with contextlib.suppress(Exception):  # that of the write is what counts
             self.publication.discard()
-            return self.publication.can_take_back and not self.publication.has_leftovers()
+            return self.publication.supports_deletes and not self.publication.exists()
         return False
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import operator
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -16,13 +15,16 @@ from itertools import islice, product, repeat, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import partition_slices
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, Document, record_of
 from lazychunks.storage.chunks.trust import document_of, found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.destinations import InStore, LocalPath, files_below, located
+from lazychunks.storage.places.directory import LocalDirectory, walk_files
+from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.places.protocol import Place
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
 
 if TYPE_CHECKING:
@@ -95,14 +97,14 @@ def status(source: Destination) -> Status:
     >>> status(store).state, status(store).shape, status(store).nbytes
     ('complete', (5,), 40)
     """
-    place = located(source)
+    place = resolve_destination(source)
     for _ in range(LOOKS - 1):
         with suppress(FileNotFoundError):  # it was renamed, or removed, while this looked
             return _status(place)
     return _status(place)
 
 
-def _status(place: LocalPath | InStore) -> Status:
+def _status(place: Place) -> Status:
     under_way = _unfinished(place)
     document = found(place)
     is_published = document is not None
@@ -111,7 +113,7 @@ def _status(place: LocalPath | InStore) -> Status:
     if under_way is not None:
         state = "unfinished"
         where, document = under_way
-    known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
+    known = Status(str(place), state, is_published=is_published, set_aside=place.backup)
     if document is None:
         return known
     array = judged(where.in_store(read_only=True), document, str(place))
@@ -142,21 +144,15 @@ def _status(place: LocalPath | InStore) -> Status:
     )
 
 
-def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Document | None] | None:
+def _unfinished(place: Place) -> tuple[Place, Document | None] | None:
     """Where an unfinished write is, and its metadata, if it has some."""
-    if isinstance(place, LocalPath):
-        staging = LocalPath(place.beside("partial"))
-        if not os.path.isdir(staging.path):  # whose name may be too long, where the array's is not
-            return None
-        draft = staging.read(KEPT_BACK)
-        if draft is not None:
-            return staging, document_of(draft, 3, str(place))
-        return staging, found(staging)  # it died when it was about to publish, or before it began
-    kept_back = place.read(KEPT_BACK)
-    if kept_back is None or kept_back == place.read("zarr.json"):
+    draft = place.draft(overwrite=False)
+    if not draft.exists():
         return None
-    is_mark = kept_back == OVERWRITING  # of an overwrite that has only begun
-    return place, None if is_mark else document_of(kept_back, 3, str(place))
+    where = resolve_destination(StorePath(draft.where.store, draft.where.path))
+    kept_back = where.read(KEPT_BACK)
+    is_begun = kept_back not in (None, OVERWRITING)  # else it died before it had metadata
+    return where, document_of(kept_back or b"", 3, str(place)) if is_begun else None
 
 
 class _Axis(NamedTuple):
@@ -185,7 +181,7 @@ def _axes(record: Document) -> list[_Axis]:
 
 
 def _done_blocks(
-    staging: LocalPath | InStore, array: StoredArray, axes: Sequence[_Axis]
+    staging: Place, array: StoredArray, axes: Sequence[_Axis]
 ) -> int | None:
     """Count the blocks that resuming skips, if they are not too many."""
     keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
@@ -215,17 +211,13 @@ def _spans(sizes: Iterable[int], end: int) -> list[slice]:
     return list(takewhile(lambda span: span.start < end, partition_slices(few)))
 
 
-def _set_aside(place: LocalPath | InStore) -> str | None:
-    old = place.set_aside if isinstance(place, LocalPath) else None
-    return None if old is None else str(old)
-
-
-def _stored_bytes(place: LocalPath | InStore) -> int | None:
-    if isinstance(place, InStore):
-        listed = place.store.supports_listing
-        return sync(place.store.getsize_prefix(place.key(""))) if listed else None
+def _stored_bytes(place: Place) -> int | None:
+    if not isinstance(place, LocalDirectory):
+        where = place.in_store(read_only=True)
+        listed = where.store.supports_listing
+        return sync(where.store.getsize_prefix(where.key(""))) if listed else None
     size = 0
-    for _, entry in files_below(place.path):
+    for _, entry in walk_files(place.path):
         with suppress(FileNotFoundError):  # temporary files come and go
             size += entry.stat(follow_symlinks=False).st_size
     return size
