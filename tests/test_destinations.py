@@ -29,7 +29,8 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places import publishing
+from lazychunks.storage.places.directory import exchange_directories
+from lazychunks.storage.places.metadata_last import MetadataLast
 from tests.places import (
     OLD,
     LocalPlace,
@@ -124,7 +125,7 @@ def test_what_a_dead_overwrite_has_not_removed_is_not_in_the_way(
 
     with monkeypatch.context() as patched:
         for method in ("_remove_chunks", "discard"):
-            patched.setattr(publishing.MetadataLast, method, die)
+            patched.setattr(MetadataLast, method, die)
         with pytest.raises(KeyboardInterrupt):
             FLAT.to_zarr(place.destination, CONVERTER, overwrite=True)
     assert "0.0" in place.destination
@@ -686,11 +687,12 @@ def test_an_array_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert [there.name for there in tmp_path.iterdir()] == ["array.zarr"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EIO]
+)
 def test_a_system_that_cannot_exchange_says_so(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange: Callable[[Path, Path], bool] = getattr(publishing, "_exchange")  # noqa: B009
     one, other = tmp_path / "one", tmp_path / "other"
 
     class Library:
@@ -706,11 +708,11 @@ def test_a_system_that_cannot_exchange_says_so(
     monkeypatch.setattr(ctypes, "CDLL", loaded)
     if number == errno.EIO:
         with pytest.raises(OSError, match="Input/output error") as caught:
-            exchange(one, other)
+            exchange_directories(one, other)
         assert (caught.value.errno, caught.value.filename) == (number, str(other))
     else:
-        assert not exchange(one, other)
+        assert not exchange_directories(one, other)
     library = object()
-    assert not exchange(one, other), "an old libc"
+    assert not exchange_directories(one, other), "an old libc"
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert not exchange(one, other), "another system"
+    assert not exchange_directories(one, other), "another system"

@@ -47,7 +47,7 @@ def memory() -> MemoryStore:
 
 
 def names(memory: MemoryStore) -> set[str]:
-    return {*(Keys(memory, "a").keys() or ())}
+    return {*(Keys(memory, "a").list_keys() or ())}
 
 
 def test_keys_are_removed_several_at_a_time(memory: MemoryStore) -> None:

@@ -32,11 +32,9 @@ from lazychunks import (
     NotSpreadableError,
     ResumeMismatchError,
     WriteAbortedError,
-    count,
-    tee,
     zarr_sink,
 )
-MARK = "x"
+from lazychunks.storage.chunks.metadata import KEPT_BACK
 from tests.executors import Shuffling, processes
 from tests.faults.jobs import (
     FLAT,
@@ -209,9 +207,9 @@ def test_the_function_is_unpickled_once_in_a_process(tmp_path: Path) -> None:
     assert (tmp_path / "count").read_text() == "."
 
 
-def test_the_last_sizes_cost_one_block_more_each(tmp_path: Path) -> None:
-    """The first block is computed for its shape, and the last ones, if smaller, for theirs."""
-    for job, more in ((FLAT, 2), (NESTED, 3), (Job("full", (4,) * 5), 1)):
+def test_only_the_first_block_is_computed_twice(tmp_path: Path) -> None:
+    """It is computed for its shape; no other block is, whatever the sizes of the last ones."""
+    for job in (FLAT, NESTED, Job("full", (4,) * 5)):
         computed: list[tuple[int, ...]] = []
 
         def watch(*start: int, computed: list[tuple[int, ...]] = computed) -> None:
@@ -219,7 +217,7 @@ def test_the_last_sizes_cost_one_block_more_each(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(2) as executor:
             job.store({}, watch, executor=executor)
-        assert len(computed) == job.count + more
+        assert len(computed) == job.count + 1
 
 
 # What cannot work is said before any work
@@ -297,17 +295,17 @@ def test_a_sequence_that_cannot_skip_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-def test_a_tee_is_refused(tmp_path: Path) -> None:
-    sink = zarr_sink(tmp_path / "array", CONVERTER, executor=Untouchable())
-    with pytest.raises(NotSpreadableError, match="tee"):
-        LazyChunkSequence.from_map(never, range(3)).compute(tee(sink, count()))
-
-
-def test_a_sink_alone_takes_an_executor(tmp_path: Path) -> None:
+def test_a_sink_alone_can_be_computed_by_workers(tmp_path: Path) -> None:
     with Shuffling() as executor:
-        sink = zarr_sink(tmp_path / "array", CONVERTER, executor=executor)
-        stored = LazyChunkSequence.from_map(partial(np.full, 2), range(3)).compute(sink)
+        sequence = LazyChunkSequence.from_map(partial(np.full, 2), range(3))
+        stored = sequence.compute(zarr_sink(tmp_path / "array", CONVERTER), executor=executor)
     assert stored.shape == (6,)
+
+
+def test_the_executor_belongs_to_the_pass(tmp_path: Path) -> None:
+    wrong: Any = {"executor": Untouchable()}
+    with pytest.raises(TypeError, match="executor"):
+        zarr_sink(tmp_path / "array", CONVERTER, **wrong)
 
 
 @pytest.mark.parametrize("wrong", [2, "threads", object()])
@@ -584,7 +582,7 @@ def test_an_empty_first_block_that_a_serial_start_has_taken() -> None:
 
 def test_a_worker_of_a_dead_run_does_not_write(tmp_path: Path) -> None:
     """Its run was killed and replaced while it computed: it finds another mark, or none."""
-    computed = partial(_tampering, tmp_path / ".array.partial" / MARK)
+    computed = partial(_tampering, tmp_path / ".array.partial" / KEPT_BACK)
     with Shuffling() as executor, pytest.raises(DestinationBusyError, match="worker"):
         FLAT.store(tmp_path / "array", computed, executor=executor, max_in_flight=1)
 
@@ -680,10 +678,3 @@ def test_progress_moves_by_blocks(capsys: pytest.CaptureFixture[str]) -> None:
         for job in EVEN:
             job.sequence().to_zarr({}, CONVERTER, chunks="blocks", executor=executor, progress=True)
             assert f"{job.count}/{job.count}" in capsys.readouterr().err
-
-
-def test_options_with_an_executor_can_be_compared() -> None:
-    executor = Untouchable()
-    assert zarr_sink({}, CONVERTER, executor=executor) == zarr_sink(
-        {}, CONVERTER, executor=executor
-    )

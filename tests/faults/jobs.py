@@ -105,6 +105,7 @@ class Job:
         *,
         overwrite: bool = False,
         in_tee: bool = False,
+        executor: Any = None,
         **options: Unpack[ZarrOptions],
     ) -> None:
         """Store the sequence, a chunk for each block of the first one's size.
@@ -114,13 +115,15 @@ class Job:
         settings: ZarrOptions = {"chunks": "blocks", **options}
         sequence, converter = self.sequence(watch), IdentityConverter()
         if not in_tee:
-            sequence.to_zarr(destination, converter, overwrite=overwrite, **settings)
+            sequence.to_zarr(
+                destination, converter, overwrite=overwrite, executor=executor, **settings
+            )
             return
         sink = zarr_sink(destination, converter, overwrite=overwrite, **settings)
         if isinstance(sequence, NestedLazyChunkSequence):
-            _, whole = sequence.compute(tee(sink, nested_concatenate()))
+            _, whole = sequence.compute(tee(sink, nested_concatenate()), executor=executor)
         else:
-            _, whole = sequence.compute(tee(sink, concatenate()))
+            _, whole = sequence.compute(tee(sink, concatenate()), executor=executor)
         assert same(whole, self.whole)
 
 

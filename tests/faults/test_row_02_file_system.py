@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from lazychunks import DestinationExistsError, LazyChunksError, status
-from lazychunks.storage.places import publishing
+from lazychunks.storage.places import directory, lock
+from lazychunks.storage.places.directory import REPLACED, exchange_directories
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace
@@ -29,7 +30,8 @@ Array = np.ndarray[Any, Any]
 
 
 CALLER: Callable[[int], FrameType] = getattr(sys, "_getframe")  # noqa: B009  # private, for pyright
-EXCHANGE: Callable[[Path, Path], bool] = getattr(publishing, "_exchange")  # noqa: B009
+WATCHED = (directory.__name__, lock.__name__)
+"""Rooms whose calls are counted."""
 
 
 class CrashedError(BaseException):
@@ -37,7 +39,7 @@ class CrashedError(BaseException):
 
 
 class FileSystem:
-    """Counts the calls that publishing makes to the file system, and fails at one of them.
+    """Counts the calls that a local destination makes to the file system, and fails at one.
 
     Parameters
     ----------
@@ -53,20 +55,24 @@ class FileSystem:
         self.fault = EVERY_FAULT[0]
         for owner, name in (
             (os, "mkdir"),
+            (os, "chmod"),
+            (os, "chown"),
             (os, "rename"),
+            (os, "unlink"),
             (os, "fsync"),
             (shutil, "rmtree"),
             (Path, "mkdir"),
-            (Path, "unlink"),
             (Path, "rmdir"),
+            (Path, "touch"),
+            (Path, "write_bytes"),
         ):
             monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))
 
         def cannot(*_: object) -> bool:
             return False
 
-        exchange: Callable[[Path, Path], bool] = EXCHANGE if can_exchange else cannot
-        monkeypatch.setattr(publishing, "_exchange", self._watched("_exchange", exchange))
+        exchange: Callable[[Path, Path], bool] = exchange_directories if can_exchange else cannot
+        monkeypatch.setattr(directory, "exchange_directories", self._watched("exchange", exchange))
 
     def fail(self, number: int, fault: Fault) -> None:
         """Start counting afresh, and fail at that call."""
@@ -81,7 +87,7 @@ class FileSystem:
 
     def _watched(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            if CALLER(1).f_globals.get("__name__") != publishing.__name__:
+            if CALLER(1).f_globals.get("__name__") not in WATCHED:
                 return function(*args, **options)
             self.calls.append(name)
             if not self.has_failed:
@@ -105,7 +111,7 @@ def _remove_half(directory: Path) -> None:
     """Remove what comes first, which is the metadata as likely as not."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     for file in files[len(files) // 2 :] if len(str(directory)) % 2 else files[: len(files) // 2]:
-        os.unlink(file)  # noqa: PTH108  # Path.unlink is being watched
+        file.unlink()
 
 
 def runs_that_fail(
@@ -233,6 +239,7 @@ def test_an_empty_directory_in_its_place_does_not_cost_an_old_array(tmp_path: Pa
     """Whoever opens the array for writing makes one, in the moment in which nothing is there."""
     place = LocalPlace(tmp_path)
     old = old_array(place.destination)
+    (Path(place.destination) / REPLACED).touch()
     aside = Path(place.destination).rename(tmp_path / ".array.zarr.old")
     Path(place.destination).mkdir()
     assert status(place.destination).set_aside == str(aside)

@@ -19,8 +19,10 @@ from lazychunks import (
 )
 from lazychunks.storage import resuming
 from lazychunks.storage.chunks import metadata as arrays
-from lazychunks.storage.places import publishing
-from lazychunks.storage.places.publishing import DirectorySwap
+from lazychunks.storage.keys import Keys
+from lazychunks.storage.places import directory
+from lazychunks.storage.places.directory import SiblingDirectory
+from lazychunks.storage.places.lock import _LockFile
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
@@ -30,26 +32,28 @@ pytestmark = pytest.mark.slow
 Hook = tuple[Any, str]
 
 POINTS: dict[str, Hook] = {
-    "lock": (DirectorySwap, "lock"),
-    "room for the new array": (DirectorySwap, "begin"),
+    "lock": (_LockFile, "acquire"),
+    "room for the new array": (SiblingDirectory, "begin"),
     "plan": (arrays.StagedArray, "record"),
     "shape": (arrays.StagedArray, "reshape"),
     "chunk": (arrays.StagedArray, "write"),
     "sizes": (resuming.Journal, "_flush"),
-    "sizes removed": (DirectorySwap, "clear_journal"),
-    "publish": (DirectorySwap, "commit"),
-    "exchange": (publishing, "_exchange"),
-    "two renames": (DirectorySwap, "_step_in"),
+    "sizes removed": (Keys, "delete_directory"),
+    "publish": (SiblingDirectory, "commit"),
+    "exchange": (directory, "exchange_directories"),
+    "two renames": (SiblingDirectory, "_replace"),
+    "mark of the old array": (Path, "touch"),
     "rename": (os, "rename"),
+    "removal of a file": (os, "unlink"),
     "removal of the old array": (shutil, "rmtree"),
-    "unlock": (DirectorySwap, "unlock"),
+    "unlock": (_LockFile, "release"),
 }
 
 
 def kill_at(point: str, visit: int, after: bool, job: Job, path: str, can_exchange: bool) -> None:
     """Store a job in this process, which dies at that visit of a point."""
     if not can_exchange:
-        setattr(publishing, "_exchange", _cannot)  # noqa: B010  # private, for pyright
+        setattr(directory, "exchange_directories", _cannot)  # noqa: B010  # mypy wants no assignment
     owner, name = POINTS[point]
     function: Callable[..., Any] = getattr(owner, name)
     visits = 0
@@ -92,7 +96,6 @@ CASES = [
     ("lock", 1, True),
     ("room for the new array", 1, True),
     ("plan", 1, True),
-    ("plan", 2, True),
     ("shape", 1, True),
     ("chunk", 1, True),
     ("chunk", 3, True),
@@ -100,12 +103,13 @@ CASES = [
     ("sizes removed", 1, True),
     ("publish", 1, True),
     ("exchange", 1, True),
-    ("rename", 2, True),  # of the old array, aside
+    ("mark of the old array", 1, True),
+    ("mark of the old array", 1, False),
     ("two renames", 1, False),
-    ("rename", 1, True),
+    ("rename", 1, True),  # of the old array, aside
     ("rename", 1, False),
     ("rename", 2, False),
-    ("rename", 3, False),
+    *(("removal of a file", visit, True) for visit in range(1, 7)),
     ("removal of the old array", 1, True),
     ("removal of the old array", 2, True),
     ("removal of the old array", 1, False),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lazychunks import LazyChunksError, WriteAbortedError
-from lazychunks.storage.places.publishing import DirectorySwap
+from lazychunks.storage.places.directory import SiblingDirectory
 from tests.faults.jobs import FLAT, RAGGED, names_in, same, seen_at
 from tests.faults.test_row_02_file_system import leave_unfinished
 from tests.places import LocalPlace, tree
@@ -97,7 +97,7 @@ def test_a_link_is_refused_as_well_where_only_publishing_is_left(
     (canary / "file").write_text("precious")
     place = LocalPlace(tmp_path / "place")
     with monkeypatch.context() as patch:
-        patch.setattr(DirectorySwap, "commit", _killed)
+        patch.setattr(SiblingDirectory, "commit", _killed)
         with pytest.raises(WriteAbortedError):
             FLAT.store(place.destination, resume=True, run_id="run")
     staging = place.directory / ".array.zarr.partial"

@@ -1,12 +1,14 @@
-"""What a zarr store holds below a path, key by key."""
+"""The keys of a zarr store below a path.
+
+A change that has begun has ended when its call returns, by Ctrl-C too: zarr's own ``sync`` returns
+at once, and the operation would take effect some time later.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import zarr
 from zarr.abc.store import Store
@@ -14,9 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from lazychunks.storage.chunks.background import wait_out
-
-T = TypeVar("T")
+from lazychunks.storage.interrupts import hold_interrupts
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,11 @@ class Keys:
     path: str
 
     def key(self, name: str) -> str:
-        """Key of a name in the store."""
+        """Return the key of a name in the store."""
         return f"{self.path}/{name}" if self.path else name
 
     def read(self, name: str) -> bytes | None:
-        """Read a value, if there is one."""
+        """Read a value; None where there is none."""
 
         async def value() -> bytes | None:
             try:
@@ -46,60 +46,59 @@ class Keys:
     def write(self, name: str, value: bytes) -> None:
         """Set a value."""
         buffer = default_buffer_prototype().buffer.from_bytes(value)
-        settled(self.store.set, self.key(name), buffer)
+        _run_to_end(lambda: self.store.set(self.key(name), buffer))
 
     def delete(self, *names: str) -> None:
-        """Remove values, where there are any, several at a time; all has ended when one fails."""
+        """Remove values that are there, several at a time; when one fails, the others have ended.
 
-        async def deleted() -> None:
-            places = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+        Raises
+        ------
+        OSError
+            The first failure, of whatever type the store raises.
+        """
 
-            async def delete(name: str) -> None:
-                async with places:
+        async def delete_all() -> None:
+            turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+
+            async def delete_one(name: str) -> None:
+                async with turns:
                     await self.store.delete(self.key(name))
 
-            ended = await asyncio.gather(*map(delete, names), return_exceptions=True)
+            ended = await asyncio.gather(*map(delete_one, names), return_exceptions=True)
             for failure in filter(None, ended):
                 raise failure
 
-        settled(deleted)
+        _run_to_end(delete_all)
 
-    def keys(self) -> list[str] | None:
-        """List all names; None where the store cannot list."""
+    def delete_directory(self, name: str = "") -> None:
+        """Remove all keys below a name."""
+        _run_to_end(lambda: self.store.delete_dir(self.key(name) if name else self.path))
+
+    def list_keys(self) -> list[str] | None:
+        """List all names below; None where the store cannot list."""
         if not self.store.supports_listing:
             return None
         prefix = self.key("")
-        return [key.removeprefix(prefix) for key in listed(self.store.list_prefix, prefix)]
+        return [key.removeprefix(prefix) for key in _list(self.store.list_prefix, prefix)]
+
+    def list_directory(self) -> list[str] | None:
+        """List the first parts of all names below; None where the store cannot list.
+
+        A store that keeps files lists its empty directories too.
+        """
+        if not self.store.supports_listing:
+            return None
+        names = _list(self.store.list_dir, self.path)
+        return sorted({name.strip("/").rsplit("/", 1)[-1] for name in names})
 
 
-def listed(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
-    """Call one of a store's methods that list, and wait for all it gives."""
+def _list(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]:
+    async def collect() -> list[str]:
+        return [key async for key in method(prefix)]  # some stores must be called in the loop
 
-    async def collected() -> list[str]:
-        return [key async for key in method(prefix)]  # called in here, as some stores ask for
-
-    return sync(collected())
+    return sync(collect())
 
 
-def settled(operation: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-    """Run a store's operation, which has ended when this returns, even by an interrupt.
-
-    An interrupt ends zarr's own ``sync`` at once, and the operation takes effect some time later.
-    """
-    turn = threading.Lock()  # who takes it first: the operation that begins, or its interrupt
-    ended = threading.Event()
-
-    async def watched() -> T:
-        if not turn.acquire(blocking=False):
-            raise RuntimeError("interrupted before it began")
-        try:
-            return await operation(*args)
-        finally:
-            ended.set()
-
-    try:
-        return sync(watched())
-    except BaseException:  # a handler of signals may raise anything
-        if not turn.acquire(blocking=False):
-            wait_out(ended.wait)
-        raise
+def _run_to_end(operation: Callable[[], Coroutine[object, object, None]]) -> None:
+    with hold_interrupts():
+        sync(operation())

@@ -20,8 +20,8 @@ from lazychunks.storage.chunks.files import Reader
 from lazychunks.storage.chunks.trust import BYTES_EACH, check_number, judged, opened
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.destinations import located
-from lazychunks.storage.places.publishing import MetadataLast
+from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.places.register import REGISTER
 
 if TYPE_CHECKING:
     from lazychunks.converters import FromNumpy
@@ -67,12 +67,13 @@ class _Read(Generic[T_co]):
     """Shape of a block, of which the last along an axis may be smaller."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        MetadataLast.note_read(self.reader.array)  # nobody knows what another process reads
+        array = self.reader.array
+        REGISTER.note_read(array.store, array.path)  # nobody knows what another process reads
         return type(self), (self.reader, self.converter, self.size)
 
     def __call__(self, *index: int) -> T_co:
         array = self.reader.array
-        MetadataLast.note_read(array)
+        REGISTER.note_read(array.store, array.path)
         whole = (0,) * (array.ndim - len(index))
         region = cell_region((*index, *whole), self.size, array.shape)
         return self.converter.from_numpy(self.reader(region))
@@ -101,7 +102,7 @@ def _cut(
             store = LocalStore(store.root.absolute(), read_only=store.read_only)
         array = judged(Keys(store, source.path), metadata.to_dict(), where, limit)
     else:
-        place = located(source)
+        place = resolve_destination(source)
         where = str(place)
         array = opened(place, limit)
     axes = len(asked)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lazychunks.layout.shapes import Region, Shape
 from lazychunks.storage.keys import Keys
 
-PREFIX = "lazychunks.open."
+PREFIX = "lazychunks.open_"
 """Names of the keys begin with it; the unit's place along the block axes follows."""
 
 SECONDS = 1.0
@@ -35,7 +35,7 @@ def piece_of(region: Region) -> Piece:
 
 def key_of(cell: Shape) -> str:
     """Return the name of the key of a spilled unit."""
-    return PREFIX + ".".join(map(str, cell))
+    return PREFIX + "_".join(map(str, cell))
 
 
 def spill(where: Keys, cell: Shape, pieces: Iterable[Piece], buffer: NDArray[Any]) -> None:
@@ -85,7 +85,7 @@ def _read(where: Keys, cell: Shape) -> tuple[list[Any], bytes]:
 
 
 def _cell(key: str, block_axes: int) -> Shape | None:
-    parts = key.removeprefix(PREFIX).split(".")
+    parts = key.removeprefix(PREFIX).split("_")
     if not key.startswith(PREFIX) or len(parts) != block_axes:
         return None
     cell = tuple(int(part) if part.isdecimal() else -1 for part in parts)

@@ -6,13 +6,14 @@ Metadata need not be trusted: it is judged as for reading, and what it claims is
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from zarr.core.sync import sync
+from zarr.storage import StorePath
+from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError
@@ -20,7 +21,9 @@ from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
 from lazychunks.storage.chunks.trust import found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.destinations import InStore, LocalPath, files_below, located
+from lazychunks.storage.places.directory import LocalDirectory, walk_files
+from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.places.protocol import Place
 from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal
 from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
 
@@ -88,14 +91,14 @@ def status(source: Destination) -> Status:
     >>> status(store).state, status(store).shape, status(store).nbytes
     ('complete', (5,), 40)
     """
-    place = located(source)
+    place = resolve_destination(source)
     for _ in range(LOOKS - 1):
         with suppress(FileNotFoundError):  # it was renamed, or removed, while this looked
             return _status(place)
     return _status(place)
 
 
-def _status(place: LocalPath | InStore) -> Status:
+def _status(place: Place) -> Status:
     under_way = _unfinished(place)
     document = found(place)
     is_published = document is not None
@@ -105,7 +108,7 @@ def _status(place: LocalPath | InStore) -> Status:
     if under_way is not None:
         state = "unfinished"
         where, document, record = under_way
-    known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
+    known = Status(str(place), state, is_published=is_published, set_aside=place.backup)
     if document is None:
         return known
     array = judged(where.in_store(read_only=True), document, str(place))
@@ -130,25 +133,16 @@ def _status(place: LocalPath | InStore) -> Status:
     )
 
 
-def _unfinished(
-    place: LocalPath | InStore,
-) -> tuple[LocalPath | InStore, Document | None, Record | None] | None:
+def _unfinished(place: Place) -> tuple[Place, Document | None, Record | None] | None:
     """Where an unfinished write is, with its metadata and its record, if it has some."""
-    if isinstance(place, LocalPath):
-        staging = LocalPath(place.beside("partial"))
-        if not os.path.isdir(staging.path):  # whose name may be too long, where the array's is not
-            return None
-        draft = staging.read(KEPT_BACK)
-        if draft is not None:
-            return staging, *_unsealed(draft, str(place))
-        document = found(staging)  # it died when it was about to publish, or before it began
-        return staging, document, record_of(document)
-    kept_back = place.read(KEPT_BACK)
-    if kept_back is None or kept_back == place.read("zarr.json"):
+    draft = place.draft(overwrite=False)
+    if not draft.exists():
         return None
-    if kept_back == OVERWRITING:  # of an overwrite that has only begun
-        return place, None, None
-    return place, *_unsealed(kept_back, str(place))
+    where = resolve_destination(StorePath(draft.where.store, draft.where.path))
+    kept_back = where.read(KEPT_BACK)
+    if kept_back is None or kept_back == OVERWRITING:  # it died before it had metadata
+        return where, None, None
+    return where, *_unsealed(kept_back, str(place))
 
 
 def _unsealed(draft: bytes, place: str) -> tuple[Document, Record]:
@@ -160,7 +154,7 @@ def _unsealed(draft: bytes, place: str) -> tuple[Document, Record]:
         ) from error
 
 
-def _done_blocks(staging: LocalPath | InStore, document: Document, record: Record) -> int | None:
+def _done_blocks(staging: Place, document: Document, record: Record) -> int | None:
     """Count the blocks that resuming skips, if they are not too many."""
     if record.run_id is None:
         return None
@@ -174,17 +168,13 @@ def _done_blocks(staging: LocalPath | InStore, document: Document, record: Recor
         return None  # what was written by another program need make no sense
 
 
-def _set_aside(place: LocalPath | InStore) -> str | None:
-    old = place.set_aside if isinstance(place, LocalPath) else None
-    return None if old is None else str(old)
-
-
-def _stored_bytes(place: LocalPath | InStore) -> int | None:
-    if isinstance(place, InStore):
-        listed = place.store.supports_listing
-        return sync(place.store.getsize_prefix(place.key(""))) if listed else None
+def _stored_bytes(place: Place) -> int | None:
+    if not isinstance(place, LocalDirectory):
+        where = place.in_store(read_only=True)
+        listed = where.store.supports_listing
+        return sync(where.store.getsize_prefix(where.key(""))) if listed else None
     size = 0
-    for _, entry in files_below(place.path):
+    for _, entry in walk_files(place.path):
         with suppress(FileNotFoundError):  # temporary files come and go
             size += entry.stat(follow_symlinks=False).st_size
     return size

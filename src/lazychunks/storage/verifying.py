@@ -22,7 +22,7 @@ from lazychunks.storage.chunks.files import Reader
 from lazychunks.storage.record import record_of
 from lazychunks.storage.chunks.trust import has_checksums, opened
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.destinations import located
+from lazychunks.storage.places.place import resolve_destination
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import Document, StoredArray
@@ -96,7 +96,7 @@ def verify(
     >>> verify(store).is_sound, verify(store).missing_keys
     (False, ('c/1',))
     """
-    place = located(source)
+    place = resolve_destination(source)
     array = opened(place, max_chunk_bytes)
     chunks = _Chunks(array, max_chunk_bytes)
     stored = sorted(chunks.stored(place.keys()))

@@ -63,7 +63,7 @@ from lazychunks.storage.record import (
     with_shape,
 )
 from lazychunks.storage.target import DRAFT, FirstBlock, Target, parse_chunk_key
-from lazychunks.storage.unfinished import count_done, target_of
+from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
@@ -75,6 +75,9 @@ T = TypeVar("T")
 
 WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
+
+MOST_UNITS = 2**31
+"""Number of units along an axis whose end is not known yet, for stores that must know."""
 
 VERSION = metadata.version("lazychunks")
 
@@ -142,7 +145,8 @@ class Write(Generic[T]):
         self._process = os.getpid()
         if options.resume and not self._draft.can_be_kept:
             raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write aside to go on with; leave out "
+                f"{self.place} cannot keep an unfinished write for another start: a zip file cannot "
+                "delete, and what a session has not committed ends with its process; leave out "
                 "resume=True, or write to a directory or another store"
             )
 
@@ -354,7 +358,7 @@ class Write(Generic[T]):
         if None in noted or not noted or noted == self._counts:
             return
         counts = count()
-        if counts != noted:
+        if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
             raise mismatch("the number of blocks", "count", noted, counts, way_out)
 
@@ -417,6 +421,7 @@ class Write(Generic[T]):
             return  # it died before anything was stored: there is nothing to go on with
         check_same_run(self.options.run_id, record.run_id, str(self.place))
         self._compare(document, record)
+        record = note_even_ends(record)
         self._document, self._record = document, record
         self._has_begun = True
         if record.is_written:
@@ -464,7 +469,6 @@ class Write(Generic[T]):
         self._check_first(first)
         document = self._plan(first, dtype, options)
         self._has_begun = True
-        self._draft.begin()
         record = Record(
             VERSION,
             run_id=options.run_id if self._keeps else None,
@@ -475,13 +479,15 @@ class Write(Generic[T]):
             sizes=self._unknown,
             listed=hash_sizes(options.sizes),
         )
-        self._write_draft(document, record)
-        self.target = self._target_of(self._draft.where, self._document, record, ())
+        self._document, self._record = with_record(document, record), record
+        target = self._target_of(self._draft.where, self._document, record, ())
+        self._draft.begin({"": self._kept_back(target)})
+        self.target = target
 
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
         """Note the sizes of blocks along the axes on which they are uneven, for another start."""
         noted = tuple(
-            None if new is None else max(tuple(new), old or (), key=len)
+            old if new is None else max(tuple(new), old or (), key=len)
             for new, old in zip(sizes, self._record.sizes, strict=True)
         )
         self._write_draft(self._document, replace(self._record, sizes=noted))
@@ -555,6 +561,14 @@ class Write(Generic[T]):
         self._document, self._record = with_record(document, record), record
         if self._draft.can_be_kept:
             self._draft.where.write(DRAFT, seal(self._document))
+
+    def _kept_back(self, target: Target[T]) -> bytes:
+        """Return the metadata that the unfinished write starts with."""
+        if self._draft.can_be_kept:
+            return seal(self._document)
+        # Where nothing can be kept back, as in a session, chunks may lie anywhere below the shape.
+        lengths = (extent * MOST_UNITS for extent in target.unit)
+        return serialize(with_shape(self._document, (*lengths, *target.plan.trailing)))
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -642,7 +656,7 @@ class Write(Generic[T]):
         """Remove what was written; whether nothing of it remains."""
         with contextlib.suppress(Exception):  # the failure of the write is what counts
             self._draft.discard()
-            return self._draft.can_be_kept and not self._draft.exists()
+            return self._draft.supports_deletes and not self._draft.exists()
         return False
 
 

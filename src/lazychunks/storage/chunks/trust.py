@@ -11,7 +11,7 @@ from lazychunks.errors import UntrustedArrayError
 from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.metadata import described, parsed
-from lazychunks.storage.places.destinations import InStore, LocalPath
+from lazychunks.storage.places.protocol import Place
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import Document, StoredArray
@@ -28,7 +28,7 @@ BYTES_EACH = 2**11
 """Bytes that zarr needs for each chunk that it reads at the same time, whatever its size; about."""
 
 
-def found(place: LocalPath | InStore) -> Document | None:
+def found(place: Place) -> Document | None:
     """Read the metadata of an array of Zarr 3 or 2, if there is any.
 
     Raises
@@ -64,7 +64,7 @@ def document_of(value: bytes, zarr_format: int, where: str) -> Document:
     return document
 
 
-def opened(place: LocalPath | InStore, max_chunk_bytes: int) -> StoredArray:
+def opened(place: Place, max_chunk_bytes: int) -> StoredArray:
     """Open an array whose metadata promises nothing unexpected.
 
     Raises

@@ -1,95 +1,111 @@
-"""Stand-in over the old publication."""
+"""Which place a destination means: rules of paths and URLs, and the kinds of stores."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Protocol, TypeGuard
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from lazychunks.storage.chunks.metadata import KEPT_BACK
-from lazychunks.storage.places.destinations import LocalPath, located
-from lazychunks.storage.places.publishing import publication_at
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
-
-class _Draft:
-    def __init__(self, pub, local):
-        self.pub = pub
-        self.local = local
-
-    @property
-    def where(self):
-        return self.pub.where
-
-    @property
-    def is_committed(self):
-        return self.pub.is_shown
-
-    @property
-    def can_be_kept(self):
-        return self.pub.can_take_back
-
-    @property
-    def can_spill(self):
-        return self.local
-
-    def exists(self):
-        return self.pub.has_leftovers()
-
-    def begin(self):
-        self.pub.begin()
-
-    def keys(self, *, tidy=False):
-        return list(self.pub.keys(tidy=tidy))
-
-    def commit(self, documents, *, durable):
-        import json
-
-        if self.pub.can_take_back:
-            self.where.write(KEPT_BACK, documents[""])
-        self.pub.commit(json.loads(documents[""]), durable=durable)
-
-    def discard(self):
-        self.pub.discard()
+from lazychunks.storage.options import Destination
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.metadata_last import StoreKeys
+from lazychunks.storage.places.protocol import Place
+from lazychunks.storage.places.session import IcechunkSession, is_icechunk
 
 
-class _Place:
-    def __init__(self, place):
-        self.place = place
-        self.pub = None
+def resolve_destination(destination: Destination) -> Place:
+    """Return the place that a user means.
 
-    def __str__(self):
-        return str(self.place)
-
-    @property
-    def is_seen_by_processes(self):
-        return self.place.is_seen_by_processes
-
-    def read(self, name):
-        return self.place.read(name)
-
-    def keys(self):
-        return self.place.keys()
-
-    def in_store(self, *, read_only):
-        return self.place.in_store(read_only=read_only)
-
-    def holds_array(self):
-        return self.place.holds_array()
-
-    def check_removable(self):
-        if isinstance(self.place, LocalPath):
-            self.place.check_removable()
-
-    def draft(self, *, overwrite):
-        self.pub = publication_at(self.place, overwrite=overwrite)
-        return _Draft(self.pub, isinstance(self.place, LocalPath))
-
-    @contextmanager
-    def lock(self):
-        try:
-            self.pub.lock()
-            yield
-        finally:
-            self.pub.unlock()
+    Raises
+    ------
+    TypeError
+        If it is neither a path, nor a URL, nor a zarr store, nor a dict, nor a mapper of fsspec.
+    ValueError
+        If it is a path or a URL that cannot name a directory for an array.
+    """
+    match destination:
+        case StorePath():
+            return _resolve_store(destination.store, destination.path)
+        case Store():
+            return _resolve_store(destination, "")
+        case dict():
+            return StoreKeys(MemoryStore(destination), "")
+        case str() if "://" in destination:
+            return _resolve_url(destination)
+        case _:
+            return _resolve_other(destination)
 
 
-def resolve_destination(d):
-    return _Place(located(d))
+def _resolve_store(store: Store, path: str) -> Place:
+    """Return a place in a store, by the store's kind: each has one line here."""
+    if type(store) is LocalStore and not store.read_only:
+        return LocalDirectory((store.root / path).absolute())
+    if type(store) is LocalStore:
+        return StoreKeys(LocalStore(store.root.absolute(), read_only=True), path)
+    if is_icechunk(store):
+        return IcechunkSession(store, path)
+    return StoreKeys(store, path)
+
+
+def _resolve_url(url: str) -> Place:
+    parts = urlsplit(url)
+    if parts.scheme in ("file", "local"):
+        if "?" in url or "#" in url:
+            raise ValueError(f"{url} is more than a path; write ? as %3F and # as %23")
+        host = "" if parts.netloc == "localhost" else parts.netloc
+        return _resolve_path(url2pathname(host + parts.path))
+    return StoreKeys(FsspecStore.from_url(url), "")
+
+
+def _resolve_other(destination: object) -> Place:
+    if _is_mapper(destination):
+        protocol = destination.fs.protocol
+        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
+            return LocalDirectory(Path(destination.root).absolute())
+        return StoreKeys(FsspecStore.from_mapper(destination), "")
+    if not isinstance(destination, str | bytes | os.PathLike):
+        raise TypeError(
+            f"cannot store at a {type(destination).__name__}; pass a path, a URL, a zarr store, or "
+            "a dict"
+        )
+    return _resolve_path(os.fsdecode(destination))
+
+
+def _resolve_path(name: str) -> LocalDirectory:
+    if not name:
+        raise ValueError("the destination is an empty path; name a directory for the array")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
+        raise ValueError(
+            f"{name} looks like a URL that was made a path, and lost a slash; pass it as a str, or "
+            "put ./ before it if that is what the directory is called"
+        )
+    expanded = os.path.expanduser(name)
+    if name.startswith("~") and expanded == name:
+        raise ValueError(
+            f"{name} begins with ~ as a home directory does, and there is no such user; put ./ "
+            "before it if that is what the directory is called"
+        )
+    return LocalDirectory(Path(expanded).absolute(), expanded)
+
+
+class _FileSystem(Protocol):
+    protocol: str | tuple[str, ...]
+
+
+class _Mapper(Protocol):
+    """A directory of an fsspec file system as a mapping: ``fsspec.get_mapper``."""
+
+    fs: _FileSystem
+    root: str
+
+
+def _is_mapper(value: object) -> TypeGuard[_Mapper]:
+    mapping = sys.modules.get("fsspec.mapping")  # who has a mapper has imported it
+    return mapping is not None and isinstance(value, mapping.FSMap)

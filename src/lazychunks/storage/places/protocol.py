@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Protocol
 
 from lazychunks.storage.keys import Keys
 
+NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
+"""Metadata of no array."""
+
 
 class Draft(Protocol):
-    """An unfinished write, which readers do not see."""
+    """An unfinished write, which readers do not see.
+
+    Its three verbs are :meth:`begin`, :meth:`commit` and :meth:`discard`; all are called by the
+    holder of the place's lock.
+    """
 
     @property
     def where(self) -> Keys:
@@ -24,7 +32,12 @@ class Draft(Protocol):
 
     @property
     def can_be_kept(self) -> bool:
-        """Whether it can be kept aside for another start, or be removed again."""
+        """Whether it can be kept aside for another start."""
+        ...
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether it can be removed again."""
         ...
 
     @property
@@ -36,12 +49,25 @@ class Draft(Protocol):
         """Whether an earlier start has left something."""
         ...
 
-    def begin(self) -> None:
-        """Make room: after this, the draft is empty."""
+    def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
+        """Make room: after this, the draft is empty.
+
+        Parameters
+        ----------
+        documents
+            What is known of the ``zarr.json`` of each array of the write, by the path of its node
+            below the destination; the destination itself has an empty path, and its document is
+            kept back. Only a session needs them: it refuses chunks of arrays that it does not know.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something came to be there since the write began, or cannot be replaced.
+        """
         ...
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:
-        """List its keys; with ``tidy``, remove what a dead writer was writing."""
+        """List the keys that are stored whole; with ``tidy``, remove what a dead writer wrote."""
         ...
 
     def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:
@@ -54,6 +80,11 @@ class Draft(Protocol):
             destination itself, whose path is empty, makes the write visible and is written last.
         durable
             Whether all of it must be on the device before.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something came to be there that this write must not replace.
         """
         ...
 
@@ -72,6 +103,11 @@ class Place(Protocol):
     @property
     def is_seen_by_processes(self) -> bool:
         """Whether other processes see what is written there."""
+        ...
+
+    @property
+    def backup(self) -> str | None:
+        """Where the array is that a dead writer has moved aside, and the next one puts back."""
         ...
 
     def read(self, name: str) -> bytes | None:

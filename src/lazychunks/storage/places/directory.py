@@ -1,0 +1,470 @@
+"""A directory on the local file system: written in a hidden sibling, renamed into place at once.
+
+The sibling of ``NAME`` is ``.NAME.partial``. Where an array is replaced, the two directories are
+exchanged atomically (Linux); where that cannot be done, the old one steps aside as ``.NAME.old``
+for the moment between two renames, and comes back if the writer dies in it.
+
+Arrays of the user's own may have such names too. What a writer has left is known by a mark inside:
+an unfinished write by the metadata that it keeps back, ``zarr.json.partial``, and an array that is
+being replaced by the empty file ``lazychunks.replaced``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from zarr.storage import LocalStore
+
+from lazychunks.errors import DestinationReadOnlyError
+from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
+from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.lock import hold_lock
+from lazychunks.storage.places.protocol import NO_DOCUMENTS
+from lazychunks.storage.places.refusals import (
+    METADATA_NAMES,
+    check_above,
+    find_foreign_names,
+    has_metadata,
+    is_array,
+    is_draft,
+    parse_metadata,
+    refuse,
+    refuse_link,
+    refuse_neighbor,
+    refuse_newcomer,
+)
+from lazychunks.storage.places.register import REGISTER, locate
+
+REPLACED = "lazychunks.replaced"
+"""Name of the file that marks an array as one that a writer is about to replace."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDirectory:
+    """A directory on the local file system, which need not be there."""
+
+    path: Path
+    """Absolute: a change of the working directory meanwhile changes nothing here."""
+    given: str = ""
+    """What the user calls it, for messages."""
+    made: list[Path] = field(default_factory=list[Path], init=False, compare=False, repr=False)
+    """Parents that this writer has made, the innermost first."""
+
+    def __str__(self) -> str:
+        return self.given or str(self.path)
+
+    @property
+    def is_seen_by_processes(self) -> bool:
+        """Whether other processes see what is written there."""
+        return True
+
+    @property
+    def backup(self) -> str | None:
+        """Where the array is that a dead writer has moved aside in the middle of a replacement."""
+        old = self.beside("old")
+        is_free = not self.path.exists() or (self.path.is_dir() and not _list_names(self.path))
+        names = _list_names(old)
+        return str(old) if is_free and REPLACED in names and has_metadata(names) else None
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file, if it is there."""
+        file = self.path / name
+        return file.read_bytes() if file.is_file() else None
+
+    def keys(self) -> list[str]:
+        """List the files below, by their paths relative to this one."""
+        return [key for key, _ in walk_files(self.path)]
+
+    def in_store(self, *, read_only: bool) -> Keys:
+        """Return the same place as one in a zarr store."""
+        return Keys(LocalStore(self.path, read_only=read_only), "")
+
+    def beside(self, what: Literal["lock", "old", "partial"]) -> Path:
+        """Return the path of a hidden sibling that writers use."""
+        return self.path.parent / f".{self.path.name}.{what}"
+
+    def holds_array(self) -> bool:
+        """Tell whether an array is there.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something else is there: whatever ``overwrite`` says, it is not ours to replace.
+        DestinationReadOnlyError
+            If the directory that would hold the array cannot be written.
+        """
+        path, name = self.path, str(self)
+        if path.name in ("", ".."):
+            raise ValueError(f"{name} does not name a directory that could be made; say its name")
+        if path.is_symlink():
+            raise refuse(name, "a symbolic link")
+        real = Path(os.path.realpath(path))
+        check_above(name, map(LocalDirectory, dict.fromkeys((*path.parents, *real.parents))))
+        self._check_directory(next(parent for parent in path.parents if parent.exists()))
+        if not path.exists():
+            return False
+        if not path.is_dir():
+            raise refuse(name, "a file")
+        if os.path.ismount(path):  # no rename crosses it
+            raise refuse(name, "a mount point")
+        if _has_working_directory(path):
+            raise refuse(name, "the working directory of this process, or above it")
+        return is_array(name, _list_names(path), parse_metadata(self.read(METADATA)))
+
+    def check_removable(self) -> None:
+        """Refuse an array that could be moved out of the way, but then not be removed.
+
+        Raises
+        ------
+        DestinationReadOnlyError
+            If its directories cannot be written.
+        """
+        for directory in filter(Path.is_dir, (self.path, self.path / "c")):
+            self._check_directory(directory, "replaced")
+
+    def draft(self, *, overwrite: bool) -> SiblingDirectory:
+        """Return the unfinished write beside the directory, or the place for one."""
+        return SiblingDirectory(self, overwrite=overwrite)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer, and finish what a dead one has left half-way.
+
+        All is looked at first: a lock file would be a change that a refusal must not make.
+
+        Raises
+        ------
+        DestinationBusyError
+            If another writer is at work.
+        DestinationExistsError, DestinationReadOnlyError
+            If the destination may not, or cannot, be written.
+        """
+        location = locate(LocalStore(self.path), "")
+        with REGISTER.enter(location, str(self), is_staged=True):
+            self.holds_array()
+            self._check_siblings()
+            with self._make_parents(), hold_lock(self.beside("lock"), str(self)):
+                self._check_siblings()
+                self._repair()
+                yield
+
+    @contextlib.contextmanager
+    def _make_parents(self) -> Iterator[None]:
+        """Make the directories above, and remove them if nothing comes to be in them."""
+        self.made[:] = [parent for parent in self.path.parents if not parent.exists()]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                for directory in self.made:
+                    directory.rmdir()
+
+    def _check_siblings(self) -> None:
+        """Refuse what has a name of ours beside the destination, and is not ours."""
+        for directory in (self.beside("old"), self.beside("partial")):
+            if directory.is_symlink():
+                raise refuse_link(str(directory))
+            if directory.exists() and not (directory.is_dir() and _is_ours(directory)):
+                raise refuse_neighbor(str(directory))
+
+    def _repair(self) -> None:
+        """Put an old array back, remove one that was replaced, and hide what is unfinished."""
+        old, staging = self.beside("old"), self.beside("partial")
+        if REPLACED in _list_names(staging):
+            remove_array(staging)
+        if self.backup is not None:
+            os.rename(old, self.path)
+        elif old.exists():
+            remove_array(old)
+        # A program that goes through the group around would take it for an array.
+        _unlink(staging / METADATA)
+        if METADATA in _list_names(self.path):
+            _unlink(self.path / KEPT_BACK)
+        _unlink(self.path / REPLACED)
+
+    def _check_directory(self, directory: Path, what: str = "created") -> None:
+        if not directory.is_dir():
+            raise refuse(str(self), f"below {directory}, which is a file")
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise DestinationReadOnlyError(
+                f"{self} cannot be {what}, since {directory} is not writable", path=str(self)
+            )
+
+
+class SiblingDirectory:
+    """An unfinished write in a hidden sibling of its destination.
+
+    Parameters
+    ----------
+    place
+        The destination.
+    overwrite
+        Whether an array that is there may be replaced.
+    """
+
+    def __init__(self, place: LocalDirectory, *, overwrite: bool) -> None:
+        self._place = place
+        self._overwrite = overwrite
+        self._staging = place.beside("partial")
+        self._is_only_copy = False
+        self._is_committed = False
+
+    @property
+    def where(self) -> Keys:
+        """Where its chunks are stored."""
+        return Keys(LocalStore(self._staging), "")
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether readers see it, whatever fails after that."""
+        return self._is_committed
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether it can be kept for another start."""
+        return True
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether it can be removed again."""
+        return True
+
+    @property
+    def can_spill(self) -> bool:
+        """Whether files beside its chunks cost little."""
+        return True
+
+    def exists(self) -> bool:
+        """Whether an earlier start has left something."""
+        staging = self._staging
+        is_directory = os.path.isdir(staging) and not os.path.islink(staging)
+        return is_directory and is_draft(_list_names(staging))
+
+    def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
+        """Make an empty staging directory, open to nobody to whom the destination is not."""
+        if self._staging.exists():
+            shutil.rmtree(self._staging)
+        if self._place.path.is_dir():
+            _make_directory_like(self._staging, os.stat(self._place.path))
+        else:
+            os.mkdir(self._staging)
+        if "" in documents:
+            self.where.write(KEPT_BACK, documents[""])
+
+    def keys(self, *, tidy: bool = False) -> Iterator[str]:
+        """List the files that are stored.
+
+        A file that a dead writer was writing has a name of its own, and is left out. With ``tidy``
+        it is removed, which only the holder of the lock may do, and as long as no worker writes.
+
+        Raises
+        ------
+        DestinationExistsError
+            If there is a symbolic link: chunks would be written through it.
+        """
+        for key, entry in walk_files(self._staging):
+            if entry.is_symlink():
+                raise refuse_link(entry.path)
+            if key == KEPT_BACK or not key.endswith(".partial"):
+                yield key
+            elif tidy:
+                os.unlink(entry.path)
+
+    def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:
+        """Rename the staging directory into place; an array that is there steps out at once.
+
+        Raises
+        ------
+        DestinationExistsError
+            If an array came to be there although none was to be replaced.
+        """
+        staging, target = self._staging, self._place.path
+        if not (staging / KEPT_BACK).exists():
+            (staging / KEPT_BACK).write_bytes(documents[""])
+        for path, document in sorted(documents.items(), reverse=True):  # the root's path is ""
+            (staging / path).mkdir(parents=True, exist_ok=True)
+            (staging / path / METADATA).write_bytes(document)
+        if durable:
+            _sync_tree(staging)
+        replaces = self._place.holds_array()
+        if replaces and not self._overwrite:
+            raise refuse_newcomer(str(self._place))
+        try:
+            if replaces:
+                self._replace()
+            else:
+                os.rename(staging, target)
+            self._is_committed = True
+        except BaseException:
+            # The system may report an error, or an interrupt come, when it has taken effect.
+            self._is_committed = (target / KEPT_BACK).is_file()
+            raise
+        if durable:
+            for directory in (target, *self._place.made):
+                _sync(directory.parent)
+        with contextlib.suppress(OSError):  # the next writer tidies up
+            _unlink(target / KEPT_BACK)
+            if replaces:
+                self._remove_replaced()
+
+    def discard(self) -> None:
+        """Remove the staging directory, unless its content is in place, or nowhere else."""
+        if not (self._is_committed or self._is_only_copy):
+            shutil.rmtree(self._staging, ignore_errors=True)
+
+    def _replace(self) -> None:
+        """Put the staging directory where an array is."""
+        target, old = self._place.path, self._place.beside("old")
+        (target / REPLACED).touch()
+        try:
+            if exchange_directories(self._staging, target):
+                return
+            try:
+                os.rename(target, old)
+                os.rename(self._staging, target)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.rename(old, target)
+                raise
+        except BaseException as error:
+            is_immovable = isinstance(error, OSError) and error.errno == errno.EXDEV
+            if is_immovable and REPLACED in _list_names(target):
+                self._replace_immovable()
+                return
+            with contextlib.suppress(OSError):
+                _unlink(target / REPLACED)
+            raise
+
+    def _replace_immovable(self) -> None:
+        """Remove the old array first, where a file system cannot move it.
+
+        An overlay file system, as in a container, cannot move a directory of a lower layer.
+        """
+        self._is_only_copy = True
+        try:
+            remove_array(self._place.path)
+            os.rename(self._staging, self._place.path)
+        except BaseException as error:
+            error.add_note(
+                f"the array at {self._place} had to be removed first, since its file system cannot "
+                f"move it; all of the new one is in {self._staging}"
+            )
+            raise
+        self._is_only_copy = False
+
+
+    def _remove_replaced(self) -> None:
+        """Remove the old array, of which a part must not pass for an unfinished write."""
+        old = self._place.beside("old")
+        if REPLACED in _list_names(self._staging):
+            try:
+                os.rename(self._staging, old)
+            except OSError:  # something has come to be there meanwhile
+                remove_array(self._staging)
+                return
+        if REPLACED in _list_names(old):
+            remove_array(old)
+
+
+def walk_files(directory: str | Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield the files and links below a directory, by their keys relative to it."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from walk_files(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry
+
+
+def exchange_directories(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; False where the system cannot.
+
+    Source: ``renameat2(2)`` with ``RENAME_EXCHANGE``, Linux 3.15 and glibc 2.28 or newer.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
+
+
+def _list_names(directory: Path) -> frozenset[str]:
+    """Return the names in a directory, none where there is no directory.
+
+    Not by pathlib, which raises where a sibling's name is too long and the destination's is not.
+    """
+    if not os.path.isdir(directory):
+        return frozenset()
+    with contextlib.suppress(FileNotFoundError):  # it may be gone by now
+        return frozenset(os.listdir(directory))
+    return frozenset()
+
+
+def _has_working_directory(directory: Path) -> bool:
+    """Whether a directory is this process's working directory, or above it."""
+    try:
+        return Path.cwd().is_relative_to(directory.resolve())
+    except FileNotFoundError:  # the working directory is gone
+        return False
+
+
+def _make_directory_like(directory: Path, model: os.stat_result) -> None:
+    """Make a directory with the group and the mode of another one, and never wider than that."""
+    os.mkdir(directory, stat.S_IRWXU)
+    mode = stat.S_IMODE(model.st_mode) | stat.S_IRWXU
+    try:
+        os.chown(directory, -1, model.st_gid)
+    except PermissionError:
+        mode &= ~(stat.S_IRWXG | stat.S_ISGID)  # it would be open to a group of another name
+    os.chmod(directory, mode)
+
+
+def remove_array(directory: Path) -> None:
+    """Remove an array, first what makes it one, in case this dies in the middle."""
+    for name in METADATA_NAMES:
+        with contextlib.suppress(OSError):
+            _unlink(directory / name)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether a writer has left a directory, as far as its members tell."""
+    names = _list_names(directory)
+    return is_draft(names) or (REPLACED in names and not find_foreign_names(names))
+
+
+def _unlink(file: Path) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(file)
+
+
+def _sync_tree(directory: Path) -> None:
+    for parent, _, files in os.walk(directory):
+        for name in (*files, ""):
+            _sync(Path(parent, name))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

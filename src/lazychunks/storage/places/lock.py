@@ -1,0 +1,154 @@
+"""The lock file of a local destination, which keeps a second writer out, in whatever process.
+
+The system holds the lock, so that it goes with its process. Where a file system cannot lock, the
+file itself is the lock and says whose it is; after a kill somebody has to remove it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from lazychunks.errors import DestinationBusyError
+from lazychunks.storage.places.refusals import (
+    refuse_link,
+    refuse_neighbor,
+    refuse_second_writer,
+)
+
+_HELD_BY_ANOTHER = (errno.EAGAIN, errno.EACCES)
+
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+"""What network, FUSE and cluster file systems answer that do not implement locks."""
+
+
+@contextlib.contextmanager
+def hold_lock(file: Path, name: str) -> Iterator[None]:
+    """Hold a lock file, and remove it in the end.
+
+    Parameters
+    ----------
+    file
+        The lock file.
+    name
+        What it protects, for messages.
+
+    Raises
+    ------
+    DestinationBusyError
+        If another writer holds it.
+    DestinationExistsError
+        If something else is there.
+    """
+    lock = _LockFile(file, name)
+    try:
+        lock.acquire()
+        yield
+    finally:
+        lock.release()
+
+
+class _LockFile:
+    def __init__(self, file: Path, name: str) -> None:
+        self._file = file
+        self._name = name
+        self._process = os.getpid()
+        self._descriptor: int | None = None
+        self._is_ours = False
+        """Whether the file is this writer's to remove."""
+
+    def acquire(self) -> None:
+        """Open and lock the file, anew if another writer removes it meanwhile."""
+        while True:
+            is_new = self._open()
+            assert self._descriptor is not None
+            self._is_ours = is_new
+            if self._lock(self._descriptor, is_new=is_new):
+                break
+            self._is_ours = False
+            self._close()
+        if not is_new:
+            self._check_empty(self._descriptor)
+            self._is_ours = True
+
+    def release(self) -> None:
+        """Remove the file, and unlock it also if that fails.
+
+        It is removed while it is locked: a writer that has opened it before then finds, when it
+        gets the lock, that the file has no name any more, and opens it anew.
+        """
+        try:
+            if self._is_ours and self._process == os.getpid():  # a fork leaves its parent's alone
+                with contextlib.suppress(OSError):
+                    os.unlink(self._file)
+                if self._descriptor is not None:
+                    # Closing alone would leave it locked as long as a forked process lives.
+                    with contextlib.suppress(OSError):
+                        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._is_ours = False
+            self._close()
+
+    def _open(self) -> bool:
+        """Open the file; True if it was not there before."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            try:
+                self._descriptor = os.open(self._file, flags | os.O_EXCL, 0o666)
+            except FileExistsError:
+                self._descriptor = os.open(self._file, flags, 0o666)
+                return False
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise refuse_link(str(self._file)) from None
+            if error.errno in (errno.EISDIR, errno.ENXIO):
+                raise refuse_neighbor(str(self._file)) from None
+            raise
+        return True
+
+    def _lock(self, descriptor: int, *, is_new: bool) -> bool:
+        """Lock the file; False if it has lost its name, and with it its use."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD_BY_ANOTHER:
+                self._is_ours = False  # the other one was faster, with the file that this made
+                raise refuse_second_writer(self._name) from None
+            if error.errno not in _CANNOT_LOCK:
+                raise
+            if not is_new:
+                raise self._refuse_content(descriptor) from None
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            named = os.stat(self._file, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(os.fstat(descriptor), named)
+
+    def _check_empty(self, descriptor: int) -> None:
+        """Refuse a file that the system does not hold, or that is no lock at all."""
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise refuse_neighbor(str(self._file))
+        if found.st_size:
+            raise self._refuse_content(descriptor)
+
+    def _refuse_content(self, descriptor: int) -> DestinationBusyError:
+        owner = os.pread(descriptor, 80, 0).decode(errors="replace")
+        return DestinationBusyError(
+            f"another writer is at work on {self._name}, or was killed: {self._file} says "
+            f"{owner!r}; if no writer is at work, remove {self._file}",
+            path=self._name,
+        )
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)

@@ -1,0 +1,236 @@
+"""A place in any zarr store: chunks at their final keys, metadata last.
+
+What has no metadata is no array. Until all is written, the metadata of the array is kept back as
+``zarr.json.partial``; then ``zarr.json`` is written, which is the one act that shows the array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from lazychunks.errors import DestinationExistsError
+from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, OVERWRITING
+from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.protocol import NO_DOCUMENTS
+from lazychunks.storage.places.refusals import (
+    METADATA_NAMES,
+    check_above,
+    is_array,
+    parse_metadata,
+    refuse_newcomer,
+    refuse_read_only,
+)
+from lazychunks.storage.places.register import REGISTER, Location, locate
+
+
+@dataclass(frozen=True, slots=True)
+class StoreKeys(Keys):
+    """A place in a zarr store."""
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.path}" if self.path else str(self.store)
+
+    @property
+    def location(self) -> Location:
+        """Where it is, the same for all its names as far as that is known."""
+        return locate(self.store, self.path)
+
+    @property
+    def is_seen_by_processes(self) -> bool:
+        """Whether other processes see what is written there."""
+        return not self.location.is_private
+
+    @property
+    def backup(self) -> str | None:
+        """Where an array was moved aside: nowhere."""
+        return None
+
+    def keys(self) -> list[str] | None:
+        """List the keys that readers see; None where the store cannot list."""
+        return self.list_keys()
+
+    def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # the store is as the user opened it
+        """Return the place itself."""
+        return self
+
+    def holds_array(self) -> bool:
+        """Tell whether an array is there.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something else is there.
+        DestinationReadOnlyError
+            If the store was opened for reading.
+        """
+        if self.store.read_only:
+            raise refuse_read_only(str(self))
+        document = parse_metadata(self.read(METADATA))
+        parts = self.path.split("/") if self.path else []
+        above = (StoreKeys(self.store, "/".join(parts[:number])) for number in range(len(parts)))
+        check_above(str(self), above)
+        members = self._list_members()
+        if document is None and KEPT_BACK in members and ".zarray" not in members:
+            # Not an array yet, but nothing else may be beside it either.
+            is_array(str(self), members, {"node_type": "array"})
+            return False
+        if not members or (document is None and self.list_keys() == []):
+            return False  # a store that keeps files leaves empty directories
+        return is_array(str(self), members, document)
+
+    def check_removable(self) -> None:
+        """Refuse nothing: an array is removed before another one takes its place."""
+
+    def draft(self, *, overwrite: bool) -> MetadataLast:
+        """Return the unfinished write at the place, or what may become one."""
+        return MetadataLast(self, overwrite=overwrite)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer of this process, and finish what a dead one has left half-way.
+
+        The place is looked at afterwards: what a writer at work has put there is not complete yet,
+        and would be taken for something else.
+
+        Raises
+        ------
+        DestinationBusyError
+            If another writer of this process is at work there, within it, or around it.
+        DestinationExistsError, DestinationReadOnlyError
+            As :meth:`holds_array`.
+        """
+        with REGISTER.enter(self.location, str(self)):
+            self.holds_array()
+            if self.store.supports_deletes:
+                kept_back = self.read(KEPT_BACK)
+                if kept_back and kept_back == self.read(METADATA):
+                    self.delete(KEPT_BACK)
+            yield
+
+    def _list_members(self) -> list[str]:
+        members = self.list_directory()
+        if members is None:  # the store cannot list, so the keys that tell are asked for
+            few = (METADATA, ".zarray", ".zgroup")
+            members = [name for name in few if self.read(name) is not None]
+        return members
+
+
+class MetadataLast:
+    """An unfinished write at its final keys, without metadata that readers know.
+
+    Parameters
+    ----------
+    place
+        The destination.
+    overwrite
+        Whether an array that is there may be replaced.
+    """
+
+    def __init__(self, place: StoreKeys, *, overwrite: bool) -> None:
+        self._place = place
+        self._overwrite = overwrite
+        self._is_committed = False
+
+    @property
+    def where(self) -> Keys:
+        """Where its chunks are stored."""
+        return self._place
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether readers see it, whatever fails after that."""
+        return self._is_committed
+
+    @property
+    def can_be_kept(self) -> bool:
+        """Whether it can be kept for another start: not in a store that cannot delete."""
+        return self._place.store.supports_deletes
+
+    @property
+    def supports_deletes(self) -> bool:
+        """Whether it can be removed again."""
+        return self._place.store.supports_deletes
+
+    @property
+    def can_spill(self) -> bool:
+        """Whether files beside its chunks cost little: each one is a request."""
+        return False
+
+    def exists(self) -> bool:
+        """Whether metadata is kept back that is not that of the array which readers see."""
+        kept_back = self._place.read(KEPT_BACK) if self.supports_deletes else None
+        return kept_back is not None and kept_back != self._place.read(METADATA)
+
+    def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
+        """Remove what is there, metadata first, so that no reader sees a mixture.
+
+        Metadata that says nothing is kept back meanwhile. It tells what remains, if this dies, from
+        content that is not ours.
+
+        Raises
+        ------
+        DestinationExistsError
+            If something came to be there since the write began, or this process reads the array, or
+            the store cannot delete it.
+        """
+        place = self._place
+        holds_array = place.holds_array()
+        if holds_array and not self._overwrite:
+            raise refuse_newcomer(str(place))
+        REGISTER.begin_removal(place.location, str(place))
+        if not self.supports_deletes:
+            if holds_array:
+                raise DestinationExistsError(
+                    f"{place} holds an array, and its store cannot delete, hence not replace it; "
+                    "choose another destination",
+                    path=str(place),
+                )
+            return
+        place.write(KEPT_BACK, OVERWRITING)
+        place.delete(*METADATA_NAMES)
+        self._remove_chunks()
+        if "" in documents:
+            place.write(KEPT_BACK, documents[""])
+
+    def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
+        """List the keys that are stored."""
+        return self._place.list_keys() or ()
+
+    def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:  # noqa: ARG002  # stores keep what they acknowledge
+        """Write the metadata, that of the destination itself last.
+
+        Raises
+        ------
+        DestinationExistsError
+            If another program has stored something there in the meantime.
+        """
+        place = self._place
+        for path, document in sorted(documents.items(), reverse=True):  # the root's path is ""
+            if path:
+                place.write(f"{path}/{METADATA}", document)
+        root = documents[""]
+        if place.read(METADATA) is not None:
+            raise refuse_newcomer(str(place))
+        try:
+            place.write(METADATA, root)
+            self._is_committed = True
+        except BaseException:
+            # The answer may be lost, or an interrupt come, when it has taken effect.
+            self._is_committed = place.read(METADATA) == root
+            raise
+        if self.supports_deletes:
+            with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
+                place.delete(KEPT_BACK)
+
+    def discard(self) -> None:
+        """Remove what has been written, unless it is complete and readers see it."""
+        if self.supports_deletes and not self._is_committed:
+            if self._place.read(METADATA) is None:
+                self._remove_chunks()
+            self._place.delete(KEPT_BACK)
+
+    def _remove_chunks(self) -> None:
+        """Remove all but the metadata that is kept back."""
+        self._place.delete(*(key for key in self.keys() if key != KEPT_BACK))

@@ -1,0 +1,189 @@
+"""What may be replaced, what is refused, and with which words: judgments of names and metadata."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from lazychunks.errors import (
+    DestinationBusyError,
+    DestinationExistsError,
+    DestinationReadOnlyError,
+)
+from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
+
+METADATA_NAMES = (METADATA, ".zarray")
+"""Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
+
+_NAMES_OF_AN_ARRAY = re.compile(
+    r"zarr\.json(\.partial)?|lazychunks\.\w+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
+    r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr writes a file under such a name at first
+    r"|(?P<older>\d+(\.\d+)*)"  # chunk keys as in Zarr 2
+)
+
+_USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
+
+
+def parse_metadata(value: bytes | None) -> Mapping[str, object] | None:
+    """Parse ``zarr.json``: None where there is none, empty where it is damaged."""
+    if value is None:
+        return None
+    try:
+        document: object = json.loads(value)
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): item for key, item in document.items()} if isinstance(document, dict) else {}
+
+
+def is_array(name: str, members: Collection[str], document: Mapping[str, object] | None) -> bool:
+    """Tell whether a destination holds an array, rather than nothing.
+
+    Parameters
+    ----------
+    name
+        The destination, for messages.
+    members
+        First parts of the keys below it.
+    document
+        Its metadata of Zarr 3, if there is any.
+
+    Raises
+    ------
+    DestinationExistsError
+        If it holds anything else: that is never replaced, whatever ``overwrite`` says.
+    """
+    if not members:
+        return False
+    if document is None:
+        kind = "array" if ".zarray" in members else "group" if ".zgroup" in members else None
+    else:
+        kind = document.get("node_type")
+    if kind == "group":
+        raise refuse(name, "a zarr group")
+    if kind != "array":
+        raise refuse(name, f"no array but other content ({_enumerate(sorted(members))})")
+    keys = (document or {}).get("chunk_key_encoding")
+    foreign = find_foreign_names(members, are_keys_usual=keys == _USUAL_KEYS)
+    if foreign:
+        raise refuse(name, f"an array beside other content ({_enumerate(foreign)})")
+    return True
+
+
+class Readable(Protocol):
+    """A place whose keys can be read."""
+
+    def __str__(self) -> str: ...
+
+    def read(self, name: str) -> bytes | None:
+        """Read a key, if it is there."""
+        ...
+
+
+def check_above(
+    name: str, above: Iterable[Readable], marks: Iterable[str] = (KEPT_BACK, ".zarray")
+) -> None:
+    """Refuse a destination below an array, finished or not.
+
+    Parameters
+    ----------
+    name
+        The destination, for messages.
+    above
+        The places above it.
+    marks
+        Names of keys, besides ``zarr.json``, that tell an array.
+
+    Raises
+    ------
+    DestinationExistsError
+        If one of them is an array.
+    """
+    for place in above:
+        document = parse_metadata(place.read(METADATA)) or {}
+        if document.get("node_type") == "array" or any(map(place.read, marks)):
+            raise refuse(name, f"inside the array at {place}")
+
+
+def find_foreign_names(members: Iterable[str], *, are_keys_usual: bool = False) -> list[str]:
+    """Return the names that neither an array nor a writer gives to a member.
+
+    With the usual chunk keys, all chunks are below one member, so a number is foreign as well.
+    """
+    matches = ((name, _NAMES_OF_AN_ARRAY.fullmatch(name)) for name in members)
+    return sorted(
+        name for name, match in matches if match is None or (are_keys_usual and match["older"])
+    )
+
+
+def has_metadata(members: Collection[str]) -> bool:
+    """Whether readers take a directory with these members for an array or a group."""
+    return any(name in members for name in METADATA_NAMES)
+
+
+def is_draft(members: Collection[str]) -> bool:
+    """Whether a directory with these members is an unfinished write, or what remains of one.
+
+    A writer keeps ``zarr.json.partial`` in it from the beginning to the end, so an array without
+    that is somebody else's, whatever the directory is called.
+    """
+    is_marked = KEPT_BACK in members or not has_metadata(members)
+    return is_marked and not find_foreign_names(members)
+
+
+def refuse(name: str, found: str) -> DestinationExistsError:
+    """Refuse a destination for what it is."""
+    return DestinationExistsError(
+        f"{name} is {found}; that is never replaced: choose another destination, or move away "
+        "what is there",
+        path=name,
+    )
+
+
+def refuse_neighbor(path: str, found: str = "was not left by a writer") -> DestinationExistsError:
+    """Refuse something at a path that writers use beside the destination."""
+    return DestinationExistsError(
+        f"{path} is in the way and {found}; move or remove it", path=path
+    )
+
+
+def refuse_link(path: str) -> DestinationExistsError:
+    """Refuse a symbolic link where a writer would have made a file or a directory."""
+    return DestinationExistsError(
+        f"{path} is a symbolic link, which no writer has made; remove it", path=path
+    )
+
+
+def refuse_second_writer(name: str) -> DestinationBusyError:
+    """Refuse a writer while another one is at work."""
+    return DestinationBusyError(
+        f"another writer is at work on {name}; wait for it, or choose another destination",
+        path=name,
+    )
+
+
+def refuse_newcomer(name: str) -> DestinationExistsError:
+    """Refuse to replace an array that was not there when the write began."""
+    return DestinationExistsError(
+        f"{name} was created by another writer in the meantime; pass overwrite=True to replace it",
+        path=name,
+    )
+
+
+def refuse_readers(name: str) -> DestinationExistsError:
+    """Refuse to remove an array that this process reads."""
+    return DestinationExistsError(
+        f"{name} is being read, perhaps for these very blocks, and its store cannot keep it until "
+        "they are written; write to another destination",
+        path=name,
+    )
+
+
+def refuse_read_only(name: str) -> DestinationReadOnlyError:
+    """Refuse a store that was opened for reading."""
+    return DestinationReadOnlyError(f"{name} is read-only; open the store for writing", path=name)
+
+
+def _enumerate(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
