@@ -40,7 +40,7 @@ from lazychunks.blocks.iterate import (
     open_blocks,
     open_rows,
 )
-from lazychunks.progress import is_shown, logged_duration
+from lazychunks.progress import is_shown, log_duration
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -232,7 +232,7 @@ class _Sequence(Generic[T_co, E_co]):
         >>> LazyChunkSequence(lambda: [3, 1, 2]).compute(max)
         3
         """
-        with logged_duration(f"{type(self).__name__}.compute"):
+        with log_duration(f"{type(self).__name__}.compute"):
             sequence = self._reporting(progress)
             if aggregator is not None:
                 return aggregator(sequence)
@@ -334,7 +334,7 @@ class _Sequence(Generic[T_co, E_co]):
         """
         from lazychunks.storage import zarr_sink
 
-        with logged_duration(f"{type(self).__name__}.to_zarr"):
+        with log_duration(f"{type(self).__name__}.to_zarr"):
             sink = zarr_sink(path_or_url, converter, overwrite=overwrite, **options)
             stored = sink(self._reporting(progress))
         return stored if return_stored else None
