@@ -365,6 +365,8 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
 
     Raises
     ------
+    SourceTypeError
+        If the factory cannot be called, for instance a generator in place of its function.
     TypeError, ValueError
         If the hint is no integer, or is negative.
 
@@ -498,6 +500,8 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
     Raises
     ------
+    SourceTypeError
+        If the factory cannot be called, for instance a generator in place of its function.
     TypeError, ValueError
         If the hint is no integer, or is negative.
 
