@@ -3,6 +3,7 @@
 import operator
 import sys
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -216,3 +217,47 @@ def test_a_run_that_is_left_early_is_not_counted() -> None:
 def test_an_error_in_the_middle_is_not_hidden_by_counting() -> None:
     with pytest.raises(ZeroDivisionError):
         list(count_blocks((1 // n for n in (1, 0)), 2, "blocks"))
+
+
+# Memory.
+
+
+class Block:
+    """Something that can be referred to weakly."""
+
+
+class Produced:
+    """An iterator of blocks; it notes whether the last one is alive when the next is made."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.last: weakref.ref[Block] | None = None
+        self.alive: list[bool] = []
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Block:
+        self.alive.append(self.last is not None and self.last() is not None)
+        if self.count == 0:
+            raise StopIteration
+        self.count -= 1
+        block = Block()
+        self.last = weakref.ref(block)
+        return block
+
+
+@pytest.mark.parametrize("hint", [None, 3])
+def test_no_block_lives_on_while_the_next_one_is_made(hint: int | None) -> None:
+    produced = Produced(3)
+    blocks = iter(LazyChunkSequence(lambda: produced, hint))
+    while next(blocks, None) is not None:
+        pass
+    assert produced.alive == [False] * 4
+
+
+def test_a_block_that_is_kept_is_noticed() -> None:
+    produced = Produced(2)
+    kept = list(iter(LazyChunkSequence(lambda: produced)))
+    assert len(kept) == 2
+    assert produced.alive == [False, True, True]

@@ -226,6 +226,10 @@ def test_parts_that_are_appended_begin_inside_a_unit() -> None:
     assert flat((Partition(4, start=8), 4), rows=2) == [[0], [1]]
     with pytest.raises(BlockShapeError, match="block 1 begins at 9 along axis 0, inside the chunk"):
         flat((Partition(4, start=5), 4), rows=2)
+    with pytest.raises(
+        BlockShapeError, match="block 2 begins at 14 along axis 0, inside the chunk"
+    ):
+        flat((Partition(6, start=2), 4), rows=3)
 
 
 def test_parts_of_listed_sizes() -> None:

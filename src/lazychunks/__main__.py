@@ -1,7 +1,7 @@
-"""The command line, ``python -m lazychunks``: look at an array, or at an unfinished write.
+"""The command line, ``python -m lazychunks``: inspect an array, or an unfinished write.
 
-``status`` tells what is at a path and how far it is, ``verify`` reads every chunk. The exit code
-says what was found, ``--json`` prints all of it.
+``status`` shows what is at a path and how far a write has got; ``verify`` reads every chunk. The
+exit code tells which of the cases below was found, and ``--json`` prints all facts.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lazychunks.sequences import MAX_CHUNK_BYTES
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 FAILED = 1
 DAMAGED = 5
-CLOSED = 128 + 13  # as a shell has it for what SIGPIPE ended
-CODES = {"complete": 0, "unfinished": 3, "absent": 4}  # argparse itself exits with 2
+PIPE_CLOSED = 128 + 13  # the code that a shell gives a command ended by SIGPIPE
+CODES = {"complete": 0, "unfinished": 3, "absent": 4}  # 2 is argparse's, for a wrong command line
 
 _EPILOG = """\
 exit codes:
   0  complete: there is an array (verify: and its chunks are sound)
-  1  it cannot be told: there is a group, metadata are refused, or reading failed
+  1  not known: a group is there, the metadata are refused, or reading failed
   2  the command line is wrong
   3  unfinished: there is an unfinished write (verify: and no array)
   4  absent: there is no array, but perhaps a file, or a directory of something else
@@ -36,7 +36,19 @@ exit codes:
 """
 
 _NAMED = 20
-"""Number of bad chunks that are named; JSON has all of them."""
+"""Largest number of bad chunks that are printed by name; JSON has all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a command has found."""
+
+    code: int
+    """Exit code."""
+    facts: Mapping[str, object]
+    """For a program: the JSON object."""
+    lines: Iterator[str]
+    """For a person."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,31 +60,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent: there is no array at nowhere.zarr
     4
     """
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
+    run = _run_status if options.command == "status" else _run_verify
     try:
-        code, found, lines = (_status if options.command == "status" else _verify)(options)
-    except (ImportError, OSError, ValueError) as error:  # the library's are among them
-        print(_printable(f"error: {error}"), file=sys.stderr)
+        report = run(options)
+    # The library's own errors are kinds of these. A URL may need a package that is not installed.
+    except (ImportError, OSError, ValueError) as error:
+        print(_escape(f"error: {error}"), file=sys.stderr)
         return FAILED
-    text = json.dumps(found) if options.json else "\n".join(map(_printable, lines))
+    text = json.dumps(report.facts) if options.json else "\n".join(map(_escape, report.lines))
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # who reads has enough, and no more is to be flushed at exit
+    except BrokenPipeError:
+        # The reader has closed the pipe, as `| head -1` does. Python flushes stdout once more at
+        # exit, which would print a traceback unless stdout goes somewhere else.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED
-    return code
+        return PIPE_CLOSED
+    return report.code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lazychunks",
-        description="Look at a Zarr array, or at an unfinished write. Nothing is changed.",
+        description="Inspect a Zarr array, or an unfinished write. Nothing is changed.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    status = commands.add_parser("status", help="what is there, and how far it is")
-    verify = commands.add_parser("verify", help="read every chunk, against its checksum")
+    status = commands.add_parser("status", help="show what is there, and how far a write has got")
+    verify = commands.add_parser("verify", help="read every chunk, and compare its checksum")
     for command in (status, verify):
         command.add_argument("path", help="a path, or a URL")
         command.add_argument("--json", action="store_true", help="print a JSON object")
@@ -86,45 +102,42 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Found = tuple[int, dict[str, Any], Iterator[str]]
-"""Exit code, and what was found: for a program, and for a person."""
-
-
-def _status(options: argparse.Namespace) -> Found:
+def _run_status(options: argparse.Namespace) -> Report:
     from lazychunks.storage import status
 
     found = status(options.path)
-    return CODES[found.state], asdict(found), _about(found)
+    return Report(CODES[found.state], asdict(found), _describe_status(found))
 
 
-def _verify(options: argparse.Namespace) -> Found:
+def _run_verify(options: argparse.Namespace) -> Report:
     from lazychunks.storage import verify
 
     try:
         found = verify(options.path, max_chunk_bytes=options.max_chunk_bytes)
     except FileNotFoundError:
-        return _status(options)
+        return _run_status(options)  # there is no array: say whether a write is under way
     code = CODES["complete"] if found.is_sound else DAMAGED
-    return code, {**asdict(found), "is_sound": found.is_sound}, _about_chunks(found)
+    facts = {**asdict(found), "is_sound": found.is_sound}
+    return Report(code, facts, _describe_verification(found))
 
 
-def _about(found: Status) -> Iterator[str]:
+def _describe_status(found: Status) -> Iterator[str]:
     if found.state == "absent":
         yield f"absent: there is no array at {found.place}"
     elif found.state == "complete":
         yield f"complete: {found.place}"
     else:
-        yield f"unfinished: {found.place}, {_progress(found)}"
+        yield f"unfinished: {found.place}, {_describe_progress(found)}"
     if found.shape is not None:
         lengths = ["?" if length is None else str(length) for length in found.shape]
-        yield _fact("shape", f"({', '.join(lengths)}{',' * (len(lengths) == 1)})")
+        yield _format_fact("shape", f"({', '.join(lengths)}{',' * (len(lengths) == 1)})")
     for name in ("dtype", "chunks", "shards", "run_id"):
         value = getattr(found, name)
         if value is not None:
-            yield _fact(name, value if name == "dtype" else repr(value))
+            yield _format_fact(name, value if name == "dtype" else repr(value))
     for name, size in (("values", found.nbytes), ("stored", found.stored_bytes)):
         if size is not None:
-            yield _fact(name, f"{size:,} bytes")
+            yield _format_fact(name, f"{size:,} bytes")
     if found.state == "unfinished":
         if found.run_id is not None:
             yield "It goes on with the same call, its run_id, and resume=True."
@@ -134,7 +147,7 @@ def _about(found: Status) -> Iterator[str]:
         yield f"The array that was there is at {found.set_aside}: the next write puts it back."
 
 
-def _progress(found: Status) -> str:
+def _describe_progress(found: Status) -> str:
     if found.is_written:
         return "all blocks are done, only publishing is left"
     if found.done_blocks is None:
@@ -142,32 +155,33 @@ def _progress(found: Status) -> str:
     return f"{found.done_blocks} of {found.blocks or 'an unknown number of'} blocks are done"
 
 
-def _about_chunks(found: Verification) -> Iterator[str]:
+def _describe_verification(found: Verification) -> Iterator[str]:
     lost = found.missing if found.misses_none else 0
     if found.is_sound:
         yield f"sound: {found.place}, {found.read} of {found.chunks} chunks have been read"
     else:
         yield f"damaged: {found.place}, {len(found.bad) + lost} of {found.chunks} chunks"
     for key, fault in islice(found.bad.items(), _NAMED):
-        yield _fact("bad", f"{key}: {fault}")
+        yield _format_fact("bad", f"{key}: {fault}")
     if len(found.bad) > _NAMED:
-        yield _fact("", f"and {len(found.bad) - _NAMED} more")
+        yield _format_fact("", f"and {len(found.bad) - _NAMED} more")
     for key in found.missing_keys[:_NAMED]:
-        yield _fact("missing", key if found.misses_none else f"{key} (fill value)")
+        yield _format_fact("missing", key if found.misses_none else f"{key} (fill value)")
     if found.missing > _NAMED:
-        yield _fact("", f"and {found.missing - _NAMED} more")
+        yield _format_fact("", f"and {found.missing - _NAMED} more")
     if not found.has_checksums:
         yield "There are no checksums, so only what cannot be decoded has been found."
 
 
-def _fact(name: str, value: str) -> str:
+def _format_fact(name: str, value: str) -> str:
     return f"  {name:8} {value}"
 
 
-def _printable(text: str) -> str:
-    """Escape what a terminal might obey, since metadata need not be trusted, or cannot show."""
+def _escape(text: str) -> str:
+    """Escape characters that a terminal would obey, or cannot show."""
+    # Metadata may be hostile: a run_id or a codec's name can hold control sequences.
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # there may be no stdout
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # a program may have no stdout
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 

@@ -1,8 +1,29 @@
 """Exceptions and warnings: what was wrong, where, what was expected, and the way out.
 
 Every exception derives from :class:`LazyChunksError` *and* from the builtin that a caller would
-reach for (``ValueError``, ``TypeError``, ...). The facts of a message are fields as well, so that
-programs need not parse it. All of them can be pickled, hence cross process boundaries.
+catch (``ValueError``, ``TypeError``, ...). The facts of a message are fields as well, so that
+programs need not parse it. All exceptions can be pickled, so they reach the caller from a worker
+process too. Builtin bases are in parentheses::
+
+    LazyChunksError
+    ├── BlockError
+    │   ├── BlockShapeError (ValueError)
+    │   ├── BlockDTypeError (TypeError)
+    │   └── BlockTypeError (TypeError)
+    ├── EmptySequenceError (ValueError)
+    ├── EmptyRowError (ValueError)
+    ├── SourceExhaustedError (RuntimeError)
+    ├── SourceTypeError (TypeError)
+    ├── DestinationError
+    │   ├── DestinationExistsError (FileExistsError)
+    │   ├── DestinationReadOnlyError (PermissionError)
+    │   └── DestinationBusyError (BlockingIOError)
+    ├── NotResumableError (TypeError)
+    ├── NotSpreadableError (TypeError)
+    ├── ResumeMismatchError (ValueError)
+    ├── UntrustedArrayError (ValueError)
+    └── WriteAbortedError (RuntimeError)
+    LengthHintWarning (UserWarning)
 """
 
 from __future__ import annotations
@@ -25,7 +46,7 @@ class LazyChunksError(Exception):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class BlockError(LazyChunksError):
-    """A block cannot take its place among the blocks before it.
+    """A block does not fit the blocks before it, or cannot be stored.
 
     Parameters
     ----------
@@ -34,7 +55,7 @@ class BlockError(LazyChunksError):
     block
         Place of the block.
     expected, got
-        What the blocks before it ask for, and what came.
+        What was expected of the block, and what came.
     """
 
     block: BlockIndex | None = None
@@ -55,7 +76,7 @@ class BlockTypeError(BlockError, TypeError):
 
 
 class EmptySequenceError(LazyChunksError, ValueError):
-    """There was no block, hence neither shape nor dtype."""
+    """A sequence holds no block, hence neither shape nor dtype."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -74,16 +95,16 @@ class EmptyRowError(LazyChunksError, ValueError):
 
 
 class SourceExhaustedError(LazyChunksError, RuntimeError):
-    """The blocks have already been consumed: the factory hands out an iterator that has run."""
+    """The blocks have already been consumed: the factory returned an iterator that has run."""
 
 
 class SourceTypeError(LazyChunksError, TypeError):
-    """A factory, or a row, is an array, text, or something that is not iterable."""
+    """A factory cannot be called; or it, or a row, gave an array, text, or no iterable at all."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class DestinationError(LazyChunksError):
-    """An array cannot be written where it was asked for.
+    """An array cannot be written to its destination.
 
     Parameters
     ----------
@@ -97,7 +118,7 @@ class DestinationError(LazyChunksError):
 
 
 class DestinationExistsError(DestinationError, FileExistsError):
-    """Something is at the destination that must not, or may not, be replaced."""
+    """The destination holds something that must not, or may not, be replaced."""
 
 
 class DestinationReadOnlyError(DestinationError, PermissionError):
@@ -122,16 +143,16 @@ class NotSpreadableError(LazyChunksError, TypeError):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class ResumeMismatchError(LazyChunksError, ValueError):
-    """The unfinished write at the destination is not of this run.
+    """The unfinished write at the destination belongs to another run.
 
     Parameters
     ----------
     message
         What differs, and what to do.
     field
-        Name of what differs: ``"run_id"``, ``"value"``, or a part of the plan.
+        Name of the fact that differs: ``"run_id"``, ``"value"``, or a part of the plan.
     expected, got
-        What the unfinished write has, and what this run has.
+        The fact in the unfinished write, and in this run.
     """
 
     field: str | None = None
@@ -140,7 +161,7 @@ class ResumeMismatchError(LazyChunksError, ValueError):
 
 
 class UntrustedArrayError(LazyChunksError, ValueError):
-    """An array's metadata, or a chunk, asks for what is not done without trust in its origin."""
+    """An array can be read only by those who trust its origin: it may run code, or fill memory."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -152,9 +173,9 @@ class WriteAbortedError(LazyChunksError, RuntimeError):
     message
         How far it got, and how to go on.
     done, total
-        Number of blocks taken, and of all blocks where it is known.
+        Number of blocks that are done, and number of all blocks where it is known.
     resumable
-        Whether ``to_zarr`` with ``resume=True`` goes on from here.
+        Whether the same call with ``resume=True`` goes on from here.
     """
 
     done: int | None = None
@@ -163,7 +184,7 @@ class WriteAbortedError(LazyChunksError, RuntimeError):
 
 
 class LengthHintWarning(UserWarning):
-    """A run ended with another number of blocks (or rows) than the length hint said.
+    """A run ended with another number of blocks (or rows) than its length hint.
 
     Nothing is lost: a hint only sizes buffers and progress bars.
     """

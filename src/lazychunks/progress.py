@@ -1,4 +1,4 @@
-"""What a long run tells while it runs: progress bars, and its duration in the log."""
+"""Progress bars, and the duration of a run in the log."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _logger = logging.getLogger("lazychunks")
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Whether a bar is shown: as asked for, else where stderr is a terminal."""
+    """Whether to show a progress bar: as asked for, and by default if stderr is a terminal."""
     if progress is not None:
         return progress
-    # There may be no stderr, where there is no console, or one that can do no more than write.
+    # A program without a console has no stderr, and one that logs has an stderr with `write` only.
     isatty = getattr(sys.stderr, "isatty", None)
     return isatty is not None and isatty()
 
 
 def open_bar(noun: str) -> tqdm[None]:
-    """Show a progress bar on stderr, whose total is not known yet."""
+    """Show a progress bar on stderr that the caller moves; its total is not known yet."""
     return tqdm(total=None, desc=f"{noun}s", unit=noun)
 
 
-def with_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
-    """Pass steps on, each of which moves a progress bar on stderr."""
+def add_bar(steps: Iterable[U], total: int | None, noun: str) -> Iterable[U]:
+    """Pass steps on, and move a progress bar on stderr with each of them."""
     return tqdm(steps, total=total, desc=f"{noun}s", unit=noun)
 
 
 @contextmanager
-def logged_duration(what: str) -> Generator[None, None, None]:
+def log_duration(what: str) -> Generator[None, None, None]:
     """Log at INFO how long the body took, in seconds, whether it succeeds or fails."""
     start = time.perf_counter()
     outcome = "failed after"

@@ -40,7 +40,7 @@ from lazychunks.blocks.iterate import (
     open_blocks,
     open_rows,
 )
-from lazychunks.progress import is_shown, logged_duration
+from lazychunks.progress import is_shown, log_duration
 from lazychunks.runs.drive import run_fold
 from lazychunks.runs.runners import Provider, Workers
 
@@ -272,7 +272,7 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
         5.0
         """
-        with logged_duration(f"{type(self).__name__}.compute"):
+        with log_duration(f"{type(self).__name__}.compute"):
             sequence = self._reporting(progress)
             if executor is not None:
                 workers = Workers(executor, max_in_flight)
@@ -390,7 +390,7 @@ class _Sequence(Generic[T_co, E_co]):
         from lazychunks.storage.options import WriteOptions
         from lazychunks.storage.sink import ArraySink
 
-        with logged_duration(f"{type(self).__name__}.to_zarr"):
+        with log_duration(f"{type(self).__name__}.to_zarr"):
             chosen = WriteOptions(**options)
             sink = ArraySink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.max_in_flight)
@@ -428,6 +428,8 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
 
     Raises
     ------
+    SourceTypeError
+        If the factory cannot be called, for instance a generator in place of its function.
     TypeError, ValueError
         If the hint is no integer, or is negative.
 
@@ -561,6 +563,8 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
     Raises
     ------
+    SourceTypeError
+        If the factory cannot be called, for instance a generator in place of its function.
     TypeError, ValueError
         If the hint is no integer, or is negative.
 

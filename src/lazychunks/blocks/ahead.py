@@ -60,13 +60,14 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
 
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
-        steps = _list_steps(self.source)
         with ExitStack() as stack:
             executor = self.executor
             if executor is None:
                 own = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="lazychunks-ahead")
                 executor = stack.enter_context(own)
-            run = _Run(steps, executor, self.max_in_flight, self.fn)
+            fn: Callable[..., T_co] = self.fn or _pass_on
+            run = _Run(_list_steps(self.source), executor, self.max_in_flight, fn)
+            # Left first: the threads end once no block waits for them any more.
             stack.enter_context(closing(run))
             while run.has_next():
                 if self.axes == 1:
@@ -98,10 +99,10 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
 class _Submitted:
     """A block that the executor computes."""
 
-    call: BlockCall[Any]
-    future: Future[Any]
+    call: BlockCall[object]
+    future: Future[object]
 
-    def result(self) -> Any:
+    def result(self) -> object:
         return self.future.result()
 
 
@@ -109,9 +110,9 @@ class _Submitted:
 class _Inline:
     """A block that is computed when it is taken."""
 
-    call: BlockCall[Any]
+    call: BlockCall[object]
 
-    def result(self) -> Any:
+    def result(self) -> object:
         return self.call()
 
 
@@ -121,7 +122,7 @@ class _Failed:
 
     error: Exception
 
-    def result(self) -> Any:
+    def result(self) -> object:
         raise self.error
 
 
@@ -130,18 +131,18 @@ class _RowEnd:
     """The end of a row of a nested sequence."""
 
 
-_Step: TypeAlias = BlockCall[Any] | _Failed | _RowEnd
+_Step: TypeAlias = BlockCall[object] | _Failed | _RowEnd
 _Entry: TypeAlias = _Submitted | _Inline | _Failed | _RowEnd
 
 
 @dataclass(slots=True, eq=False)
-class _Run:
+class _Run(Generic[T]):
     """One run over the blocks: the next of them, in order, computed or being computed."""
 
     steps: Iterator[_Step]
     executor: Executor
     max_in_flight: int
-    fn: Callable[[Any], Any] | None
+    fn: Callable[..., T]
     entries: deque[_Entry] = field(default_factory=deque[_Entry])
     in_flight: int = 0
     """Number of entries that are blocks."""
@@ -159,16 +160,16 @@ class _Run:
             raise self.error
         return bool(self.entries)
 
-    def take_block(self) -> Any:
+    def take_block(self) -> T:
         """Wait for the next block; the executor computes others while the consumer has it."""
         entry = self.entries.popleft()
         assert not isinstance(entry, _RowEnd)
         self.in_flight -= 1
         block = entry.result()
         self._look_ahead()
-        return block if self.fn is None else self.fn(block)
+        return self.fn(block)
 
-    def take_row(self, number: int) -> Iterator[Any]:
+    def take_row(self, number: int) -> Iterator[T]:
         """Blocks up to the end of a row, unless the next row has been asked for."""
         while self.row == number:
             if not self.entries or isinstance(self.entries[0], _RowEnd):
@@ -191,12 +192,14 @@ class _Run:
                 # It has begun, so it occupies a worker until it ends. The bound would be exceeded
                 # if the next row went ahead meanwhile.
                 entry.future.exception()
+        # The entries ended within the row: pass over its other calls, which were never submitted.
         for step in self.steps:
             if isinstance(step, _RowEnd):
                 return
 
     def close(self) -> None:
         """Cancel blocks that have not begun; a row that is still held computes them inline."""
+        # A consumer may hold a row longer than the rows: next(iter(sequence)) drops them at once.
         self.is_closed = True
         for index, entry in enumerate(self.entries):
             if isinstance(entry, _Submitted) and entry.future.cancel():
@@ -224,7 +227,11 @@ class _Run:
         return _Submitted(step, self.executor.submit(step))
 
 
-def _list_steps(source: MapBacked[Any]) -> Iterator[_Step]:
+def _pass_on(block: Any) -> Any:
+    return block
+
+
+def _list_steps(source: MapBacked[object]) -> Iterator[_Step]:
     """Calls in order; in a nested sequence, with the ends of rows."""
     for row in source.rows_of_calls():
         try:

@@ -22,7 +22,7 @@ from lazychunks.blocks.iterate import (
     open_blocks,
     open_rows,
 )
-from lazychunks.progress import open_bar, with_bar
+from lazychunks.progress import add_bar, open_bar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -209,7 +209,7 @@ class WithProgress:
         """All blocks (nested: rows of blocks), in order."""
         if self.axes == 2:
             return self._report_rows()
-        return iter(with_bar(open_blocks(self.inner), self.total, "block"))
+        return iter(add_bar(open_blocks(self.inner), self.total, "block"))
 
     def report_calls(self, rows: Iterator[RowOfCalls[T]]) -> Iterator[RowOfCalls[T]]:
         """Pass rows of calls on; the bar moves when the next row is asked for."""

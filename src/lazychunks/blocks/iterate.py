@@ -1,8 +1,8 @@
 """Iterating what factories and users hand out: checked when it is opened, counted when it ends.
 
 Two mistakes lose blocks without an error in plain Python, so everything is opened here. An iterator
-that has already run looks like an empty sequence. And ``StopIteration`` from a place other than
-``__next__`` ends the ``map``, ``zip`` or ``for`` loop around it.
+that has already run looks like an empty sequence. And a ``StopIteration`` that ``__iter__`` or a
+factory raises by mistake ends the ``map`` or ``zip`` around it.
 """
 
 from __future__ import annotations

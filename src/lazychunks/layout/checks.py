@@ -22,9 +22,9 @@ def check_integer(value: SupportsIndex, name: str) -> int:
     """
     try:
         if not isinstance(value, bool):
-            return operator.index(value)
+            return operator.index(value)  # NumPy's integers too, but neither 1.0 nor "1"
     except TypeError:
-        pass
+        pass  # one error for all, which names the option
     raise TypeError(f"{name} must be an integer, got {value!r}")
 
 
@@ -143,6 +143,7 @@ blocks before it; pad or reshape it, or store it as an array of its own
 blocks before it; pad or reshape it, or store it as an array of its own
     """
     axes = len(sizes)
+    # First, or a block without axes would be told to have the sizes of axes that it lacks.
     if len(shape) < axes:
         raise _too_few_axes(shape, axes, block)
     expected = (*sizes, *first[axes:])
@@ -244,7 +245,9 @@ def misaligned(axis: int, axes: int, partition: Partition, unit: int, what: str)
     unit, what
         Extent of a unit along the axis, and what it is: ``"chunk"`` or ``"shard"``.
     """
-    count = 2 if partition.sizes is None else len(partition.sizes)
+    # Of two blocks of one size that follow each other, one at least begins inside a unit; block 1
+    # itself may begin on one if blocks are appended to an array.
+    count = 3 if partition.sizes is None else len(partition.sizes)
     number = next(n for n in range(1, count) if not partition.is_boundary(n, unit))
     start = partition.start_of(number)
     cell = align_down(start, unit)

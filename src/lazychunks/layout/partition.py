@@ -38,6 +38,7 @@ class Partition:
     """Positions of the blocks with listed sizes, and the end of the last one."""
 
     def __post_init__(self) -> None:
+        # Summed up once: a run asks for the position of each block, and may have a million.
         starts = tuple(accumulate(self.sizes or (), initial=self.start))
         object.__setattr__(self, "_starts", starts)
 
@@ -101,6 +102,8 @@ class Partition:
         True
         """
         if self.sizes is None:
+            # Positions within a unit repeat after `count` blocks. All of them may lie inside, but
+            # only if blocks are appended to an array.
             count = self.blocks_per_unit(unit)
             return count is not None and any(
                 self.is_boundary(number, unit) for number in range(count)
@@ -155,6 +158,7 @@ class ArrayPlan:
         >>> list(plan.units((slice(6, 8), slice(0, 5))))
         [(1, 0), (1, 1)]
         """
+        # Rounding outwards would find a unit for an empty span that lies inside one.
         if any(span.start == span.stop for span in region):
             return iter(())
         cells = (

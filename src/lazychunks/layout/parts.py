@@ -86,6 +86,7 @@ def split(
     number = first_row = 0
     for band, is_last in _cut_into_bands(_check_rows(rows, plans, axes), plans, blocks):
         columns = len(band[0])
+        # A higher band, which units may ask for, needs fewer columns for as many blocks.
         cuts = _cut_columns(columns, plans, at_least=-(-blocks // len(band)))
         for start, stop in pairwise((0, *cuts, columns)):
             calls = [row[start:stop] for row in band]
@@ -129,6 +130,7 @@ def _check_rows(
     for count, row in enumerate(rows, start=1):
         if count == 1:
             columns = len(row)
+        # Checked here, since a worker sees its own parts only.
         check_row(count - 1, len(row), columns)
         if count == 1 and axes == 2:
             _check_listed(1, columns, plans, is_all=True)

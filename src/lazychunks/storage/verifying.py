@@ -16,7 +16,7 @@ from zarr.storage import StorePath
 from lazychunks.blocks.ahead import Ahead
 from lazychunks.blocks.factories import Mapped
 from lazychunks.layout.shapes import Shape, cell_region
-from lazychunks.progress import is_shown, with_bar
+from lazychunks.progress import add_bar, is_shown
 from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks.files import Reader
 from lazychunks.storage.record import record_of
@@ -103,7 +103,7 @@ def verify(
     each = math.prod(chunks.unit) * array.dtype.itemsize
     at_once = max(min(READ_BYTES // max(each, 1), 8), 1)
     ahead: Ahead[str | None] = Ahead(Mapped(chunks.fault, stored), None, at_once)
-    faults = with_bar(ahead(), len(stored), "chunk") if is_shown(progress) else ahead()
+    faults = add_bar(ahead(), len(stored), "chunk") if is_shown(progress) else ahead()
     bad = {
         chunks.key(cell): fault
         for cell, fault in zip(stored, faults, strict=True)
