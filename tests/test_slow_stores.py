@@ -28,7 +28,7 @@ from lazychunks import (
 from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.background import BackgroundWriter
-from lazychunks.storage.chunks.metadata import StagedArray
+from lazychunks.storage.chunks.units import Units
 from tests.places import values_at
 from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks, zarr_options
 
@@ -124,15 +124,15 @@ def test_what_is_stored_depends_neither_on_delays_nor_on_the_layout(
 def test_neither_does_it_in_a_slow_directory(
     data: st.DataObject, given: Flat | Nested, delays: list[float]
 ) -> None:
-    write, waits = StagedArray.write, iter(delays)
+    write, waits = Units.write, iter(delays)
 
-    def late(self: StagedArray, filled: Filled) -> None:
+    def late(self: Units, filled: Filled) -> None:
         time.sleep(next(waits, 0.0))
         write(self, filled)
 
     chosen = data.draw(zarr_options(given.whole.ndim))
     with tempfile.TemporaryDirectory() as root, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StagedArray, "write", late)
+        patch.setattr(Units, "write", late)
         given.sequence().to_zarr(Path(root, "a"), CONVERTER, **chosen)
         assert bits(values_at(Path(root, "a"))) == bits(given.whole)
 

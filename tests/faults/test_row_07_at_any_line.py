@@ -166,8 +166,8 @@ def test_an_interrupt_at_any_line_leaves_old_or_new_and_the_next_run_cleans_up(
         job.store(destination, **options)
         assert same(seen_at(destination), job.whole), visit
         if kind == "path":
-            directory = Path(destination).parent
-            assert names_in(directory) == ["array.zarr"], f"{visit}: something is left"
+            parent = Path(destination).parent
+            assert names_in(parent) == ["array.zarr"], f"{visit}: something is left"
         else:
             assert "zarr.json.partial" not in destination._store_dict, visit
     assert len(missed) < len(visits) / 20, missed
