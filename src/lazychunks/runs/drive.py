@@ -37,8 +37,10 @@ MOST_BLOCKS = 32
 class AnyFold(Protocol):
     """A fold over blocks or over rows of blocks, as the driver sees it."""
 
-    needs_blocks: bool
-    """Whether it needs every block, stored or not: only sinks do not."""
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether it needs every block, stored or not: only sinks do not."""
+        ...
 
     def for_parts(self, running: Any, /) -> PartFold[Any]:
         """Return what goes through parts for a running pass."""
@@ -231,8 +233,9 @@ def _find_calls(
 ) -> Callable[[], Iterator[Sequence[Any]]] | None:
     """Return what makes rows of calls, if blocks can be computed one by one."""
     factory = getattr(blocks, "generator_factory", None)
-    if is_map_backed(without_progress(factory), axes):
-        return partial(rows_of_calls, factory, axes, counts_of(blocks)[0])
+    if factory is not None and is_map_backed(without_progress(factory), axes):
+        hint, _ = counts_of(blocks)
+        return lambda: rows_of_calls(factory, axes, hint) or iter(())
     if resumes:
         raise NotResumableError(
             "only a sequence that can skip blocks can be resumed; build it with "
@@ -249,9 +252,5 @@ def _find_calls(
 
 def _count_blocks(blocks: Any, axes: int) -> Shape:
     """Count the blocks along each block axis, by their calls; none is computed."""
-    rows = 0
-    columns = 0
-    for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ():
-        rows += 1
-        columns = columns or len(row)
-    return (rows, columns)[:axes]
+    lengths = [len(row) for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ()]
+    return (len(lengths), max(lengths, default=0))[:axes]

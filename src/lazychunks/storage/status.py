@@ -156,7 +156,7 @@ def _unsealed(draft: bytes, place: str) -> tuple[Document, Record]:
 
 def _done_blocks(staging: Place, document: Document, record: Record) -> int | None:
     """Count the blocks that resuming skips, if they are not too many."""
-    if record.run_id is None:
+    if record.run_id is None or not record.counts:
         return None
     keys = staging.keys() or ()
     where = staging.in_store(read_only=True)

@@ -180,6 +180,12 @@ class Target(Generic[T]):
         region = self.region(index, is_last)
         if region is None or not all(span.start < span.stop for span in region):
             return False  # nothing is stored of a block without elements
+        number = math.prod(
+            -(-span.stop // size) - span.start // size
+            for span, size in zip(region, self.unit, strict=False)
+        )
+        if number > len(self.stored) + len(self.spilled or ()):
+            return False  # a hostile record may claim more units than could ever be looked at
         return all(
             cell in self.stored
             or spill.piece_of(within) in (self.spilled or {}).get(cell, frozenset())

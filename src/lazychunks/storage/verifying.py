@@ -25,7 +25,8 @@ from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
 
 if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
+    from lazychunks.storage.record import Document
 
 NAMED = 100
 """Number of missing chunks that are named."""

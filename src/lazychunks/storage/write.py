@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
@@ -596,7 +596,7 @@ class Write(Generic[T]):
     def _open_stored(self, document: Document) -> StoredArray:
         return open_array(self.place.in_store(read_only=False), document)
 
-    def _check_complete(self, document: Document, keys: Collection[str], way_out: str) -> None:
+    def _check_complete(self, document: Document, keys: Iterable[str], way_out: str) -> None:
         """Refuse an array of which chunks are not there, whatever has become of them."""
         array = open_array(self._draft.where, document)
         expected = cell_count(array.shape, array.shards or array.chunks)

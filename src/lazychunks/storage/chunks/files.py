@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from zarr.storage import StorePath
 
     from lazychunks.storage.assembly import Filled
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
+    from lazychunks.storage.record import Document
     from lazychunks.storage.keys import Keys
 
 

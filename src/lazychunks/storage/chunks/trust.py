@@ -14,7 +14,8 @@ from lazychunks.storage.chunks.metadata import described, parsed
 from lazychunks.storage.places.protocol import Place
 
 if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
+    from lazychunks.storage.record import Document
     from lazychunks.storage.keys import Keys
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
