@@ -22,6 +22,7 @@ ROOMS = (
     "converters",
     "progress",
     "blocks",
+    "runs",
     "sequences",
     "arrays",
     "folds",

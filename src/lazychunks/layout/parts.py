@@ -17,13 +17,13 @@ Rows: TypeAlias = Iterable[Sequence[Call[T_co]]]
 
 @dataclass(frozen=True, slots=True)
 class Part(Generic[T_co]):
-    """A rectangle of blocks. Parts are numbered along the rows of blocks, band after band."""
+    """A rectangle of blocks. A band is the parts with the same rows; parts are numbered by band."""
 
     number: int
     index: tuple[int, int]
     """Row and column of the first block."""
     rows: Rows[T_co]
-    """Rows of calls, consumed once; lazy in the part that is everything."""
+    """Rows of calls, iterated once; lazy in the one part that has all blocks."""
     ends: tuple[bool, bool]
     """Whether the part has the last row, and the last column."""
     axes: int

@@ -10,7 +10,8 @@ from typing_extensions import Unpack
 
 from lazychunks.blocks.sources import ended
 from lazychunks.errors import NotResumableError, NotSpreadableError
-from lazychunks.folds.fold import Counts, EitherFold
+from lazychunks.folds.fold import EitherFold
+from lazychunks.runs.passes import Counts
 from lazychunks.sequences import calls_of, counts_of, is_nested, sequence_of
 from lazychunks.storage.assembly import Layout
 from lazychunks.storage.attempt import Attempt

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex
 from lazychunks.layout.shapes import region_at, region_shape
+from lazychunks.runs.passes import Pass, Sink
 from lazychunks.storage.assembly import Assembly, Layout
 from lazychunks.storage.attempt import Attempt
 from lazychunks.storage.chunks.background import BackgroundWriter
@@ -28,7 +29,7 @@ WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
 
 
-class ArrayWriter(Attempt, Generic[T]):
+class ArrayWriter(Attempt, Pass, Generic[T]):
     """Takes blocks in order; a pass of a fold.
 
     Parameters
@@ -41,7 +42,8 @@ class ArrayWriter(Attempt, Generic[T]):
         As in :class:`~lazychunks.storage.attempt.Attempt`.
     """
 
-    publishes: bool = True
+    is_behind_a_function: bool = False
+    is_behind_a_fold: bool = False
 
     def __init__(
         self,
@@ -61,6 +63,11 @@ class ArrayWriter(Attempt, Generic[T]):
         self._verified = False
         self._assembly: Assembly | None = None
         self._background: BackgroundWriter | None = None
+
+    @property
+    def sinks(self) -> tuple[Sink]:
+        """The writer itself."""
+        return (self,)
 
     def offer(self, task: Callable[[], T]) -> None:
         """Take the next block, computing it only if it is not stored already."""
