@@ -120,9 +120,7 @@ def _is_boundary(axis: int, number: int, plans: Sequence[ArrayPlan]) -> bool:
     return all(plan.axes[axis].is_boundary(number, plan.unit[axis]) for plan in plans)
 
 
-def _check_rows(
-    rows: Rows[T], plans: Sequence[ArrayPlan], axes: int
-) -> Iterator[Sequence[T]]:
+def _check_rows(rows: Rows[T], plans: Sequence[ArrayPlan], axes: int) -> Iterator[Sequence[T]]:
     """Pass rows on, and refuse those that cannot be cut into parts."""
     columns = count = 0
     for count, row in enumerate(rows, start=1):

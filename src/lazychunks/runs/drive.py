@@ -69,8 +69,13 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
     counts = counts_of(blocks)[:axes]
     start: Any = getattr(fold, "start" if axes == 1 else "start_rows")
     running = start(counts)
-    sinks: Sequence[Sink] = running.sinks
+    sinks: Sequence[Sink] = [sink for sink in running.sinks if not sink.is_behind_a_fold]
     resumes = any(sink.resumes for sink in sinks)
+    if any(sink.is_behind_a_fold and sink.resumes for sink in running.sinks):
+        raise NotResumableError(
+            "a sink inside of nest() stores the results of rows, of which only the fold knows how "
+            "they are made; leave out resume=True, or store the blocks themselves"
+        )
     calls = _find_calls(blocks, axes, resumes=resumes, spreads=runner is not None)
     for sink in sinks:
         sink.can_skip = calls is not None
@@ -92,7 +97,7 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
             if all(sink.is_finished for sink in sinks) and not fold.needs_blocks:
                 return running.finish()
         if calls is not None and runner is not None:
-            _Division(fold, running, runner, axes, counts).run(calls())
+            _Division(fold, running, sinks, runner, axes, counts).run(calls())
         elif calls is not None and any(sink.shelf for sink in sinks):
             verify = not all(sink.is_finished for sink in sinks)
             walk = _walk(fold, sinks)
@@ -122,8 +127,8 @@ class _Division:
 
     Parameters
     ----------
-    fold, running
-        The fold, and its running pass.
+    fold, running, sinks
+        The fold, its running pass, and the sinks of that which take parts.
     runner
         Who goes through the parts.
     axes, counts
@@ -131,11 +136,17 @@ class _Division:
     """
 
     def __init__(
-        self, fold: AnyFold, running: Any, runner: Runner, axes: int, counts: Counts
+        self,
+        fold: AnyFold,
+        running: Any,
+        sinks: Sequence[Sink],
+        runner: Runner,
+        axes: int,
+        counts: Counts,
     ) -> None:
         self._fold = fold
         self._running = running
-        self._sinks: Sequence[Sink] = running.sinks
+        self._sinks = sinks
         self._runner = runner
         self._axes = axes
         self._counts = counts
@@ -170,7 +181,9 @@ class _Division:
         for sink in self._sinks:
             sink.check_even()
 
-    def _tasks(self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]) -> Iterator[Task | None]:
+    def _tasks(
+        self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]
+    ) -> Iterator[Task | None]:
         """Yield what is to be done, as somebody has time for it."""
         verify = not all(sink.is_finished for sink in self._sinks)
         work = self._work(fn)
@@ -217,9 +230,7 @@ def probe(
 ) -> list[tuple[Shape, Any]]:
     """Compute the first block, and ask what each sink would store of it; runs in a worker."""
     block = receive(fn)(*receive(items))
-    return [
-        ask(block if before is None else before(block)) for before, ask in receive(probes)
-    ]
+    return [ask(block if before is None else before(block)) for before, ask in receive(probes)]
 
 
 def _walk(fold: AnyFold, sinks: Sequence[Sink]) -> Walk:
@@ -252,5 +263,7 @@ def _find_calls(
 
 def _count_blocks(blocks: Any, axes: int) -> Shape:
     """Count the blocks along each block axis, by their calls; none is computed."""
-    lengths = [len(row) for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ()]
+    lengths = [
+        len(row) for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ()
+    ]
     return (len(lengths), max(lengths, default=0))[:axes]

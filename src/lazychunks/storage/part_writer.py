@@ -210,9 +210,13 @@ class PartWriter(Generic[T]):
         """Refuse a block that does not fit where it has to go."""
         target, axes = self._target, len(self._origin)
         wanted = self._wanted_sizes()
-        if len(shape) >= axes and shape[axes:] == target.plan.trailing and all(
-            want == size if want is not None else self._is_whole or size <= most
-            for want, size, most in zip(wanted, shape, target.first, strict=False)
+        if (
+            len(shape) >= axes
+            and shape[axes:] == target.plan.trailing
+            and all(
+                want == size if want is not None else self._is_whole or size <= most
+                for want, size, most in zip(wanted, shape, target.first, strict=False)
+            )
         ):
             return
         index = self.next_index

@@ -13,7 +13,6 @@ from typing import Literal
 
 from zarr.core.sync import sync
 from zarr.storage import StorePath
-from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError

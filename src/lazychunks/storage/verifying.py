@@ -19,10 +19,10 @@ from lazychunks.layout.shapes import Shape, cell_region
 from lazychunks.progress import add_bar, is_shown
 from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks.files import Reader
-from lazychunks.storage.record import record_of
 from lazychunks.storage.chunks.trust import has_checksums, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.record import record_of
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray

@@ -124,6 +124,8 @@ class Write(Generic[T]):
         """Whether the sequence can skip blocks, so that a failed run with a name is kept."""
         self.before: Callable[[Any], T] | None = None
         """What is applied to blocks before they come here, if anything is."""
+        self.is_behind_a_fold = False
+        """Whether row results come here, and not the blocks of the pass."""
         self.workers: int | None = None
         """Number of workers that will store parts, if it is not this thread alone."""
         self.target: Target[T] | None = None
@@ -334,7 +336,11 @@ class Write(Generic[T]):
 
     def _check_first(self, first: Shape) -> None:
         """Refuse workers where the size of the first block cannot be that of all blocks."""
-        if self.workers is not None and self.options.sizes is None and 0 in first[: len(self._counts)]:
+        if (
+            self.workers is not None
+            and self.options.sizes is None
+            and 0 in first[: len(self._counts)]
+        ):
             raise BlockShapeError(
                 f"the first block has shape {first}, and with an executor all blocks have its "
                 "size; list the sizes in sizes=, or leave out executor=, or the empty block",

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from lazychunks.storage.assembly import Filled
     from lazychunks.storage.chunks.metadata import StoredArray
-    from lazychunks.storage.record import Document
     from lazychunks.storage.keys import Keys
+    from lazychunks.storage.record import Document
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,7 +363,6 @@ class SiblingDirectory:
             raise
         self._is_only_copy = False
 
-
     def _remove_replaced(self) -> None:
         """Remove the old array, of which a part must not pass for an unfinished write."""
         old = self._place.beside("old")

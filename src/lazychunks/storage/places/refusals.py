@@ -143,9 +143,7 @@ def refuse(name: str, found: str) -> DestinationExistsError:
 
 def refuse_neighbor(path: str, found: str = "was not left by a writer") -> DestinationExistsError:
     """Refuse something at a path that writers use beside the destination."""
-    return DestinationExistsError(
-        f"{path} is in the way and {found}; move or remove it", path=path
-    )
+    return DestinationExistsError(f"{path} is in the way and {found}; move or remove it", path=path)
 
 
 def refuse_link(path: str) -> DestinationExistsError:
