@@ -132,6 +132,8 @@ class MetadataLast:
         self._place = place
         self._overwrite = overwrite
         self._is_committed = False
+        self._is_refused = False
+        """Whether what is there is not this write's."""
 
     @property
     def where(self) -> Keys:
@@ -176,6 +178,7 @@ class MetadataLast:
             the store cannot delete it.
         """
         place = self._place
+        self._is_refused = True
         holds_array = place.holds_array()
         if holds_array and not self._overwrite:
             raise refuse_newcomer(str(place))
@@ -188,6 +191,7 @@ class MetadataLast:
                     path=str(place),
                 )
             return
+        self._is_refused = False
         place.write(KEPT_BACK, OVERWRITING)
         place.delete(*METADATA_NAMES)
         self._remove_chunks()
@@ -226,7 +230,7 @@ class MetadataLast:
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
-        if self.supports_deletes and not self._is_committed:
+        if self.supports_deletes and not (self._is_committed or self._is_refused):
             if self._place.read(METADATA) is None:
                 self._remove_chunks()
             self._place.delete(KEPT_BACK)
