@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazychunks import DestinationExistsError, LazyChunksError, status
+from lazychunks import DestinationExistsError, LazyChunksError, ZarrOptions, status
 from lazychunks.storage.places import directory, lock
 from lazychunks.storage.places.directory import REPLACED, exchange_directories
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
@@ -247,6 +247,48 @@ def test_an_empty_directory_in_its_place_does_not_cost_an_old_array(tmp_path: Pa
         FLAT.store(place.destination)
     assert is_one_of(seen_at(place.destination), old)
     assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "old"])
+@pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("run", [{}, {"run_id": "run"}], ids=["nameless", "named"])
+def test_an_error_that_comes_when_the_array_is_in_place_says_so(
+    run: ZarrOptions, can_exchange: bool, before: str, tmp_path: Path
+) -> None:
+    place = LocalPlace(tmp_path / "place")
+    old = old_array({})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        file_system = FileSystem(monkeypatch, can_exchange=can_exchange)
+
+        def prepare() -> None:
+            shutil.rmtree(place.directory, ignore_errors=True)
+            if before == "old":
+                old_array(place.destination)
+
+        file_system.fail(0, EVERY_FAULT[0])
+        prepare()
+        file_system.calls = []
+        FLAT.store(place.destination, overwrite=True, durable=True, **run)
+        said: set[bool] = set()
+        for number in range(1, len(file_system.calls) + 1):
+            for fault in EVERY_FAULT[:2]:  # a process that is gone says nothing
+                file_system.fail(0, fault)
+                prepare()
+                file_system.fail(number, fault)
+                try:
+                    FLAT.store(place.destination, overwrite=True, durable=True, **run)
+                except (OSError, LazyChunksError, CrashedError) as error:
+                    seen = seen_at(place.destination)
+                    is_in_place = same(seen, FLAT.whole)
+                    text = "".join([str(error), *getattr(error, "__notes__", [])])
+                    what = f"call {number} ({file_system.calls[number - 1]}) failed {fault}"
+                    assert ("is stored: this failed afterwards" in text) == is_in_place, what
+                    if is_in_place:
+                        assert "removed" not in text, what
+                    else:
+                        assert seen is None or same(seen, old), what
+                    said.add(is_in_place)
+        assert said == {True, False}
 
 
 def leave_unfinished(job: Job, place: LocalPlace) -> None:

@@ -45,6 +45,9 @@ from lazychunks.storage.places.refusals import (
 )
 from lazychunks.storage.places.register import REGISTER, locate
 
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+"""Answers of the system of which each means that there is no such directory."""
+
 REPLACED = "lazychunks.replaced"
 """Name of the file that marks an array as one that a writer is about to replace."""
 
@@ -247,9 +250,13 @@ class SiblingDirectory:
 
     def exists(self) -> bool:
         """Whether an earlier start has left something."""
-        staging = self._staging
-        is_directory = os.path.isdir(staging) and not os.path.islink(staging)
-        return is_directory and is_draft(_list_names(staging))
+        try:
+            found = os.lstat(self._staging)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise  # nobody knows, so that nobody may say that it has been removed
+            return False
+        return stat.S_ISDIR(found.st_mode) and is_draft(_list_names(self._staging))
 
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Make an empty staging directory, open to nobody to whom the destination is not."""
@@ -407,15 +414,13 @@ def exchange_directories(one: Path, other: Path) -> bool:
 
 
 def _list_names(directory: Path) -> frozenset[str]:
-    """Return the names in a directory, none where there is no directory.
-
-    Not by pathlib, which raises where a sibling's name is too long and the destination's is not.
-    """
-    if not os.path.isdir(directory):
-        return frozenset()
-    with contextlib.suppress(FileNotFoundError):  # it may be gone by now
+    """Return the names in a directory, none where there is no directory."""
+    try:
         return frozenset(os.listdir(directory))
-    return frozenset()
+    except OSError as error:
+        if error.errno not in _ABSENT:
+            raise
+        return frozenset()
 
 
 def _has_working_directory(directory: Path) -> bool:

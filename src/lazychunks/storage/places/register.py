@@ -89,7 +89,7 @@ def _locate_in_filesystem(fs: _FileSystem, path: str) -> Location:
             below = str(getattr(fs, "path", "")) if kind.__name__ == "DirFileSystem" else ""
             return _locate_in_filesystem(inner, _join(below, path))
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return _locate_file(path) if protocol in ("file", "local") else Location(protocol, path)
+    return _locate_file("/", path) if protocol in ("file", "local") else Location(protocol, path)
 
 
 _BUCKETS = {
