@@ -21,7 +21,8 @@ from lazychunks import (
     LazyChunkSequence,
     status,
 )
-from tests.places import OLD, opened, put_array, tree, values_at
+from tests.faults.jobs import same, seen_at
+from tests.places import OLD, put_array, tree, values_at
 
 CONVERTER = IdentityConverter()
 WHOLE = np.arange(12).reshape(4, 3)
@@ -162,11 +163,11 @@ def test_what_fails_from_any_call_on_does_not_keep_the_lock(kind: str, tmp_path:
         kept.clear()
         with failing_from(number) as calls:
             try:
-                ROWS.to_zarr(path, CONVERTER, overwrite=True)
+                ROWS.to_zarr(path, CONVERTER, overwrite=True, durable=True)
             except Exception as error:  # noqa: BLE001  # whatever became of it
                 kept.append(error)
         text = "".join(str(part) for error in kept for part in (error, *_notes(error)))
-        if kept and opened(path).shape == WHOLE.shape if path.exists() else False:
+        if kept and same(seen_at(str(path)), WHOLE):
             assert "is stored: this failed afterwards" in text, (number, calls[number - 1])
             in_place += 1
         if "has been removed" in text:
