@@ -756,7 +756,9 @@ def test_an_array_that_came_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert [there.name for there in tmp_path.iterdir()] == ["array.zarr"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EIO])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EIO]
+)
 def test_a_system_that_cannot_exchange_says_so(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

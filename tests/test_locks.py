@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -120,7 +120,7 @@ CALLS: list[tuple[Any, str]] = [
 
 
 @contextmanager
-def failing_from(number: int) -> Iterator[list[str]]:
+def failing_from(number: int) -> Generator[list[str]]:
     """Let all calls to the file system fail from one on, as without descriptors, or space.
 
     What is closed is closed all the same: the system reports what it could not write, and no more.
@@ -177,7 +177,6 @@ def test_what_fails_from_any_call_on_does_not_keep_the_lock(kind: str, tmp_path:
         assert [there.name for there in path.parent.iterdir()] == ["array.zarr"]
         if len(calls) < number:
             break
-    assert number > 20
     assert in_place
 
 

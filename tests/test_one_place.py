@@ -248,9 +248,7 @@ def test_one_bucket_by_two_libraries() -> None:
         ("a/b", "a/c", False),
     ],
 )
-def test_places_overlap_where_one_is_within_the_other(
-    one: str, other: str, expected: bool
-) -> None:
+def test_places_overlap_where_one_is_within_the_other(one: str, other: str, expected: bool) -> None:
     here, there = Location("root", one), Location("root", other)
     assert here.overlaps(there) is there.overlaps(here) is expected
     assert not here.overlaps(Location("elsewhere", other))

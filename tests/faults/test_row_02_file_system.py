@@ -268,7 +268,8 @@ def test_an_error_that_comes_when_the_array_is_in_place_says_so(
         file_system.fail(0, EVERY_FAULT[0])
         prepare()
         file_system.calls = []
-        FLAT.store(place.destination, overwrite=True, durable=True, **run)
+        options: ZarrOptions = {**run, "durable": True}
+        FLAT.store(place.destination, overwrite=True, **options)
         said: set[bool] = set()
         for number in range(1, len(file_system.calls) + 1):
             for fault in EVERY_FAULT[:2]:  # a process that is gone says nothing
@@ -276,7 +277,7 @@ def test_an_error_that_comes_when_the_array_is_in_place_says_so(
                 prepare()
                 file_system.fail(number, fault)
                 try:
-                    FLAT.store(place.destination, overwrite=True, durable=True, **run)
+                    FLAT.store(place.destination, overwrite=True, **options)
                 except (OSError, LazyChunksError, CrashedError) as error:
                     seen = seen_at(place.destination)
                     is_in_place = same(seen, FLAT.whole)

@@ -22,7 +22,7 @@ from lazychunks.storage.chunks import metadata as arrays
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places import directory
 from lazychunks.storage.places.directory import SiblingDirectory
-from lazychunks.storage.places.lock import _LockFile
+from lazychunks.storage.places.lock import LockFile
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 Hook = tuple[Any, str]
 
 POINTS: dict[str, Hook] = {
-    "lock": (_LockFile, "acquire"),
+    "lock": (LockFile, "acquire"),
     "room for the new array": (SiblingDirectory, "begin"),
     "plan": (arrays.StagedArray, "record"),
     "shape": (arrays.StagedArray, "reshape"),
@@ -46,7 +46,7 @@ POINTS: dict[str, Hook] = {
     "rename": (os, "rename"),
     "removal of a file": (os, "unlink"),
     "removal of the old array": (shutil, "rmtree"),
-    "unlock": (_LockFile, "release"),
+    "unlock": (LockFile, "release"),
 }
 
 

@@ -102,7 +102,7 @@ class Attempt:
         self._keeps = can_skip and options.run_id is not None and can_resume
         if options.resume and not can_resume:
             raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write for another start: a zip file cannot "
+                f"{self.place} cannot keep an unfinished write for a next start: a zip file cannot "
                 "delete, and what a session has not committed ends with its process; leave out "
                 "resume=True, or write to a directory or another store"
             )

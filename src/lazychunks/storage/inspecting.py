@@ -180,9 +180,7 @@ def _axes(record: Document) -> list[_Axis]:
     ]
 
 
-def _done_blocks(
-    staging: Place, array: StoredArray, axes: Sequence[_Axis]
-) -> int | None:
+def _done_blocks(staging: Place, array: StoredArray, axes: Sequence[_Axis]) -> int | None:
     """Count the blocks that resuming skips, if they are not too many."""
     keys = [key for key in staging.keys() or () if not key.endswith(".partial")]
     plan = WritePlan(len(axes), array.shape[len(axes) :], array.chunks, array.shards)

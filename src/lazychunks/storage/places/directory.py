@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -140,7 +140,7 @@ class LocalDirectory:
         return SiblingDirectory(self, overwrite=overwrite)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Be the only writer, and finish what a dead one has left half-way.
 
         All is looked at first: a lock file would be a change that a refusal must not make.
@@ -162,7 +162,7 @@ class LocalDirectory:
                 yield
 
     @contextlib.contextmanager
-    def _make_parents(self) -> Iterator[None]:
+    def _make_parents(self) -> Generator[None]:
         """Make the directories above, and remove them if nothing comes to be in them."""
         self.made[:] = [parent for parent in self.path.parents if not parent.exists()]
         try:
@@ -369,7 +369,6 @@ class SiblingDirectory:
             )
             raise
         self._is_only_copy = False
-
 
     def _remove_replaced(self) -> None:
         """Remove the old array, of which a part must not pass for an unfinished write."""

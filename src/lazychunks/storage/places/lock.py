@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from lazychunks.errors import DestinationBusyError
@@ -29,7 +29,7 @@ _CANNOT_LOCK = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, err
 
 
 @contextlib.contextmanager
-def hold_lock(file: Path, name: str) -> Iterator[None]:
+def hold_lock(file: Path, name: str) -> Generator[None]:
     """Hold a lock file, and remove it in the end.
 
     Parameters
@@ -46,7 +46,7 @@ def hold_lock(file: Path, name: str) -> Iterator[None]:
     DestinationExistsError
         If something else is there.
     """
-    lock = _LockFile(file, name)
+    lock = LockFile(file, name)
     try:
         lock.acquire()
         yield
@@ -54,12 +54,23 @@ def hold_lock(file: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-class _LockFile:
+class LockFile:
+    """A lock file, whether it is held or not.
+
+    Parameters
+    ----------
+    file
+        The lock file.
+    name
+        What it protects, for messages.
+    """
+
+    _descriptor: int | None = None
+
     def __init__(self, file: Path, name: str) -> None:
         self._file = file
         self._name = name
         self._process = os.getpid()
-        self._descriptor: int | None = None
         self._is_ours = False
         """Whether the file is this writer's to remove."""
 
@@ -94,6 +105,10 @@ class _LockFile:
         finally:
             self._is_ours = False
             self._close()
+
+    def __del__(self) -> None:
+        # An interrupt may cut the release short, and the lock must not outlive its holder.
+        self._close()
 
     def _open(self) -> bool:
         """Open the file; True if it was not there before."""

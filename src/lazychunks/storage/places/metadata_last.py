@@ -7,7 +7,7 @@ What has no metadata is no array. Until all is written, the metadata of the arra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from lazychunks.errors import DestinationExistsError
@@ -88,7 +88,7 @@ class StoreKeys(Keys):
         return MetadataLast(self, overwrite=overwrite)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Be the only writer of this process, and finish what a dead one has left half-way.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakSet
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
@@ -97,7 +98,7 @@ _BUCKETS = {
     "GCSStore": ("gs", "bucket"),
     "AzureStore": ("abfs", "container_name"),
 }
-"""Stores of obstore: fsspec's name of their protocol, and the setting that has the bucket's name."""
+"""Stores of obstore: what fsspec calls their protocol, and the setting with the bucket's name."""
 
 
 def _locate_in_obstore(store: object, path: str) -> Location:
@@ -122,7 +123,7 @@ def _join(*parts: str) -> str:
     return "/".join(filter(None, (part.strip("/") for part in parts)))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class _Writer:
     location: Location
     is_staged: bool
@@ -137,11 +138,12 @@ class _Writer:
 class Register:
     """The writers at work in this process."""
 
-    _writers: list[_Writer] = field(default_factory=list[_Writer])
+    # Weak: a writer whose end was cut short by an interrupt is not at work for ever.
+    _writers: WeakSet[_Writer] = field(default_factory=WeakSet[_Writer])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
-    def enter(self, location: Location, name: str, *, is_staged: bool = False) -> Iterator[None]:
+    def enter(self, location: Location, name: str, *, is_staged: bool = False) -> Generator[None]:
         """Be a writer at a place.
 
         Parameters
@@ -161,11 +163,10 @@ class Register:
             with self._lock:
                 if any(location.overlaps(other.location) for other in self._writers):
                     raise refuse_second_writer(name)
-                self._writers.append(writer)
+                self._writers.add(writer)
             yield
         finally:
-            if writer in self._writers:
-                self._writers.remove(writer)
+            self._writers.discard(writer)
 
     def begin_removal(self, location: Location, name: str) -> None:
         """Refuse to remove an array that is read, and all reading from now on.

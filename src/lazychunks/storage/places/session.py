@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from zarr.abc.store import Store
@@ -91,7 +91,7 @@ class IcechunkSession(Keys):
         return SessionDraft(self, overwrite=overwrite)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Be the only writer at the path in this process; Icechunk itself tells other sessions.
 
         Raises
