@@ -30,7 +30,7 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places.directory import exchange_directories
+from lazychunks.storage.places.file_system import exchange_directories
 from lazychunks.storage.places.metadata_last import MetadataLast
 from tests.places import (
     OLD,

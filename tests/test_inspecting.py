@@ -26,7 +26,8 @@ from lazychunks import (
     status,
 )
 from lazychunks.storage import inspecting
-from lazychunks.storage.places.directory import REPLACED, LocalDirectory
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import REPLACED
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group
 from tests.strategies import Array

@@ -20,7 +20,7 @@ from lazychunks import (
 from lazychunks.storage import resuming
 from lazychunks.storage.chunks import metadata as arrays
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.places import directory
+from lazychunks.storage.places import directory, file_system
 from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.lock import LockFile
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
@@ -40,8 +40,8 @@ POINTS: dict[str, Hook] = {
     "sizes": (resuming.Journal, "_flush"),
     "sizes removed": (Keys, "delete_directory"),
     "publish": (SiblingDirectory, "commit"),
-    "exchange": (directory, "exchange_directories"),
-    "two renames": (SiblingDirectory, "_replace"),
+    "exchange": (file_system, "exchange_directories"),
+    "two renames": (directory, "swap_in"),
     "mark of the old array": (Path, "touch"),
     "rename": (os, "rename"),
     "removal of a file": (os, "unlink"),
@@ -53,7 +53,7 @@ POINTS: dict[str, Hook] = {
 def kill_at(point: str, visit: int, after: bool, job: Job, path: str, can_exchange: bool) -> None:
     """Store a job in this process, which dies at that visit of a point."""
     if not can_exchange:
-        setattr(directory, "exchange_directories", _cannot)  # noqa: B010  # mypy wants no assignment
+        setattr(file_system, "exchange_directories", _cannot)  # noqa: B010  # mypy wants no assignment
     owner, name = POINTS[point]
     function: Callable[..., Any] = getattr(owner, name)
     visits = 0

@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 
 import lazychunks
 from lazychunks import WriteAbortedError
-from lazychunks.storage.places import directory as local
+from lazychunks.storage.places import file_system
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 from tests.faults.seed_writer import seed_flat
 
@@ -33,6 +33,7 @@ ROOMS = tuple(
         "chunks/metadata",
         "keys",
         "places/directory",
+        "places/file_system",
         "places/lock",
         "places/metadata_last",
         "places/register",
@@ -141,7 +142,7 @@ def test_an_interrupt_at_any_line_leaves_old_or_new_and_the_next_run_cleans_up(
     if "unfinished" in before:
         options |= {"run_id": "run", "resume": True}
     if not can_exchange:
-        monkeypatch.setattr(local, "exchange_directories", cannot_exchange)
+        monkeypatch.setattr(file_system, "exchange_directories", cannot_exchange)
     old = old_array({})
 
     start: Any = str(tmp_path / "start" / "array.zarr") if kind == "path" else MemoryStore()

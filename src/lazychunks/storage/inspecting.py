@@ -22,7 +22,8 @@ from lazychunks.layout.shapes import partition_slices
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, Document, record_of
 from lazychunks.storage.chunks.trust import document_of, found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.directory import LocalDirectory, walk_files
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import walk_files
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.protocol import Place
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of

@@ -49,11 +49,8 @@ def locate(store: Store, path: str) -> Location:
     Of a bucket, its name counts and not its endpoint: two buckets of one name count as one, so that
     a writer may be refused in vain rather than two arrays be mixed.
     """
-    inner: object
+    store = unwrap(store)
     match store:
-        case WrapperStore():
-            inner = vars(store)["_store"]
-            return locate(inner, path) if isinstance(inner, Store) else Location(store, path)
         case LocalStore():
             return _locate_file(store.root, path)
         case MemoryStore():
@@ -66,6 +63,12 @@ def locate(store: Store, path: str) -> Location:
             return Location(f"zip {os.path.realpath(store.path)}", path)
         case _:
             return Location(store, path)
+
+
+def unwrap(store: Store) -> Store:
+    """Return the store within a zarr ``WrapperStore``, or the store itself."""
+    inner: Store = vars(store)["_store"] if isinstance(store, WrapperStore) else store
+    return inner if inner is store else unwrap(inner)
 
 
 class _FileSystem(Protocol):
