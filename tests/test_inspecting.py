@@ -25,7 +25,8 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places.directory import REPLACED, LocalDirectory
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import REPLACED
 from lazychunks.storage.record import seal
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group

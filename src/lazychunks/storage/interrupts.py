@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from types import FrameType
 
 
 @contextlib.contextmanager
-def hold_interrupts() -> Iterator[None]:
+def hold_interrupts() -> Generator[None]:
     """Hold Ctrl-C and SIGTERM back until the body has ended; their handlers are called then.
 
     Handlers run in the main thread only, so in any other thread there is nothing to hold back.
@@ -25,7 +25,7 @@ def hold_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hold(number: signal.Signals) -> Iterator[None]:
+def _hold(number: signal.Signals) -> Generator[None]:
     handler = signal.getsignal(number)
     if not callable(handler):  # the system's own: it ends the process, or ignores the signal
         yield

@@ -20,7 +20,8 @@ from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
 from lazychunks.storage.chunks.trust import found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.directory import LocalDirectory, walk_files
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import walk_files
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.protocol import Place
 from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal

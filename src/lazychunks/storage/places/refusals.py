@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from lazychunks.errors import (
     DestinationBusyError,
@@ -31,10 +31,10 @@ def parse_metadata(value: bytes | None) -> Mapping[str, object] | None:
     if value is None:
         return None
     try:
-        document: object = json.loads(value)
+        document = json.loads(value)
     except (ValueError, RecursionError):
         return {}
-    return {str(key): item for key, item in document.items()} if isinstance(document, dict) else {}
+    return document if _is_object(document) else {}
 
 
 def is_array(name: str, members: Collection[str], document: Mapping[str, object] | None) -> bool:
@@ -56,10 +56,8 @@ def is_array(name: str, members: Collection[str], document: Mapping[str, object]
     """
     if not members:
         return False
-    if document is None:
-        kind = "array" if ".zarray" in members else "group" if ".zgroup" in members else None
-    else:
-        kind = document.get("node_type")
+    older = "array" if ".zarray" in members else "group" if ".zgroup" in members else None
+    kind = older if document is None else document.get("node_type")
     if kind == "group":
         raise refuse(name, "a zarr group")
     if kind != "array":
@@ -181,6 +179,10 @@ def refuse_readers(name: str) -> DestinationExistsError:
 def refuse_read_only(name: str) -> DestinationReadOnlyError:
     """Refuse a store that was opened for reading."""
     return DestinationReadOnlyError(f"{name} is read-only; open the store for writing", path=name)
+
+
+def _is_object(document: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(document, dict)  # with keys that are text, as JSON has no others
 
 
 def _enumerate(names: list[str]) -> str:

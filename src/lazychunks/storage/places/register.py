@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakSet
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
@@ -48,11 +49,8 @@ def locate(store: Store, path: str) -> Location:
     Of a bucket, its name counts and not its endpoint: two buckets of one name count as one, so that
     a writer may be refused in vain rather than two arrays be mixed.
     """
-    inner: object
+    store = unwrap(store)
     match store:
-        case WrapperStore():
-            inner = vars(store)["_store"]
-            return locate(inner, path) if isinstance(inner, Store) else Location(store, path)
         case LocalStore():
             return _locate_file(store.root, path)
         case MemoryStore():
@@ -65,6 +63,12 @@ def locate(store: Store, path: str) -> Location:
             return Location(f"zip {os.path.realpath(store.path)}", path)
         case _:
             return Location(store, path)
+
+
+def unwrap(store: Store) -> Store:
+    """Return the store within a zarr ``WrapperStore``, or the store itself."""
+    inner: Store = vars(store)["_store"] if isinstance(store, WrapperStore) else store
+    return inner if inner is store else unwrap(inner)
 
 
 class _FileSystem(Protocol):
@@ -89,7 +93,7 @@ def _locate_in_filesystem(fs: _FileSystem, path: str) -> Location:
             below = str(getattr(fs, "path", "")) if kind.__name__ == "DirFileSystem" else ""
             return _locate_in_filesystem(inner, _join(below, path))
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return _locate_file(path) if protocol in ("file", "local") else Location(protocol, path)
+    return _locate_file("/", path) if protocol in ("file", "local") else Location(protocol, path)
 
 
 _BUCKETS = {
@@ -97,7 +101,7 @@ _BUCKETS = {
     "GCSStore": ("gs", "bucket"),
     "AzureStore": ("abfs", "container_name"),
 }
-"""Stores of obstore: fsspec's name of their protocol, and the setting that has the bucket's name."""
+"""Stores of obstore: what fsspec calls their protocol, and the setting with the bucket's name."""
 
 
 def _locate_in_obstore(store: object, path: str) -> Location:
@@ -122,7 +126,7 @@ def _join(*parts: str) -> str:
     return "/".join(filter(None, (part.strip("/") for part in parts)))
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class _Writer:
     location: Location
     is_staged: bool
@@ -137,11 +141,12 @@ class _Writer:
 class Register:
     """The writers at work in this process."""
 
-    _writers: list[_Writer] = field(default_factory=list[_Writer])
+    # Weak: a writer whose end was cut short by an interrupt is not at work for ever.
+    _writers: WeakSet[_Writer] = field(default_factory=WeakSet[_Writer])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextlib.contextmanager
-    def enter(self, location: Location, name: str, *, is_staged: bool = False) -> Iterator[None]:
+    def enter(self, location: Location, name: str, *, is_staged: bool = False) -> Generator[None]:
         """Be a writer at a place.
 
         Parameters
@@ -161,11 +166,10 @@ class Register:
             with self._lock:
                 if any(location.overlaps(other.location) for other in self._writers):
                     raise refuse_second_writer(name)
-                self._writers.append(writer)
+                self._writers.add(writer)
             yield
         finally:
-            if writer in self._writers:
-                self._writers.remove(writer)
+            self._writers.discard(writer)
 
     def begin_removal(self, location: Location, name: str) -> None:
         """Refuse to remove an array that is read, and all reading from now on.
