@@ -196,8 +196,13 @@ class Sink(Fold[int, str]):
 
 
 class SinkPass(Pass):
-    is_behind_a_function = False
+    before: Callable[[Any], Any] | None = None
     is_behind_a_fold = False
+    can_skip = False
+    workers: int | None = None
+    resumes = False
+    is_finished = False
+    shelf = None
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -307,12 +312,12 @@ def test_a_pass_knows_the_sinks_in_it_and_they_know_what_is_before_them() -> Non
     folded = tee(tee(LENGTH, a), LIST, tee(b, c).contramap(size), d.then(str))
     sinks = folded.start((None,)).sinks
     assert [*sinks] == [*a.passes, *b.passes, *c.passes, *d.passes]
-    assert [sink.is_behind_a_function for sink in sinks] == [False, True, True, False]
+    assert [sink.before for sink in sinks] == [None, size, size, None]
     assert not any(sink.is_behind_a_fold for sink in sinks)
     nested = tee(nest(LENGTH, tee(SUM, a)), nest(b, TEXTS)).start_rows((None, None))
     assert [*nested.sinks] == a.passes[1:]
     assert a.passes[1].is_behind_a_fold
-    assert not a.passes[1].is_behind_a_function
+    assert a.passes[1].before is None
     assert [*LENGTH.start((None,)).sinks] == []
 
 
