@@ -280,7 +280,8 @@ class Target(Generic[T]):
                 values[in_region] = self.units.read((*place, *region[self.block_axes :]))
             else:
                 buffer = np.empty((*self.unit, *self.plan.trailing), self.units.dtype)
-                spill.load(self.where, cell, buffer)
+                if spill.load(self.where, cell, buffer) != (self.spilled or {}).get(cell):
+                    raise ValueError(f"what was spilled of the chunk {cell} has gone")
                 values[in_region] = buffer[within]
         return values
 
