@@ -24,6 +24,7 @@ from lazychunks import (
     tee,
 )
 from lazychunks.folds import Counts, Pass
+from lazychunks.runs.passes import Setup
 
 numbers = st.lists(st.integers(-100, 100), max_size=8)
 rows_of_numbers = st.lists(numbers, max_size=5)
@@ -198,8 +199,7 @@ class Sink(Fold[int, str]):
 class SinkPass(Pass):
     before: Callable[[Any], Any] | None = None
     is_behind_a_fold = False
-    can_skip = False
-    workers: int | None = None
+    setup = Setup()
     resumes = False
     is_finished = False
     shelf = None

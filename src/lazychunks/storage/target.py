@@ -27,6 +27,7 @@ from lazychunks.layout.shapes import (
 )
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.dtypes import checked_array, checked_block
+from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.mismatches import check_same_dtype, check_same_values, mismatch
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-
-DRAFT = "zarr.json.partial"
-"""Where the metadata of an array waits until the array is complete."""
 
 
 @dataclass(frozen=True)
@@ -255,7 +253,7 @@ class Target(Generic[T]):
         if self.attempt is None:
             return
         try:
-            noted = unseal(self.where.read(DRAFT) or b"")[1].attempt
+            noted = unseal(self.where.read(KEPT_BACK) or b"")[1].attempt
         except DamagedRecordError:
             noted = None
         if noted != self.attempt:
