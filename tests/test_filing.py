@@ -32,8 +32,9 @@ from lazychunks import (
 from lazychunks.layout.shapes import Shape
 from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.files import ChunkFiles, Reader, content_size
-from lazychunks.storage.chunks.metadata import Document, described, parsed
+from lazychunks.storage.chunks.metadata import described, parsed
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.record import Document
 from tests.strategies import (
     DTYPES,
     Array,

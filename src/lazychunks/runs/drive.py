@@ -73,13 +73,15 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
     resumes = _check_resuming(running.sinks)
     calls = _find_calls(blocks, axes, resumes=resumes, spreads=runner is not None)
     for sink in running.sinks:
-        is_apart = runner is None or sink.is_behind_a_fold
-        sink.setup = Setup(
-            can_skip=calls is not None and not sink.is_behind_a_fold,
-            needs_blocks=fold.needs_blocks,
-            workers=None if is_apart else runner.workers,
-            shares_memory=is_apart or runner.shares_memory,
-        )
+        if sink.is_behind_a_fold:
+            sink.setup = Setup(can_skip=False)
+        else:
+            sink.setup = Setup(
+                can_skip=calls is not None,
+                needs_blocks=fold.needs_blocks,
+                workers=None if runner is None else runner.workers,
+                shares_memory=runner is None or runner.shares_memory,
+            )
     with running:
         if calls is not None and resumes:
             for sink in sinks:

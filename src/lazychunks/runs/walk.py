@@ -107,14 +107,14 @@ def enumerate_with_last(items: Iterable[T], start: int) -> Iterator[tuple[int, T
     >>> list(enumerate_with_last("ab", 3))
     [(3, 'a', False), (4, 'b', True)]
     """
-    held: list[T] = []
-    for number, item in enumerate(items, start - 1):
+    number, held = start, list[T]()
+    for item in items:
         if held:
             yield number, held.pop(), False
+            number += 1
         held.append(item)
-        last = number + 1
     if held:
-        yield last, held.pop(), True
+        yield number, held.pop(), True
 
 
 def _stand_in(index: Shape, is_last: Ends) -> object:  # noqa: ARG001  # as Shelf.read_block
