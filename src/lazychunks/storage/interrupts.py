@@ -19,7 +19,7 @@ def hold_interrupts() -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # One inside the other: the handler that is called first may raise, and both are put back.
+    # One inside the other, so that both handlers are put back also if the first one raises.
     with _hold(signal.SIGTERM), _hold(signal.SIGINT):
         yield
 
