@@ -93,7 +93,7 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
             _Division(fold, running, runner, axes, counts).run(calls())
         elif calls is not None and any(sink.shelf for sink in sinks):
             verify = not all(sink.is_finished for sink in sinks)
-            walk = _walk(fold, sinks)
+            walk = Walk(tuple(sinks), fold.needs_blocks)
             walk.go_through(whole(calls(), axes), running, verify=verify)
         else:
             step_through(running, blocks, axes)
@@ -168,7 +168,9 @@ class _Division:
         for sink in self._sinks:
             sink.check_even()
 
-    def _tasks(self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]) -> Iterator[Task | None]:
+    def _tasks(
+        self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]
+    ) -> Iterator[Task | None]:
         """Yield what is to be done, as somebody has time for it."""
         verify = not all(sink.is_finished for sink in self._sinks)
         work = self._work(fn)
@@ -215,9 +217,7 @@ def probe(
 ) -> list[tuple[Shape, Any]]:
     """Compute the first block, and ask what each sink would store of it; runs in a worker."""
     block = receive(fn)(*receive(items))
-    return [
-        ask(block if before is None else before(block)) for before, ask in receive(probes)
-    ]
+    return [ask(block if before is None else before(block)) for before, ask in receive(probes)]
 
 
 def _walk(fold: AnyFold, sinks: Sequence[Sink]) -> Walk:

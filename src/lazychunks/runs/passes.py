@@ -58,7 +58,7 @@ class PartFold(Protocol[T_contra]):
 
 
 class Shelf(Protocol):
-    """Blocks of which some may be stored already; a value that can be pickled."""
+    """Blocks of which some may be stored already."""
 
     def has(self, index: Shape, is_last: Ends) -> bool:
         """Whether a block is stored, so that it need not be computed."""
@@ -81,8 +81,11 @@ class Probe(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """The running pass of a fold that stores blocks, as a driver of passes sees it."""
+class Sink(Shelf, Protocol):
+    """The running pass of a fold that stores blocks, as a driver of passes sees it.
+
+    It is a shelf itself, of what is stored by what is known at the moment.
+    """
 
     can_skip: bool
     """Whether the sequence can skip blocks; set by the driver."""
@@ -103,7 +106,7 @@ class Sink(Protocol):
 
     @property
     def shelf(self) -> Shelf | None:
-        """What an earlier start has stored; None where nothing was begun."""
+        """What an earlier start has stored, a value that can be pickled; None where nothing is."""
         ...
 
     @property

@@ -34,10 +34,11 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
-from lazychunks.layout.partition import ArrayPlan
+from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape, cell_count
+from lazychunks.runs.passes import Ends
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import OVERWRITING, make_document, open_array
 from lazychunks.storage.mismatches import (
@@ -145,9 +146,9 @@ class Write(Generic[T]):
         self._process = os.getpid()
         if options.resume and not self._draft.can_be_kept:
             raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write for another start: a zip file cannot "
-                "delete, and what a session has not committed ends with its process; leave out "
-                "resume=True, or write to a directory or another store"
+                f"{self.place} cannot keep an unfinished write for another start: a zip file "
+                "cannot delete, and what a session has not committed ends with its process; leave "
+                "out resume=True, or write to a directory or another store"
             )
 
     # --- the pass of a fold -------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Write(Generic[T]):
 
     @property
     def sinks(self) -> Sequence[Write[Any]]:
-        """This write itself: a pass that shows something to others, and finishes last."""
+        """The write itself: a pass that shows something to others, and finishes last."""
         return (self,)
 
     def step(self, block: T, /) -> None:
@@ -254,6 +255,20 @@ class Write(Generic[T]):
         """What an earlier start has stored."""
         target = self.target
         return target if target is not None and (target.stored or target.spilled) else None
+
+    def has(self, index: Shape, is_last: Ends) -> bool:
+        """Whether a block is stored, by what is known now: more than when the pass began."""
+        return self.target is not None and self.target.has(index, is_last)
+
+    def read_block(self, index: Shape, is_last: Ends) -> T:
+        """Read back a block that is stored."""
+        assert self.target is not None
+        return self.target.read_block(index, is_last)
+
+    def compare(self, index: Shape, is_last: Ends, block: T) -> None:
+        """Refuse a block that is not the one that is stored."""
+        assert self.target is not None
+        self.target.compare(index, is_last, block)
 
     @property
     def plan(self) -> ArrayPlan | None:
@@ -334,7 +349,11 @@ class Write(Generic[T]):
 
     def _check_first(self, first: Shape) -> None:
         """Refuse workers where the size of the first block cannot be that of all blocks."""
-        if self.workers is not None and self.options.sizes is None and 0 in first[: len(self._counts)]:
+        if (
+            self.workers is not None
+            and self.options.sizes is None
+            and 0 in first[: len(self._counts)]
+        ):
             raise BlockShapeError(
                 f"the first block has shape {first}, and with an executor all blocks have its "
                 "size; list the sizes in sizes=, or leave out executor=, or the empty block",
@@ -484,13 +503,32 @@ class Write(Generic[T]):
         self._draft.begin({"": self._kept_back(target)})
         self.target = target
 
+    def forget_units(self, cells: Collection[Shape]) -> None:
+        """Remove units that an earlier start has stored, since they are not where they belong."""
+        assert self.target is not None
+        # Under another name, so that workers which outlive that start do not write them again.
+        record = replace(self._record, attempt=secrets.token_hex(8))
+        self._write_draft(self._document, record)
+        target = self.target
+        target.delete_units(cells)
+        spilled = target.spilled
+        if spilled is not None:
+            spilled = {cell: pieces for cell, pieces in spilled.items() if cell not in cells}
+        self.target = replace(target, stored=target.stored.difference(cells), spilled=spilled)
+
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
         """Note the sizes of blocks along the axes on which they are uneven, for another start."""
+        assert self.target is not None
+        if self.target.lists_sizes:
+            return  # they are known as it is
         noted = tuple(
             old if new is None else max(tuple(new), old or (), key=len)
             for new, old in zip(sizes, self._record.sizes, strict=True)
         )
         self._write_draft(self._document, replace(self._record, sizes=noted))
+        # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
+        axes = map(Partition, self.target.first, noted)
+        self.target = replace(self.target, plan=replace(self.target.plan, axes=tuple(axes)))
 
     def note_length(self, axis: int, length: int) -> None:
         """Note where an axis ends, for another start, and for the writers of other parts."""
@@ -578,7 +616,7 @@ class Write(Generic[T]):
         trailing = self.target.plan.trailing
         document = with_shape(self._document, (*self._stops, *trailing))
         way_out = "see that nothing removes them, and that workers share the store"
-        self._check_complete(document, self._draft.keys(), way_out)
+        self._check_complete(document, tuple(self._draft.keys()), way_out)
         record = replace(self._record, counts=self._counts, lengths=self._stops)
         self._write_draft(document, replace(record, is_written=True))
 
