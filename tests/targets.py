@@ -52,7 +52,7 @@ def make_target(
         Other fields of the target.
     """
     trailing = first[axes:]
-    whole = (*unit, *trailing)[: len(first)]
+    whole = (*unit, *(max(length, 1) for length in trailing))[: len(first)]
     shape = (*(0 for _ in range(axes)), *trailing)
     document = make_document(
         shape, chunks or whole, whole if chunks else None, DTYPE, options or WriteOptions()

@@ -92,7 +92,7 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
             _Division(fold, running, sinks, runner, axes, counts).run(calls())
         elif calls is not None and any(sink.shelf for sink in sinks):
             verify = not all(sink.is_finished for sink in sinks)
-            walk = _walk(fold, sinks)
+            walk = Walk(tuple(sinks), fold.needs_blocks)
             walk.go_through(whole(calls(), axes), running, verify=verify)
         else:
             step_through(running, blocks, axes)

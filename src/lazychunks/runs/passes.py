@@ -59,7 +59,7 @@ class PartFold(Protocol[T_contra]):
 
 
 class Shelf(Protocol):
-    """Blocks of which some may be stored already; a value that can be pickled."""
+    """Blocks of which some may be stored already."""
 
     def has(self, index: Shape, is_last: Ends) -> bool:
         """Whether a block is stored, so that it need not be computed."""
@@ -96,8 +96,11 @@ class Setup:
     """Whether all that store parts see the memory of this process."""
 
 
-class Sink(Protocol):
-    """The running pass of a fold that stores blocks, as a driver of passes sees it."""
+class Sink(Shelf, Protocol):
+    """The running pass of a fold that stores blocks, as a driver of passes sees it.
+
+    It is a shelf itself, of what is stored by what is known at the moment.
+    """
 
     setup: Setup
     """Set by the driver, before the pass is entered."""
@@ -119,7 +122,7 @@ class Sink(Protocol):
 
     @property
     def shelf(self) -> Shelf | None:
-        """What an earlier start has stored, if anything."""
+        """What an earlier start has stored, a value that can be pickled; None where nothing is."""
         ...
 
     @property

@@ -6,9 +6,9 @@ blocks: here, in a worker, on a rank.
 
 from __future__ import annotations
 
-import operator
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -44,6 +44,10 @@ class Receipt:
 
 class Notebook(Protocol):
     """Listens to the writer of a whole run, so that another start of it may go on."""
+
+    def forget_units(self, cells: Collection[Shape]) -> None:
+        """Remove units that an earlier start has stored, since they are not where they belong."""
+        ...
 
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
         """Note the sizes of the blocks so far, along each axis on which they are uneven."""
@@ -99,6 +103,8 @@ class PartWriter(Generic[T]):
         self._widths: list[int] = []
         """Of the columns, as the first row of the part has them."""
         self._is_uneven: list[bool] = [axis.sizes is not None for axis in target.plan.axes]
+        self._lengths: list[int | None] = list(target.lengths)
+        """Of the block axes, where their ends are known."""
         self.taken: int = 0
         """Number of blocks taken."""
         self._background: BackgroundWriter | None = None
@@ -119,7 +125,8 @@ class PartWriter(Generic[T]):
         keeps = self._target.is_resumable
         try:
             if error is not None and keeps:
-                self._checkpoint()
+                with contextlib.suppress(Exception):  # the failure before this one is what counts
+                    self._checkpoint()
         finally:
             if self._background is not None:
                 self._background.close(drop=not keeps)
@@ -201,8 +208,9 @@ class PartWriter(Generic[T]):
         target = self._target
         target.check_attempt()
         target.units.write(filled)
-        starts = (span.start for span in filled.region)
-        cell = tuple(map(operator.floordiv, starts, target.unit))
+        cell = tuple(
+            span.start // size for span, size in zip(filled.region, target.unit, strict=False)
+        )
         if self._units is not None and self._units.is_spilled(cell):
             target.where.delete(spill.key_of(cell))
 
@@ -220,18 +228,12 @@ class PartWriter(Generic[T]):
         ):
             return
         index = self.next_index
-        known = [
-            self._is_uneven[axis] and target.knows_size(axis, number)
-            for axis, number in enumerate(index)
-        ]
-        free = tuple(
-            None if is_known else want for want, is_known in zip(wanted, known, strict=True)
-        )
+        if len(shape) == len(target.first):
+            for axis, (number, want) in enumerate(zip(index, wanted, strict=True)):
+                if target.knows_size(axis, number) and want != shape[axis]:
+                    raise self._other_size(axis, want, shape[axis])
         name = block_name(index)
-        check_block(shape, target.first, free, block=name, is_even=not self._is_whole)
-        for axis, (want, size) in enumerate(zip(wanted, shape, strict=False)):
-            if known[axis] and want != size:
-                raise self._other_size(axis, want, size)
+        check_block(shape, target.first, wanted, block=name, is_even=not self._is_whole)
 
     def _other_size(self, axis: int, expected: int | None, size: int) -> Exception:
         index = self.next_index
@@ -305,13 +307,14 @@ class PartWriter(Generic[T]):
         if self._notebook is not None and self._tells_size(0, origin):
             self._heights.append(sizes[0])
         self._height = sizes[0]
-        for axis, length in enumerate(self._target.lengths):
+        for axis, length in enumerate(self._lengths):
             if length is not None and self.stops[axis] > length:
                 raise mismatch(f"the length of axis {axis}", "length", length, self.stops[axis])
         return origin
 
     def _notice_uneven(self, origin: Shape, shape: Shape, units: OpenUnits) -> None:
         """Have it noted that blocks are uneven, before anything is written at a place of theirs."""
+        assert self._notebook is not None
         found = False
         for axis, start in enumerate(origin):
             if (
@@ -320,9 +323,12 @@ class PartWriter(Generic[T]):
                 and self._tells_size(axis, origin)
                 and start + shape[axis] != self._target.lengths[axis]
             ):
+                # Workers had stored them where blocks of one size would lie. Sizes are noted once
+                # they are gone: a start that knows the sizes would believe them.
+                wrong = units.forget_earlier(axis, start)
+                if wrong:
+                    self._notebook.forget_units(wrong)
                 self._is_uneven[axis] = found = True
-                # Workers, who stored them, had taken all blocks to be of the first one's size.
-                self._target.delete_units(units.forget_earlier(axis, start))
         if found:
             self._note_sizes()
 
@@ -341,21 +347,26 @@ class PartWriter(Generic[T]):
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""
         began = time.monotonic()
+        self._target.check_attempt()
+        # Sizes first: what is spilled of a block whose size is not known could not be compared.
+        self._note_sizes()
         if self._units is not None:
             self._units.spill()
-        self._note_sizes()
         # Large units take long to write; at least nine tenths of the time are for the blocks.
         ended = time.monotonic()
         self._next_checkpoint = ended + max(spill.SECONDS, 9 * (ended - began))
 
     def _fix_length(self, axis: int) -> None:
         """Learn that the array ends here along an axis."""
-        length, known = self.stops[axis], self._target.lengths[axis]
+        length, known = self.stops[axis], self._lengths[axis]
         reach = (self._units or self._target).reach(axis) if self._is_whole else 0
         if known not in (None, length) or length < reach:
-            was = f"at least {reach}" if known is None else known
+            was = known if length >= reach else f"at least {reach}"
             raise mismatch(f"the length of axis {axis}", "length", was, length)
+        if known is not None:
+            return
+        self._lengths[axis] = length
         if self._units is not None:
             self._units.fix_length(axis, length)
-        if self._notebook is not None and known is None:
+        if self._notebook is not None:
             self._notebook.note_length(axis, length)

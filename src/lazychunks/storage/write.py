@@ -30,10 +30,10 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
-from lazychunks.layout.partition import ArrayPlan
+from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Setup
+from lazychunks.runs.passes import Ends, Setup
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
 from lazychunks.storage.mismatches import mismatch
@@ -235,6 +235,20 @@ class Write(Generic[T]):
         target = self.target
         return target if target is not None and (target.stored or target.spilled) else None
 
+    def has(self, index: Shape, is_last: Ends) -> bool:
+        """Whether a block is stored, by what is known now: more than when the pass began."""
+        return self.target is not None and self.target.has(index, is_last)
+
+    def read_block(self, index: Shape, is_last: Ends) -> T:
+        """Read back a block that is stored."""
+        assert self.target is not None
+        return self.target.read_block(index, is_last)
+
+    def compare(self, index: Shape, is_last: Ends, block: T) -> None:
+        """Refuse a block that is not the one that is stored."""
+        assert self.target is not None
+        self.target.compare(index, is_last, block)
+
     @property
     def plan(self) -> ArrayPlan | None:
         """Where blocks lie, once the first of them is known."""
@@ -295,13 +309,31 @@ class Write(Generic[T]):
 
     # --- what is noted for another start, as the part writer's notebook -------------------------
 
+    def forget_units(self, cells: Collection[Shape]) -> None:
+        """Remove units that an earlier start has stored, since they are not where they belong."""
+        assert self.target is not None
+        # Under another name, so that workers which outlive that start do not write them again.
+        self._write_draft(replace(self._record, attempt=secrets.token_hex(8)))
+        self.target.delete_units(cells)
+        spilled = self.target.spilled
+        if spilled is not None:
+            spilled = {cell: pieces for cell, pieces in spilled.items() if cell not in cells}
+        stored = self.target.stored.difference(cells)
+        self.target = replace(self.target, stored=stored, spilled=spilled)
+
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
         """Note the sizes of blocks along the axes on which they are uneven."""
+        assert self.target is not None
+        if self.target.lists_sizes:
+            return  # they are known as it is
         noted = tuple(
             old if new is None else max(tuple(new), old or (), key=len)
             for new, old in zip(sizes, self._record.sizes, strict=True)
         )
         self._write_draft(replace(self._record, sizes=noted))
+        # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
+        axes = tuple(map(Partition, self.target.first, noted))
+        self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
 
     def note_length(self, axis: int, length: int) -> None:
         """Note where an axis ends; writers of other parts have to know it as well."""
@@ -317,7 +349,7 @@ class Write(Generic[T]):
         self._document = with_shape(self._document, shape)
         way_out = "see that nothing removes them, and that workers share the store"
         check_complete(
-            self._draft.where, self._document, self._draft.keys(), str(self.place), way_out
+            self._draft.where, self._document, tuple(self._draft.keys()), str(self.place), way_out
         )
         record = replace(self._record, counts=self._counts, lengths=self._stops)
         self._write_draft(replace(record, is_written=True))
