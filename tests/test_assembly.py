@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lazychunks import BlockShapeError, EmptyRowError
 from lazychunks.layout.shapes import Shape, cell_count, region_shape
-from lazychunks.storage.assembly import Assembly, Filled, Layout
+from lazychunks.storage.assembly import Assembly, Layout
+from lazychunks.storage.chunks.filled import Filled
 from tests.strategies import Array, partitions, shapes
 
 units = st.integers(1, 5)

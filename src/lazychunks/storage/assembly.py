@@ -19,6 +19,7 @@ from lazychunks.layout.shapes import (
     overlaps,
     region_shape,
 )
+from lazychunks.storage.chunks.filled import Filled
 
 
 @dataclass(slots=True)
@@ -127,21 +128,6 @@ def check_row(row: int, found: int, columns: int) -> None:
             expected=columns,
             got=said,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A buffer whose part within the array is complete."""
-
-    region: Region
-    """Its place in the array, clipped to the array."""
-    buffer: NDArray[Any]
-    """The whole buffer; ``buffer[:n]`` per axis, by the region's shape, is the data."""
-
-    @property
-    def data(self) -> NDArray[Any]:
-        """What belongs into the region."""
-        return self.buffer[tuple(slice(0, n) for n in region_shape(self.region))]
 
 
 @dataclass(slots=True)

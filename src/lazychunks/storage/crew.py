@@ -11,8 +11,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExec
 from typing import Any, Self, TypeVar
 
 from lazychunks.errors import NotSpreadableError
-from lazychunks.storage.chunks.background import Turnstile, wait_out
 from lazychunks.storage.options import Provider
+from lazychunks.storage.turnstile import Turnstile, wait_out
 from lazychunks.storage.workers import (
     Assignment,
     Maker,

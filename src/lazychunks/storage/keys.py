@@ -14,7 +14,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from lazychunks.storage.chunks.background import wait_out
+from lazychunks.storage.turnstile import wait_out
 
 T = TypeVar("T")
 

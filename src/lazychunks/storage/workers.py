@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, DestinationBusyError
 from lazychunks.layout.shapes import Region, Shape, block_name, check_block, region_at, region_shape
-from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.dtypes import checked_block
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.chunks.metadata import Document, StagedArray
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming import JOURNAL, check_same_dtype, check_same_values, stored_values

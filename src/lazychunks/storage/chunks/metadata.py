@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore, MemoryStore, StorePath, WrapperStore
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape
-from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks import bfloat16
-from lazychunks.storage.chunks.background import Turnstile
-from lazychunks.storage.chunks.files import ChunkFiles, keep_freed_memory
+from lazychunks.storage.chunks.files import ChunkFiles
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import RESERVED, WriteOptions
 
@@ -96,7 +93,6 @@ class StagedArray:
         self._files = ChunkFiles.of(where, document, atomic=resumable)
         self._array: StoredArray | None = None
         self._reopen()
-        keep_freed_memory()
 
     @property
     def array(self) -> StoredArray:
@@ -142,14 +138,11 @@ class StagedArray:
         if self._files is not None:
             self._files.write(filled)
         else:
-            gate = Gate(self.where.store)
-            metadata: Any = self.array.metadata  # parsed already
-            where = StorePath(gate, self.where.path)
-            array: StoredArray = zarr.Array(zarr.AsyncArray(metadata, where, WRITE_EVERYTHING))
-            try:
-                array[filled.region] = filled.data
-            finally:
-                gate.shut()
+            # One key at a time: zarr sets the keys of several chunks at once, and when one of them
+            # fails, it raises while the others are still on their way.
+            array = self.array
+            for piece in filled.pieces(array.shards or array.chunks):
+                array[piece.region] = piece.data
 
     def _reopen(self) -> None:
         """Describe it anew: now if background threads need it, which must not see a change."""
@@ -159,27 +152,6 @@ class StagedArray:
     def _write(self) -> None:
         if self._keeps_back:
             self.where.write(KEPT_BACK, serialized(self.document))
-
-
-class Gate(WrapperStore[Store]):
-    """Lets keys be set until it is shut.
-
-    zarr sets the keys of several chunks at the same time. When one fails, it raises at once, and
-    the others would land some time later.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._turnstile = Turnstile()
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Set a key."""
-        with self._turnstile:
-            await self._store.set(key, value)
-
-    def shut(self) -> None:
-        """Let no more through, and wait until what has come through has ended."""
-        self._turnstile.shut()
 
 
 def described(where: Keys, document: Document) -> StoredArray:
