@@ -88,7 +88,7 @@ class Target(Generic[T]):
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
-        return Units(self.where, self.document, atomic=self.is_resumable)
+        return Units(self.where, self.document, self.unit, atomic=self.is_resumable)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process opens for itself."""
