@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks.layout.shapes import region_at
+from lazychunks.runs.interrupts import uninterrupted
 from lazychunks.storage.chunks import background
-from lazychunks.storage.chunks.background import BackgroundWriter, uninterrupted
+from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.filled import Filled
 from tests.strategies import shapes
 

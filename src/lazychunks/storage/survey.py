@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationError, DestinationExistsError, ResumeMismatchError
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape, cell_count
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, make_document, open_array
+from lazychunks.storage.chunks.whole import WholeUnits
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.mismatches import (
     check_same_dtype,
@@ -169,11 +171,23 @@ def _take_up(
             ) from None
         return None  # it died before anything was stored
     check_same_run(options.run_id, record.run_id, place)
+    keys = _leave_out_cut_units(draft.where, document, keys)
     found = Found(draft.where, document, note_even_ends(record), keys, False)
     _compare(found, options, counts, place)
     if record.is_written:
         check_complete(draft.where, document, keys, place, START_ANEW)
     return found
+
+
+def _leave_out_cut_units(where: Keys, document: Document, keys: Collection[str]) -> Collection[str]:
+    """Leave out chunk files that are empty or cut, as a power cut leaves them.
+
+    Other stores than a local directory set a key whole or not at all.
+    """
+    if type(where.store) is not LocalStore:
+        return keys
+    units = WholeUnits.of(open_array(where, document))
+    return tuple(key for key in keys if not parse_chunk_key(key) or units.is_whole(key))
 
 
 def _compare(
