@@ -171,23 +171,25 @@ def _take_up(
             ) from None
         return None  # it died before anything was stored
     check_same_run(options.run_id, record.run_id, place)
-    keys = _leave_out_cut_units(draft.where, document, keys)
     found = Found(draft.where, document, note_even_ends(record), keys, False)
     _compare(found, options, counts, place)
+    cut = _find_cut_units(draft.where, document, keys)
+    draft.where.delete(*cut)  # zarr would read what is there of a shard before it writes it again
+    found = replace(found, keys=[key for key in keys if key not in cut])
     if record.is_written:
-        check_complete(draft.where, document, keys, place, START_ANEW)
+        check_complete(draft.where, document, found.keys, place, START_ANEW)
     return found
 
 
-def _leave_out_cut_units(where: Keys, document: Document, keys: Collection[str]) -> Collection[str]:
-    """Leave out chunk files that are empty or cut, as a power cut leaves them.
+def _find_cut_units(where: Keys, document: Document, keys: Collection[str]) -> frozenset[str]:
+    """Find chunk files that are empty or cut, as a power cut leaves them.
 
     Other stores than a local directory set a key whole or not at all.
     """
     if type(where.store) is not LocalStore:
-        return keys
+        return frozenset()
     units = WholeUnits.of(open_array(where, document))
-    return tuple(key for key in keys if not parse_chunk_key(key) or units.is_whole(key))
+    return frozenset(key for key in keys if parse_chunk_key(key) and not units.is_whole(key))
 
 
 def _compare(
