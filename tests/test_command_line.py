@@ -17,6 +17,7 @@ import pytest
 
 from lazychunks import IdentityConverter, LazyChunkSequence
 from lazychunks.__main__ import main
+from lazychunks.storage.places.file_system import REPLACED
 from tests.faults.jobs import FLAT
 from tests.places import LocalPlace, put_array, put_group, tree
 from tests.test_docs import ROOT, run_page
@@ -189,6 +190,7 @@ def test_larger_chunks_are_allowed_by_an_option(capsys: pytest.CaptureFixture[st
 
 def test_an_array_set_aside_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     complete()
+    (Path("array.zarr") / REPLACED).touch()
     Path("array.zarr").rename(".array.zarr.old")
     assert main(["status", "array.zarr"]) == 4
     assert ".array.zarr.old: the next write puts it back" in capsys.readouterr().out
