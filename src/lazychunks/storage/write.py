@@ -63,7 +63,7 @@ from lazychunks.storage.record import (
     with_record,
     with_shape,
 )
-from lazychunks.storage.target import DRAFT, FirstBlock, Target, parse_chunk_key
+from lazychunks.storage.target import DRAFT, FirstBlock, Target, count_chunks
 from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
 
 if TYPE_CHECKING:
@@ -637,10 +637,11 @@ class Write(Generic[T]):
     def _check_complete(self, document: Document, keys: Collection[str], way_out: str) -> None:
         """Refuse an array of which chunks are not there, whatever has become of them."""
         array = open_array(self._draft.where, document)
-        expected = cell_count(array.shape, array.shards or array.chunks)
+        unit = array.shards or array.chunks
+        expected = cell_count(array.shape, unit)
         if not (expected and self._draft.where.store.supports_listing):
             return
-        found = sum(bool(parse_chunk_key(key)) for key in keys)
+        found = count_chunks(keys, array.shape, unit)
         if found < expected:
             raise DestinationError(
                 f"{expected - found} of {expected} chunks of {self.place} are not there, although "
