@@ -17,7 +17,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.errors import ArrayNotFoundError
-from zarr.storage import LocalStore, MemoryStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
 
 from lazychunks import (
     DestinationExistsError,
@@ -26,10 +26,11 @@ from lazychunks import (
     LazyChunkSequence,
     LazyChunksError,
     NestedLazyChunkSequence,
+    WriteAbortedError,
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places.directory import exchange_directories
+from lazychunks.storage.places.file_system import exchange_directories
 from lazychunks.storage.places.metadata_last import MetadataLast
 from tests.places import (
     OLD,
@@ -573,6 +574,74 @@ def test_a_url_of_fsspec_is_a_destination() -> None:
 def _clear_memory_filesystem() -> None:
     memory: Any = import_module("fsspec.implementations.memory")
     memory.MemoryFileSystem.store.clear()
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_home_directory_is_expanded(
+    as_path: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    FLAT.to_zarr(as_path("~/array.zarr"), CONVERTER)
+    np.testing.assert_array_equal(values_at(tmp_path / "home" / "array.zarr"), WHOLE)
+    assert status(as_path("~/array.zarr")).state == "complete"
+    with pytest.raises(DestinationExistsError) as caught:
+        NEVER[0].to_zarr(as_path("~/array.zarr"), CONVERTER)
+    assert caught.value.path == str(tmp_path / "home" / "array.zarr")
+    assert tree(tmp_path / "elsewhere") == {}
+    FLAT.to_zarr("./~", CONVERTER)
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["~"]
+
+
+def test_the_home_directory_of_nobody_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for sequence in NEVER:
+        with pytest.raises(ValueError, match=r"no such user; put \./"):
+            sequence.to_zarr("~no such user/array.zarr", CONVERTER)
+    assert tree(tmp_path) == {}
+
+
+def test_a_mapper_of_fsspec_is_a_destination(tmp_path: Path) -> None:
+    fsspec: Any = pytest.importorskip("fsspec", reason="fsspec is not installed")
+    for url in (f"memory://{tmp_path.name}/array.zarr", str(tmp_path / "array.zarr")):
+        mapper = fsspec.get_mapper(url)
+        try:
+            FLAT.to_zarr(mapper, CONVERTER)
+            assert status(mapper).state == "complete"
+            blocks = LazyChunkSequence.from_zarr(mapper, CONVERTER).compute(list)
+            np.testing.assert_array_equal(np.concatenate(blocks), WHOLE)
+            with pytest.raises(DestinationExistsError):
+                NEVER[0].to_zarr(url, CONVERTER)
+        finally:
+            _clear_memory_filesystem()
+    assert [path.name for path in tmp_path.iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["fsspec", "obstore"])
+def test_empty_directories_of_a_failed_write_are_not_in_the_way(
+    kind: str, overwrite: bool, tmp_path: Path
+) -> None:
+    def store() -> Any:
+        if kind == "fsspec":
+            pytest.importorskip("fsspec", reason="fsspec is not installed")
+            return FsspecStore.from_url((tmp_path / "array").as_uri(), {"auto_mkdir": True})
+        obstore: Any = pytest.importorskip("obstore.store", reason="obstore is not installed")
+        return ObjectStore(obstore.LocalStore(tmp_path / "array", mkdir=True))
+
+    def fail() -> Iterator[Array]:
+        yield from (WHOLE[:2], WHOLE[2:4])
+        raise ZeroDivisionError
+
+    with pytest.raises(WriteAbortedError):
+        LazyChunkSequence(fail).to_zarr(store(), CONVERTER, chunks="blocks")
+    assert (tmp_path / "array" / "c").is_dir(), "the store leaves its directories"
+    assert status(store()).state == "absent"
+    FLAT.to_zarr(store(), CONVERTER, overwrite=overwrite)
+    np.testing.assert_array_equal(values_at(tmp_path / "array"), WHOLE)
 
 
 # A run that is stopped.

@@ -1,7 +1,7 @@
 """Folds as values: the laws of ``tee``, ``nest``, ``then``, ``contramap``; who lets go when."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import add, length_hint, mul
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,8 @@ from lazychunks import (
     nest,
     tee,
 )
-from lazychunks.folds import Counts
+from lazychunks.folds import Counts, Pass
+from lazychunks.runs.passes import Setup
 
 numbers = st.lists(st.integers(-100, 100), max_size=8)
 rows_of_numbers = st.lists(numbers, max_size=5)
@@ -168,8 +169,9 @@ def test_folds_are_values() -> None:
 def test_tee_refuses_folds_over_different_things() -> None:
     mixed: Any = tee
     said = (
-        "^tee takes folds over blocks, or folds over rows of blocks, not both: _Stepwise, _Nested; "
-        r"fold\(\) makes a fold of a plain function, nest\(\) a nested one of two flat ones$"
+        "^tee takes folds over blocks, or folds over rows of blocks, not both: FunctionFold, "
+        r"NestFold; fold\(\) makes a fold of a plain function, nest\(\) a nested one of two flat "
+        "ones$"
     )
     with pytest.raises(TypeError, match=said):
         mixed(SUM, nest(SUM, SUM))
@@ -183,19 +185,31 @@ def test_tee_refuses_folds_over_different_things() -> None:
 class Sink(Fold[int, str]):
     """A fold that holds something outside, and says what happens to it."""
 
-    def __init__(self, events: list[str], name: str = "sink", *, publishes: bool = True) -> None:
+    def __init__(self, events: list[str], name: str = "sink", *, stores: bool = True) -> None:
         self.events = events
         self.name = name
-        self.publishes = publishes
+        self.stores = stores
+        self.passes: list[SinkPass] = []
 
-    def start(self, counts: Counts, /) -> "SinkPass":  # noqa: ARG002
-        return SinkPass(self)
+    def start(self, counts: Counts, /) -> Any:  # noqa: ARG002
+        self.passes.append(SinkPass(self))
+        return self.passes[-1]
 
 
-class SinkPass:
+class SinkPass(Pass):
+    before: Callable[[Any], Any] | None = None
+    is_behind_a_fold = False
+    setup = Setup()
+    resumes = False
+    is_finished = False
+    shelf = None
+
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self.publishes = sink.publishes
+
+    @property
+    def sinks(self) -> Sequence[Any]:  # type: ignore[override]
+        return (self,) if self.sink.stores else ()
 
     def prepare(self) -> None:
         self._say("prepared")
@@ -267,7 +281,7 @@ def test_a_pass_that_fails_lets_every_fold_give_up(error: BaseException) -> None
 
 def test_a_sink_that_cannot_open_closes_those_before_it() -> None:
     class Unopened(Sink):
-        def start(self, counts: Counts, /) -> SinkPass:  # noqa: ARG002
+        def start(self, counts: Counts, /) -> Any:  # noqa: ARG002
             class Refusing(SinkPass):
                 def __enter__(self) -> Self:
                     raise FileExistsError
@@ -280,15 +294,31 @@ def test_a_sink_that_cannot_open_closes_those_before_it() -> None:
     assert events == ["sink opened", "sink gave up: FileExistsError"]
 
 
-def test_what_publishes_finishes_last() -> None:
+def test_sinks_are_prepared_before_any_pass_finishes_and_finish_last() -> None:
     events: list[str] = []
-    inner = tee(Sink(events, "a"), Sink(events, "b", publishes=False))
-    both = tee(
-        inner.then(str), Sink(events, "c", publishes=False), Sink(events, "d").contramap(size)
-    )
+    inner = tee(Sink(events, "a"), Sink(events, "b", stores=False))
+    both = tee(inner.then(str), Sink(events, "c", stores=False), Sink(events, "d").contramap(size))
     assert both([1]) == ("('a', 'b')", "c", "d")
-    finished = [event for event in events if "finished" in event]
+    ends = [event for event in events if "finished" in event or "prepared" in event]
+    assert ends[:2] == ["a prepared", "d prepared"]
+    finished = [event for event in ends if "finished" in event]
     assert finished == ["c finished", "b finished", "a finished", "d finished"]
+    assert ends.index("c finished") > ends.index("d prepared")
+
+
+def test_a_pass_knows_the_sinks_in_it_and_they_know_what_is_before_them() -> None:
+    events: list[str] = []
+    a, b, c, d = (Sink(events, name) for name in "abcd")
+    folded = tee(tee(LENGTH, a), LIST, tee(b, c).contramap(size), d.then(str))
+    sinks = folded.start((None,)).sinks
+    assert [*sinks] == [*a.passes, *b.passes, *c.passes, *d.passes]
+    assert [sink.before for sink in sinks] == [None, size, size, None]
+    assert not any(sink.is_behind_a_fold for sink in sinks)
+    nested = tee(nest(LENGTH, tee(SUM, a)), nest(b, TEXTS)).start_rows((None, None))
+    assert [*nested.sinks] == a.passes[1:]
+    assert a.passes[1].is_behind_a_fold
+    assert a.passes[1].before is None
+    assert [*LENGTH.start((None,)).sinks] == []
 
 
 def test_an_inner_sink_is_closed_with_each_row() -> None:
@@ -302,7 +332,7 @@ def test_counts_are_handed_on() -> None:
     seen: list[Counts] = []
 
     class Told(Sink):
-        def start(self, counts: Counts, /) -> SinkPass:
+        def start(self, counts: Counts, /) -> Any:
             seen.append(counts)
             return SinkPass(self)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zarr
 from numpy.typing import NDArray
 from zarr.storage import StorePath
 
@@ -28,7 +27,7 @@ from lazychunks import (
     verify,
 )
 from tests.executors import Shuffling
-from tests.places import OLD, put_array, put_group, values_at
+from tests.places import OLD, opened, put_array, put_group, values_at
 
 icechunk: Any = pytest.importorskip("icechunk", reason="icechunk is not installed")
 
@@ -216,6 +215,6 @@ def test_what_is_read_in_the_session_is_not_replaced(session: Any) -> None:
 
 def test_metadata_of_zarr_is_what_is_committed(session: Any) -> None:
     FLAT.to_zarr(session.store, CONVERTER, attributes={"unit": "m"}, dimension_names=["x", "y"])
-    theirs: Any = zarr.open_array(session.store, mode="r")
+    theirs: Any = opened(session.store)
     assert theirs.attrs["unit"] == "m"
     assert theirs.metadata.dimension_names == ("x", "y")

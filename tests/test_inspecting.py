@@ -25,7 +25,8 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places.directory import REPLACED, LocalDirectory
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import REPLACED
 from lazychunks.storage.record import seal
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group
@@ -424,7 +425,13 @@ def unfinished(record: object) -> dict[str, Buffer]:
     return {"zarr.json.partial": make(seal(document))} | {key: make(b"chunk") for key in keys}
 
 
-GOOD: dict[str, Any] = {"version": "1", "run_id": "r", "first": [1, 4], "counts": [4]}
+GOOD: dict[str, Any] = {
+    "version": "1",
+    "run_id": "r",
+    "first": [1, 4],
+    "counts": [4],
+    "lengths": [4],
+}
 
 
 def test_the_record_that_is_tampered_with_below_is_good() -> None:
@@ -473,7 +480,7 @@ def test_a_hostile_record_is_no_progress(name: str) -> None:
 
 @pytest.mark.parametrize("count", [None, 10**5, 2**63 - 1])
 def test_a_record_of_blocks_without_rows_takes_no_memory(count: int | None) -> None:
-    record = unfinished(GOOD | {"first": [0, 4], "counts": [count]})
+    record = unfinished(GOOD | {"first": [0, 4], "counts": [count], "lengths": [None]})
     tracemalloc.start()
     found = status(record)
     _, peak = tracemalloc.get_traced_memory()

@@ -5,7 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -19,7 +19,9 @@ from lazychunks import (
     DestinationExistsError,
     IdentityConverter,
     LazyChunkSequence,
+    status,
 )
+from tests.faults.jobs import same, seen_at
 from tests.places import OLD, put_array, tree, values_at
 
 CONVERTER = IdentityConverter()
@@ -118,7 +120,7 @@ CALLS: list[tuple[Any, str]] = [
 
 
 @contextmanager
-def failing_from(number: int) -> Iterator[list[str]]:
+def failing_from(number: int) -> Generator[list[str]]:
     """Let all calls to the file system fail from one on, as without descriptors, or space.
 
     What is closed is closed all the same: the system reports what it could not write, and no more.
@@ -142,28 +144,40 @@ def failing_from(number: int) -> Iterator[list[str]]:
         yield calls
 
 
+def _notes(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nothing", "old"])
 def test_what_fails_from_any_call_on_does_not_keep_the_lock(kind: str, tmp_path: Path) -> None:
     """Nothing that a release needs works any more, and somebody keeps the error."""
     path = tmp_path / "place" / "array.zarr"
     kept: list[BaseException] = []
+    in_place = 0
     for number in count(1):
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir()
         if kind == "old":
             put_array(path, OLD)
+        kept.clear()
         with failing_from(number) as calls:
             try:
-                ROWS.to_zarr(path, CONVERTER, overwrite=True)
+                ROWS.to_zarr(path, CONVERTER, overwrite=True, durable=True)
             except Exception as error:  # noqa: BLE001  # whatever became of it
                 kept.append(error)
+        text = "".join(str(part) for error in kept for part in (error, *_notes(error)))
+        if kept and same(seen_at(str(path)), WHOLE):
+            assert "is stored: this failed afterwards" in text, (number, calls[number - 1])
+            in_place += 1
+        if "has been removed" in text:
+            assert status(path).state == ("complete" if kind == "old" else "absent")
         ROWS.to_zarr(path, CONVERTER, overwrite=True)
         np.testing.assert_array_equal(values_at(path), WHOLE)
         assert [there.name for there in path.parent.iterdir()] == ["array.zarr"]
         if len(calls) < number:
             break
-    assert len(kept) > 20
+    assert in_place
 
 
 # What is not ours.

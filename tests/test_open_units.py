@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lazychunks import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_count, region_shape
 from lazychunks.storage import spill
-from lazychunks.storage.assembly import Filled
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.open_units import OpenUnits
 from lazychunks.storage.spill import Pieces
 from lazychunks.storage.target import Target

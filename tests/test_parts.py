@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lazychunks import BlockShapeError, EmptyRowError
 from lazychunks.layout.partition import ArrayPlan, Partition
-from lazychunks.layout.parts import AnyPart, Call, split, whole
+from lazychunks.layout.parts import AnyPart, split, whole
 from tests.strategies import partitions
 
 Place = tuple[int, int]
@@ -23,7 +23,7 @@ def place_of(row: int, column: int) -> Place:
     return row, column
 
 
-def calls_of(rows: int, columns: int) -> list[list[Call[Place]]]:
+def calls_of(rows: int, columns: int) -> list[list[Callable[[], Place]]]:
     """Rows of calls, each of which tells its place."""
     return [[partial(place_of, row, column) for column in range(columns)] for row in range(rows)]
 
@@ -177,7 +177,7 @@ def test_rows_are_read_when_a_part_needs_them(job: Job) -> None:
         return
     read = 0
 
-    def rows() -> Iterator[Sequence[Call[Place]]]:
+    def rows() -> Iterator[Sequence[Callable[[], Place]]]:
         nonlocal read
         for row in calls_of(*job.counts):
             read += 1
@@ -320,7 +320,7 @@ def test_rows_of_another_length_are_refused() -> None:
     rows = [*calls_of(2, 3), *calls_of(1, 2)]
     with pytest.raises(BlockShapeError, match="row 2 has 2 blocks, expected 3"):
         list(split(rows, [], 2))
-    empty: list[list[Call[Place]]] = [[]]
+    empty: list[list[Callable[[], Place]]] = [[]]
     with pytest.raises(EmptyRowError, match="row 0"):
         list(split(empty, [], 2))
 

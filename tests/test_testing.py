@@ -454,18 +454,6 @@ class ChangesBlocks(FaultyFold):
         return Changing()
 
 
-class PreparesTwice(FaultyFold):
-    def start(self, counts: Counts, /) -> Running[Array, Any]:  # noqa: ARG002
-        class Preparing(Summing):
-            def prepare(self) -> None:
-                self.sum *= 2
-
-            def finish(self) -> Any:
-                return self.sum
-
-        return Preparing()
-
-
 class Swallows(FaultyFold):
     def start(self, counts: Counts, /) -> Running[Array, Any]:  # noqa: ARG002
         class Swallowing(Summing):
@@ -572,7 +560,6 @@ class DropsTheLast(FaultyFold):
         (GivesABlock(), "reused memory"),
         (TrustsTheCount(), "oracle"),
         (ChangesBlocks(), "arguments"),
-        (PreparesTwice(), "prepare"),
         (Swallows(), "giving up"),
         (HoldsOn(), "giving up"),
         (MapsWrongly(), "then"),

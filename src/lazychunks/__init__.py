@@ -36,6 +36,7 @@ from lazychunks.errors import (
     EmptySequenceError,
     LazyChunksError,
     LengthHintWarning,
+    MissingChunkError,
     NotResumableError,
     NotSpreadableError,
     ResumeMismatchError,
@@ -45,9 +46,10 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds.concatenate import concatenate, nested_concatenate
-from lazychunks.folds.fold import Fold, NestedFold, fold, nest, tee
-from lazychunks.folds.reducing import Moments
+from lazychunks.folds.fold import Fold, NestedFold, fold
+from lazychunks.folds.nest import nest
 from lazychunks.folds.reductions import (
+    Moments,
     count,
     first,
     last,
@@ -58,6 +60,7 @@ from lazychunks.folds.reductions import (
     norm,
     total,
 )
+from lazychunks.folds.tee import tee
 from lazychunks.folds.top_k import TopK, top_k
 from lazychunks.sequences import (
     LazyChunkSequence,
@@ -90,6 +93,7 @@ __all__ = [
     "LazyChunksError",
     "LengthHintWarning",
     "ListAggregator",
+    "MissingChunkError",
     "Moments",
     "NestedFold",
     "NestedLazyChunkSequence",

@@ -6,18 +6,104 @@ imports PyTorch before a tensor is there.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
+import math
 import sys
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
+import array_api_compat.numpy
 import numpy as np
 from array_api_compat import array_namespace, is_numpy_array, is_torch_array
 
-from lazychunks.errors import BlockDTypeError, BlockShapeError, BlockTypeError, EmptySequenceError
+from lazychunks.errors import BlockDTypeError, BlockTypeError
 
 T = TypeVar("T")
+
+Kind: TypeAlias = Literal["bool", "integral", "real floating", "complex floating"]
+"""A kind of numbers, by its name in the array API standard."""
+
+LANE = 4096
+"""Number of entries that are summed in one go, where the library would use several threads."""
+
+
+class DType(Protocol):
+    """A dtype of either library."""
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one entry."""
+        ...
+
+
+class Array(Protocol):
+    """An array of either library, as far as folds use it. NumPy's scalars count as arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Length of each axis."""
+        ...
+
+    @property
+    def dtype(self) -> DType:
+        """The dtype of its entries."""
+        ...
+
+    @property
+    def T(self) -> Self:  # noqa: N802  # as both libraries call it
+        """The transpose of a matrix."""
+        ...
+
+    def __len__(self) -> int: ...
+    def __bool__(self) -> bool: ...
+    def __int__(self) -> int: ...
+    def __getitem__(self, key: object, /) -> Self: ...
+    def __setitem__(self, key: object, value: object, /) -> None: ...
+    def __add__(self, other: Self | float, /) -> Self: ...
+    def __sub__(self, other: Self | float, /) -> Self: ...
+    def __mul__(self, other: Self | float, /) -> Self: ...
+    def __truediv__(self, other: Self | float, /) -> Self: ...
+    def __floordiv__(self, other: int, /) -> Self: ...
+    def __mod__(self, other: int, /) -> Self: ...
+    def __neg__(self) -> Self: ...
+    def __invert__(self) -> Self: ...
+    def __and__(self, other: Self, /) -> Self: ...
+    def __or__(self, other: Self, /) -> Self: ...
+    def __lt__(self, other: Self | float, /) -> Self: ...
+    def __le__(self, other: Self | float, /) -> Self: ...
+    def __gt__(self, other: Self | float, /) -> Self: ...
+    def __ge__(self, other: Self | float, /) -> Self: ...
+
+
+class Namespace(Protocol):
+    """An array library, as far as folds use it."""
+
+    __name__: str
+    bool: DType
+    int8: DType
+    int16: DType
+    int64: DType
+    float32: DType
+    float64: DType
+
+    def isdtype(self, dtype: DType, kind: str, /) -> builtins.bool:
+        """Whether a dtype is of a kind."""
+        ...
+
+    def result_type(self, one: DType, other: DType, /) -> DType:
+        """Return the dtype that both are promoted to."""
+        ...
+
+    def nonzero(self, x: Array, /) -> tuple[Array, ...]:
+        """Return the indices along each axis."""
+        ...
+
+    def __getattr__(self, name: str, /) -> Callable[..., Array]:
+        """Return any other function of the standard: all that are used here make one array."""
+        ...
 
 
 def is_tensor(block: object) -> bool:
@@ -25,17 +111,20 @@ def is_tensor(block: object) -> bool:
     return is_torch_array(block)
 
 
-def device(block: object) -> Any:
+def device(block: object) -> object:
     """Return where an array is; None where its library does not say."""
     return getattr(block, "device", None)
 
 
 def is_masked(block: object) -> bool:
-    """Whether a block is a masked array; none is where their module, slow to load, is not there."""
+    """Whether a block is a masked array.
+
+    This does not import ``numpy.ma``, which is slow: if nobody has, no block can be one.
+    """
     return "numpy.ma" in sys.modules and np.ma.isMaskedArray(block)
 
 
-def plain(block: object) -> tuple[Any, Any]:
+def namespace_and_values(block: object) -> tuple[Namespace, Array]:
     """Return the namespace of a block's library, and its values as a plain array.
 
     A tensor leaves its graph, so that a pass does not keep all of its blocks alive.
@@ -43,7 +132,7 @@ def plain(block: object) -> tuple[Any, Any]:
     Raises
     ------
     BlockTypeError
-        If it is no array, or a masked one.
+        If the block is not an array, or is a masked one.
     """
     if is_masked(block):
         raise BlockTypeError(
@@ -52,8 +141,11 @@ def plain(block: object) -> tuple[Any, Any]:
             expected="a plain array",
             got=type(block),
         )
+    values: Any = block
+    # Asking array_api_compat takes as long as summing a small block.
+    is_numpy = is_numpy_array(values)
     try:
-        xp: Any = array_namespace(block)
+        xp: Any = array_api_compat.numpy if is_numpy else array_namespace(block)
     except TypeError:
         raise BlockTypeError(
             f"a block is no array but a {type(block).__name__}; convert it first, e.g. with "
@@ -61,121 +153,174 @@ def plain(block: object) -> tuple[Any, Any]:
             expected="an array",
             got=type(block),
         ) from None
-    if is_numpy_array(block):
-        return xp, np.asarray(block)
-    return xp, block.detach() if is_torch_array(block) else block
+    if is_numpy:
+        values = np.asarray(values)  # of a subclass, such as np.matrix, only the values
+    elif is_tensor(block):
+        values = values.detach()
+    return xp, values
 
 
-def copied(block: T) -> T:
-    """Return a block that shares no memory with this one, nor a graph."""
-    array: Any = block
-    twin: T = array.detach().clone() if is_tensor(block) else copy.deepcopy(array)
-    return twin
+def copy_block(block: T, *, keep_graph: bool = False) -> T:
+    """Return a block that shares no memory with this one; a tensor leaves its graph by default."""
+    given: Any = block
+    if is_tensor(block):
+        given = (given if keep_graph else given.detach()).clone()
+    elif isinstance(block, np.ndarray):
+        given = given.copy("K")
+    else:
+        given = copy.deepcopy(given)
+    copied: T = given
+    return copied
 
 
-def kind(xp: Any, dtype: Any, *, ordered: bool = False) -> str:
-    """Return the kind of a dtype by its name in the array API standard.
+def normalize_layout(block: Array) -> Array:
+    """Return the same values in C order and native byte order; a copy only where needed.
+
+    Sums depend on the order in which memory is read, so that without this a block would give other
+    last bits than the same block read back from storage.
+    """
+    given: Any = block
+    if is_tensor(block):
+        given = given.resolve_conj().resolve_neg().contiguous()
+    else:
+        given = np.asarray(given)
+        if not given.dtype.isnative:
+            # Unlike astype, this keeps the bits of every NaN.
+            given = given.byteswap().view(given.dtype.newbyteorder("="))
+        # Not np.ascontiguousarray, which adds an axis to an array of no axes.
+        if not (given.flags.c_contiguous and given.flags.aligned):
+            given = given.copy(order="C")
+    normal: Array = given
+    return normal
+
+
+def native_dtype(dtype: DType) -> DType:
+    """Return a dtype in native byte order."""
+    given: Any = dtype
+    native: DType = given.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+    return native
+
+
+def numeric_kind(xp: Namespace, dtype: DType, *, ordered: bool = False) -> Kind:
+    """Return the kind of a dtype.
 
     Raises
     ------
     BlockDTypeError
-        If its entries are no numbers, or are complex where they have to be ``ordered``.
+        If its entries are not numbers, or are complex where they have to be ``ordered``.
     """
-    if str(dtype) == "bfloat16":  # that of ml_dtypes, which NumPy's function refuses
+    if str(dtype) == "bfloat16":  # of ml_dtypes, which NumPy's function does not know
         return "real floating"
+    kinds: tuple[Kind, ...] = ("real floating", "integral", "bool", "complex floating")
     why = "cannot be reduced"
-    with contextlib.suppress(TypeError):  # NumPy's does not know a dtype of another package
-        for name in ("real floating", "integral", "bool", "complex floating"):
-            if xp.isdtype(dtype, name):
-                if name != "complex floating" or not ordered:
-                    return name
+    with contextlib.suppress(TypeError):  # NumPy's function refuses dtypes of other packages
+        for kind in kinds:
+            if xp.isdtype(dtype, kind):
+                if kind != "complex floating" or not ordered:
+                    return kind
                 why = "have no order; take their absolute values first"
     expected = "a dtype with an order" if ordered else "a dtype of numbers"
     raise BlockDTypeError(f"blocks of dtype {dtype} {why}", expected=expected, got=dtype)
 
 
-def inexact(xp: Any, dtype: Any) -> Any:
+def mean_dtype(xp: Namespace, dtype: DType) -> DType:
     """Return the dtype of a mean."""
-    return xp.float64 if kind(xp, dtype) in {"integral", "bool"} else dtype
+    return xp.float64 if numeric_kind(xp, dtype) in {"integral", "bool"} else dtype
 
 
-def wide(xp: Any, dtype: Any) -> Any:
+def accumulator_dtype(xp: Namespace, dtype: DType) -> DType:
     """Return the dtype that entries are accumulated in: at least double precision."""
-    return xp.result_type(inexact(xp, dtype), xp.float64)
+    return xp.result_type(mean_dtype(xp, dtype), xp.float64)
 
 
-@dataclass(slots=True, eq=False)
-class Likeness:
-    """What the first block asks of those after it, if they are to be joined along an axis."""
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How numbers of a dtype are reduced: at least in double precision."""
 
-    axis: int | None
-    """The axis along which lengths may differ; or None, if shapes do not matter."""
-    _blocks: int = field(default=0, init=False)
-    _dtype: Any = field(default=None, init=False)
-    _expected: tuple[int | str, ...] = field(default=(), init=False)
+    xp: Namespace
+    dtype: DType
+    """Of the blocks, in native byte order."""
+    kind: Kind
+    mean_dtype: DType
+    real_dtype: DType
+    """Of a variance, or a norm."""
+    accumulator: DType
+    real_accumulator: DType
 
-    @property
-    def seen(self) -> bool:
-        """Whether there was a block."""
-        return self._blocks > 0
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of results, in native byte order.
-
-        Raises
-        ------
-        EmptySequenceError
-            If there was no block.
-        """
-        if not self._blocks:
-            raise EmptySequenceError("there is no block, hence neither shape nor dtype of a result")
-        native: Any = getattr(self._dtype, "newbyteorder", None)
-        return self._dtype if native is None else native("=")
-
-    def check(self, block: Any) -> None:
-        """Take the first block as the model, or compare a later one with it.
+    @classmethod
+    def of(cls, xp: Namespace, dtype: DType, *, ordered: bool = False) -> Self:
+        """Choose the arithmetic for blocks.
 
         Raises
         ------
-        BlockShapeError
-            If it has no such axis, or is of another length along another axis.
         BlockDTypeError
-            If it has another dtype (or is of another library).
+            As :func:`numeric_kind`.
         """
-        expected = self._shape_of(block.shape)
-        if not self._blocks:
-            self._dtype, self._expected = block.dtype, expected
-        if expected != self._expected:
-            text = ", ".join(map(str, self._expected))
-            raise BlockShapeError(
-                f"block {self._blocks} has shape {tuple(block.shape)}, expected ({text}) like the "
-                "blocks before it; pad or reshape it",
-                block=self._blocks,
-                expected=self._expected,
-                got=tuple(block.shape),
-            )
-        if block.dtype != self._dtype:
-            raise BlockDTypeError(
-                f"block {self._blocks} has dtype {block.dtype}, expected {self._dtype} like the "
-                "blocks before it; cast it first",
-                block=self._blocks,
-                expected=self._dtype,
-                got=block.dtype,
-            )
-        self._blocks += 1
+        kind = numeric_kind(xp, dtype, ordered=ordered)
+        mean = real = mean_dtype(xp, dtype)
+        if kind == "complex floating":
+            real = xp.real(xp.empty(0, dtype=dtype)).dtype
+        accumulators = accumulator_dtype(xp, mean), accumulator_dtype(xp, real)
+        return cls(xp, dtype, kind, mean, real, *accumulators)
 
-    def _shape_of(self, shape: tuple[int, ...]) -> tuple[int | str, ...]:
-        if self.axis is None:
-            return ()
-        if not -len(shape) <= self.axis < len(shape):
-            raise BlockShapeError(
-                f"block {self._blocks} has shape {tuple(shape)}, hence no axis {self.axis} to be "
-                "joined along; reshape it, or choose another axis",
-                block=self._blocks,
-                expected=f"an axis {self.axis}",
-                got=tuple(shape),
-            )
-        if not self._blocks:
-            self.axis %= len(shape)
-        return (*shape[: self.axis], "*", *shape[self.axis + 1 :])
+    @property
+    def is_complex(self) -> bool:
+        """Whether numbers are complex."""
+        return self.kind == "complex floating"
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether sums are those of integers."""
+        return self.kind in {"integral", "bool"}
+
+    def lanes(self, block: Array, axis: int | None) -> tuple[Array, int]:
+        """Return the entries of a block, and the axis to reduce: with None, all are in one lane."""
+        block = normalize_layout(block)
+        return (self.xp.reshape(block, (-1,)), 0) if axis is None else (block, axis)
+
+    def sum(self, x: Array, axis: int, dtype: DType) -> Array:
+        """Sum along an axis, with bits that do not depend on the number of threads."""
+        xp = self.xp
+        if not (is_tensor(x) and LANE < x.shape[axis] == math.prod(x.shape)):
+            return xp.sum(x, axis=axis, dtype=dtype)
+        # PyTorch splits a single long sum among its threads, but never one of several sums.
+        flat, rows = xp.reshape(x, (-1,)), x.shape[axis] // LANE
+        sums = xp.sum(xp.reshape(flat[: rows * LANE], (rows, LANE)), axis=1, dtype=dtype)
+        rest = xp.sum(flat[rows * LANE :], axis=0, dtype=dtype)
+        total = self.sum(xp.concat([sums, xp.reshape(rest, (1,))]), 0, dtype)
+        return xp.reshape(total, (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+    def squared(self, x: Array) -> Array:
+        """Return squared absolute values, which are real."""
+        if not self.is_complex:
+            return x * x
+        real, imaginary = self.xp.real(x), self.xp.imag(x)
+        return real * real + imaginary * imaginary
+
+    def view_as_real(self, lanes: Array) -> Array:
+        """View complex numbers as real ones, twice as many along the last axis."""
+        given: Any = lanes
+        if self.is_complex and is_tensor(lanes):
+            torch: Any = self.xp
+            given = torch.view_as_real(given).flatten(-2)
+        elif self.is_complex:
+            given = given.view(self.real_dtype)
+        real: Array = given
+        return real
+
+    def round(self, x: Array, dtype: DType) -> Array:
+        """Return a result in the precision of the blocks, as an array.
+
+        All zeros of a tensor get the same sign, and all NaN the same bits. PyTorch takes the
+        maximum of 0.0 and -0.0, or of two NaN, now from one side and now from the other: that
+        depends on how it divides an array among its threads. NumPy uses one thread.
+        """
+        xp, result = self.xp, self.xp.asarray(x, dtype=dtype)
+        if not is_tensor(result) or self.is_exact:
+            return result
+        torch: Any = xp
+        is_complex = xp.isdtype(dtype, "complex floating")
+        real = torch.view_as_real(result) if is_complex else result
+        real = torch.where(torch.isnan(real), math.nan, real) + 0.0
+        unsigned: Array = torch.view_as_complex(real) if is_complex else real
+        return unsigned

@@ -19,11 +19,15 @@ from torch import Tensor
 
 from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
-from lazychunks.folds import reducing
-from lazychunks.folds.concatenate import Concatenate, Joining
-from lazychunks.folds.fold import Counts, Fold, NestedFold, RunningRows, nest
-from lazychunks.folds.reducing import Moments
-from lazychunks.folds.top_k import Best, TopK
+from lazychunks.folds import reductions
+from lazychunks.folds.along import join_along
+from lazychunks.folds.concatenate import Concatenate, Concatenation
+from lazychunks.folds.fold import Fold, NestedFold
+from lazychunks.folds.nest import nest
+from lazychunks.folds.reductions import Moments
+from lazychunks.folds.top_k import TopK, TopKFold
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.passes import AnyRunning, Counts, PartFold, PartRunning, RunningRows
 
 __all__ = [
     "NestedTorchCatAggregator",
@@ -140,9 +144,9 @@ class TorchCatAggregator(Fold[Tensor, Tensor]):
     tensor([0, 1, 0, 1, 2])
     """
 
-    def start(self, counts: Counts, /) -> Joining[Tensor]:
+    def start(self, counts: Counts, /) -> Concatenation[Tensor]:
         """Start a pass; a count makes it allocate once."""
-        return Joining(0, counts[0])
+        return Concatenation(0, counts[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,20 @@ class NestedTorchCatAggregator(NestedFold[Tensor, Tensor]):
 
     def start_rows(self, counts: Counts, /) -> RunningRows[Tensor, Tensor]:
         """Start a pass."""
-        columns: Concatenate[Tensor] = Concatenate(axis=1)
-        return nest(columns, TorchCatAggregator()).start_rows(counts)
+        return _join_rows().start_rows(counts)
+
+    def for_parts(self, running: AnyRunning, /) -> PartFold[Tensor]:
+        """Return what workers need to go through parts."""
+        return _join_rows().for_parts(running)
+
+    def start_part(self, part: AnyPart, /) -> PartRunning[Tensor]:
+        """Start a pass over a part."""
+        return _join_rows().start_part(part)
+
+
+def _join_rows() -> NestedFold[Tensor, Tensor]:
+    columns: Concatenate[Tensor] = Concatenate(axis=1)
+    return nest(columns, TorchCatAggregator())
 
 
 def concatenate(axis: int = 0) -> Concatenate[Tensor]:
@@ -163,52 +179,54 @@ def concatenate(axis: int = 0) -> Concatenate[Tensor]:
     return Concatenate(axis)
 
 
-def total(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+def total(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, Tensor]:
     """Sum tensors; see :func:`lazychunks.total`."""
-    return reducing.Total(axis)
+    return join_along(reductions.Total(axis), axis, along)
 
 
-def mean(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+def mean(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, Tensor]:
     """Average tensors; see :func:`lazychunks.mean`."""
-    return reducing.Mean(axis)
+    return join_along(reductions.Mean(axis), axis, along)
 
 
-def minimum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+def minimum(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, Tensor]:
     """Take the least entries of tensors; see :func:`lazychunks.minimum`."""
-    return reducing.Extremum(axis, largest=False)
+    return join_along(reductions.Minimum(axis), axis, along)
 
 
-def maximum(axis: int | None = 0) -> Fold[Tensor, Tensor]:
+def maximum(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, Tensor]:
     """Take the greatest entries of tensors; see :func:`lazychunks.maximum`."""
-    return reducing.Extremum(axis, largest=True)
+    return join_along(reductions.Maximum(axis), axis, along)
 
 
-def moments(axis: int | None = 0) -> Fold[Tensor, Moments[Tensor]]:
+def moments(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, Moments[Tensor]]:
     """Take mean and variance in one stable pass; see :func:`lazychunks.moments`."""
-    return reducing.MomentsOf(axis)
+    return join_along(reductions.MomentsFold(axis), axis, along)
 
 
-def norm(axis: int | None = None) -> Fold[Tensor, Tensor]:
+def norm(axis: int | None = None, along: int | None = None) -> Fold[Tensor, Tensor]:
     """Take the 2-norm of tensors; see :func:`lazychunks.norm`."""
-    return reducing.Norm(axis)
+    return join_along(reductions.Norm(axis), axis, along)
 
 
-def count(axis: int | None = 0) -> Fold[Tensor, int]:
+def count(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, int]:
     """Count the rows of tensors; see :func:`lazychunks.count`."""
-    return reducing.Count(axis)
+    return join_along(reductions.Count(axis), axis, along)
 
 
 def first() -> Fold[Tensor, Tensor]:
     """Take a copy of the first tensor; see :func:`lazychunks.first`."""
-    return reducing.FIRST
+    return reductions.FIRST
 
 
 def last() -> Fold[Tensor, Tensor]:
     """Take a copy of the last tensor; see :func:`lazychunks.last`."""
-    return reducing.LAST
+    return reductions.LAST
 
 
-def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[Tensor]]:
+def top_k(
+    k: int, axis: int = 0, along: int | None = None, *, largest: bool = True
+) -> Fold[Tensor, TopK[Tensor]]:
     """Take the ``k`` best entries along an axis, and where they are; see :func:`lazychunks.top_k`.
 
     Examples
@@ -217,7 +235,7 @@ def top_k(k: int, axis: int = 0, *, largest: bool = True) -> Fold[Tensor, TopK[T
     >>> top_k(2)([torch.tensor([1.0, 7.0]), torch.tensor([5.0])])
     TopK(values=tensor([7., 5.]), indices=tensor([1, 2]))
     """
-    return Best(k, axis, largest)
+    return join_along(TopKFold(k, axis, largest), axis, along, keeps_axis=True)
 
 
 def _shared(array: NDArray[Any]) -> Tensor:

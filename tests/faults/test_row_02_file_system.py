@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazychunks import DestinationExistsError, LazyChunksError, status
-from lazychunks.storage.places import directory, lock
-from lazychunks.storage.places.directory import REPLACED, exchange_directories
+from lazychunks import DestinationExistsError, LazyChunksError, ZarrOptions, status
+from lazychunks.storage.places import directory, file_system, lock
+from lazychunks.storage.places.file_system import REPLACED, exchange_directories
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 
 CALLER: Callable[[int], FrameType] = getattr(sys, "_getframe")  # noqa: B009  # private, for pyright
-WATCHED = (directory.__name__, lock.__name__)
+WATCHED = (directory.__name__, file_system.__name__, lock.__name__)
 """Rooms whose calls are counted."""
 
 
@@ -72,7 +72,9 @@ class FileSystem:
             return False
 
         exchange: Callable[[Path, Path], bool] = exchange_directories if can_exchange else cannot
-        monkeypatch.setattr(directory, "exchange_directories", self._watched("exchange", exchange))
+        monkeypatch.setattr(
+            file_system, "exchange_directories", self._watched("exchange", exchange)
+        )
 
     def fail(self, number: int, fault: Fault) -> None:
         """Start counting afresh, and fail at that call."""
@@ -115,23 +117,23 @@ def _remove_half(directory: Path) -> None:
 
 
 def runs_that_fail(
-    write: Callable[[], None], prepare: Callable[[], None], file_system: FileSystem
+    write: Callable[[], None], prepare: Callable[[], None], files: FileSystem
 ) -> Iterator[str]:
     """Fail at each call in each way, and give how."""
-    file_system.fail(0, EVERY_FAULT[0])
+    files.fail(0, EVERY_FAULT[0])
     prepare()
-    file_system.calls = []
+    files.calls = []
     write()
-    for number in range(1, len(file_system.calls) + 1):
+    for number in range(1, len(files.calls) + 1):
         for fault in EVERY_FAULT:
-            file_system.fail(0, fault)
+            files.fail(0, fault)
             prepare()
-            file_system.fail(number, fault)
+            files.fail(number, fault)
             with suppress(OSError, LazyChunksError, CrashedError):
                 write()
-            assert file_system.has_failed, "each call is reached"
-            what = f"call {number} ({file_system.calls[number - 1]}) failed {fault}"
-            file_system.fail(0, fault)
+            assert files.has_failed, "each call is reached"
+            what = f"call {number} ({files.calls[number - 1]}) failed {fault}"
+            files.fail(0, fault)
             gc.collect()  # a process that is gone holds no lock
             yield what
 
@@ -160,7 +162,7 @@ def test_old_or_new_and_the_next_run_cleans_up(
     if can_exchange and not sys.platform.startswith("linux"):
         pytest.skip("directories are exchanged on Linux only")
     place = LocalPlace(tmp_path / "below" / "deep")
-    file_system = FileSystem(monkeypatch, can_exchange=can_exchange)
+    files = FileSystem(monkeypatch, can_exchange=can_exchange)
     old = old_array({})
     if "unfinished" in before:
         leave_unfinished(job, place)
@@ -177,7 +179,7 @@ def test_old_or_new_and_the_next_run_cleans_up(
         job.store(place.destination, overwrite=True, resume=True, run_id="run", durable=durable)
 
     had_old = before in ("old", "unfinished overwrite")
-    for what in runs_that_fail(write, prepare, file_system):
+    for what in runs_that_fail(write, prepare, files):
         seen = seen_at(place.destination)
         if seen is None:
             in_between = place.directory.joinpath(".array.zarr.old").exists()
@@ -195,7 +197,7 @@ def test_a_failed_call_leaves_the_old_or_the_new_array_in_place(
 ) -> None:
     """Unlike a crash, one failure of any call is put right before the error leaves."""
     place = LocalPlace(tmp_path / "place")
-    file_system = FileSystem(monkeypatch, can_exchange=can_exchange)
+    files = FileSystem(monkeypatch, can_exchange=can_exchange)
     old = old_array({})
 
     def prepare() -> None:
@@ -205,7 +207,7 @@ def test_a_failed_call_leaves_the_old_or_the_new_array_in_place(
     def write() -> None:
         FLAT.store(place.destination, overwrite=True)
 
-    for what in runs_that_fail(write, prepare, file_system):
+    for what in runs_that_fail(write, prepare, files):
         if "for good" not in what:
             assert is_one_of(seen_at(place.destination), FLAT.whole, old), what
 
@@ -214,7 +216,7 @@ def test_an_old_array_that_was_moved_aside_comes_back_at_the_next_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = LocalPlace(tmp_path / "place")
-    file_system = FileSystem(monkeypatch, can_exchange=False)
+    files = FileSystem(monkeypatch, can_exchange=False)
     old = old_array({})
     came_back = 0
 
@@ -225,7 +227,7 @@ def test_an_old_array_that_was_moved_aside_comes_back_at_the_next_open(
     def write() -> None:
         FLAT.store(place.destination, overwrite=True)
 
-    for what in runs_that_fail(write, prepare, file_system):
+    for what in runs_that_fail(write, prepare, files):
         if seen_at(place.destination) is not None:
             continue
         with pytest.raises(DestinationExistsError, match="overwrite=True"):
@@ -247,6 +249,49 @@ def test_an_empty_directory_in_its_place_does_not_cost_an_old_array(tmp_path: Pa
         FLAT.store(place.destination)
     assert is_one_of(seen_at(place.destination), old)
     assert [entry.name for entry in tmp_path.iterdir()] == ["array.zarr"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "old"])
+@pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("run", [{}, {"run_id": "run"}], ids=["nameless", "named"])
+def test_an_error_that_comes_when_the_array_is_in_place_says_so(
+    run: ZarrOptions, can_exchange: bool, before: str, tmp_path: Path
+) -> None:
+    place = LocalPlace(tmp_path / "place")
+    old = old_array({})
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        files = FileSystem(monkeypatch, can_exchange=can_exchange)
+
+        def prepare() -> None:
+            shutil.rmtree(place.directory, ignore_errors=True)
+            if before == "old":
+                old_array(place.destination)
+
+        files.fail(0, EVERY_FAULT[0])
+        prepare()
+        files.calls = []
+        options: ZarrOptions = {**run, "durable": True}
+        FLAT.store(place.destination, overwrite=True, **options)
+        said: set[bool] = set()
+        for number in range(1, len(files.calls) + 1):
+            for fault in EVERY_FAULT[:2]:  # a process that is gone says nothing
+                files.fail(0, fault)
+                prepare()
+                files.fail(number, fault)
+                try:
+                    FLAT.store(place.destination, overwrite=True, **options)
+                except (OSError, LazyChunksError, CrashedError) as error:
+                    seen = seen_at(place.destination)
+                    is_in_place = same(seen, FLAT.whole)
+                    text = "".join([str(error), *getattr(error, "__notes__", [])])
+                    what = f"call {number} ({files.calls[number - 1]}) failed {fault}"
+                    assert ("is stored: this failed afterwards" in text) == is_in_place, what
+                    if is_in_place:
+                        assert "removed" not in text, what
+                    else:
+                        assert seen is None or same(seen, old), what
+                    said.add(is_in_place)
+        assert said == {True, False}
 
 
 def leave_unfinished(job: Job, place: LocalPlace) -> None:

@@ -364,6 +364,43 @@ def teeing(arrays: Flat[Array], total: Fold[Array, float], count: Fold[object, i
     assert_type(tee(total, count).then(lambda both: both[1]), Fold[Array, int])
 
 
+def teeing_any_number(
+    arrays: Flat[Array],
+    grid: Nested[Tensor],
+    total: Fold[Array, float],
+    totals: list[Fold[Array, float]],
+    of_rows: list[NestedFold[Tensor, str]],
+    named: dict[str, Fold[Array, float]],
+) -> None:
+    assert_type(tee(*totals), Fold[Array, tuple[float, ...]])
+    assert_type(arrays.compute(tee(*totals)), tuple[float, ...])
+    assert_type(tee(total, total, total, total, total, total, total)([]), tuple[float, ...])
+    assert_type(tee(total), Fold[Array, tuple[float, ...]])
+    assert_type(grid.compute(tee(*of_rows)), tuple[str, ...])
+    assert_type(tee(named), Fold[Array, dict[str, float]])
+    assert_type(arrays.compute(tee(named)), dict[str, float])
+    assert_type(arrays.compute(tee({"one": total, "other": total})), dict[str, float])
+    assert_type(arrays.compute(tee(total, tee(named))), tuple[float, dict[str, float]])
+    assert_type(grid.compute(tee({"one": of_rows[0]})), dict[str, str])
+    sink = zarr_sink("a.zarr", TorchNumpyConverter())
+    assert_type(grid.compute(tee({"one": sink, "other": sink})), dict[str, Stored])
+
+
+def larger(one: Array, other: Array) -> Array:
+    return one if one.sum() > other.sum() else other
+
+
+def merging(words: Flat[str], zeros: Array) -> None:
+    assert_type(fold(operator.add, 0.0, merge=operator.add)([1.0]), float)
+    assert_type(fold(larger, zeros, merge=larger), Fold[Array, Array])
+    assert_type(fold(add, 0.0, merge=max), Fold[Array, float])
+    assert_type(fold(add, 0.0, str, merge=max), Fold[Array, str])
+    assert_type(fold(add, 0.0, merge=lambda one, other: one + other), Fold[Array, float])
+    longer: Fold[str, int] = fold(lambda n, word: n + len(word), 0, merge=lambda n, m: n + m)
+    listed: Fold[str, list[int]] = fold(lambda n, _: n + 1, 0, lambda n: [n], merge=operator.add)
+    assert_type(words.compute(tee(longer, listed)), tuple[int, list[int]])
+
+
 def nesting(
     arrays: Nested[Array],
     tensors: Nested[Tensor],
@@ -444,6 +481,10 @@ def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], rows: Nested[Array
     assert_type(tensors.compute(of_tensors.count()), int)
     assert_type(rows.compute(nest(total(axis=1), concatenate())), NDArray[Any])
     assert_type(rows.compute(nest(count(1), first_of_numbers)), int)
+    assert_type(arrays.compute(total(axis=1, along=0)), NDArray[Any])
+    assert_type(arrays.compute(top_k(3, 1, along=0)), TopK[NDArray[Any]])
+    assert_type(tensors.compute(of_tensors.moments(0, 1)), Moments[Tensor])
+    assert_type(tensors.compute(of_tensors.count(axis=1, along=0)), int)
     values, indices = rows.compute(nest(top_k(3, axis=1), concatenate()))
     assert_type(values, NDArray[Any])
     assert_type(indices, NDArray[Any])

@@ -171,6 +171,13 @@ def folding(
     tee(total, of_rows)  # expect: error
     tee(of_rows, length)  # expect: error
     tee(length, len)  # expect: error
+    tee({"a": length, "b": of_rows})  # expect: error
+    tee({"a": len})  # expect: error
+    tee({1: length})  # expect: error
+    tee(*[length, of_rows])  # expect: error
+    tee([length, length])  # expect: error
+    fold(str.upper, "a", merge=len)  # expect: error
+    assert_type(tee({"a": length})([]), dict[str, str])  # expect: error
     tensors.compute(tee(length, total))  # expect: error
     tensors.compute(tee(length, concatenate()))  # expect: error
     numbers.compute(tee(of_rows, of_rows))  # expect: error
@@ -191,6 +198,7 @@ def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], grid: Nested[Array
     tee(total(), nest(total(1), concatenate()))  # expect: error
     top_k("3")  # expect: error
     moments(axis=(0, 1))  # expect: error
+    moments(along="rows")  # expect: error
     assert_type(grid.compute(nest(total(1), concatenate())), Any)  # expect: error
     assert_type(arrays.compute(top_k(3)).values, Any)  # expect: error
 

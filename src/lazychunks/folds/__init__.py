@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from lazychunks.folds.fold import (
+from lazychunks.folds.fold import EitherFold, Fold, KeepsBlockType, NestedFold
+from lazychunks.layout.parts import Part
+from lazychunks.runs.passes import (
     Counts,
-    EitherFold,
-    Fold,
-    Joins,
-    NestedFold,
+    PartFold,
+    PartRunning,
     Pass,
     Running,
     RunningRows,
+    Scope,
+    Sink,
+    State,
 )
 
 __all__ = [
     "Counts",
     "EitherFold",
     "Fold",
-    "Joins",
+    "KeepsBlockType",
     "NestedFold",
+    "Part",
+    "PartFold",
+    "PartRunning",
     "Pass",
     "Running",
     "RunningRows",
+    "Scope",
+    "Sink",
+    "State",
 ]

@@ -1,32 +1,34 @@
-"""Joining blocks into one array: the folds, the one allocation, and the library's own function."""
+"""Joining blocks into one array: copied into one allocation, or by the library's own function."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeGuard, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from lazychunks.arrays import device, is_tensor
+from lazychunks.arrays import Array, DType, copy_block, device, is_tensor
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
-from lazychunks.folds.fold import Counts, Fold, Joins, NestedFold, Pass, nest
+from lazychunks.folds.fold import Fold, KeepsBlockType, NestedFold
+from lazychunks.folds.nest import nest
+from lazychunks.runs.passes import Counts, Pass
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
-class Concatenate(Fold[S, S], Joins, Generic[S]):
-    """Joins blocks along an axis: the fold that :func:`concatenate` returns."""
+class Concatenate(Fold[S, S], KeepsBlockType, Generic[S]):
+    """The fold that :func:`concatenate` returns."""
 
     axis: int = 0
 
-    def start(self, counts: Counts, /) -> Joining[S]:
+    def start(self, counts: Counts, /) -> Concatenation[S]:
         """Start a pass; a count makes it allocate once."""
-        return Joining(self.axis, counts[0])
+        return Concatenation(self.axis, counts[0])
 
 
 def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
@@ -35,9 +37,9 @@ def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
     Where the sequence has a length hint, one result is allocated and filled, so that memory peaks
     at the size of the result and one block; without a hint it peaks at twice the result.
 
-    Tuples are what some folds make of a row: ``nest(top_k(10, axis=1), concatenate())`` has one
-    :class:`TopK` of all rows for its result. A component that is no array, as the count among
-    :class:`Moments`, must be the same in all rows.
+    Some folds make a tuple of each row: the result of ``nest(top_k(10, axis=1), concatenate())`` is
+    one :class:`TopK` of all rows. A component that is not an array, such as the number of entries
+    in :class:`Moments`, must be the same in all rows.
 
     Parameters
     ----------
@@ -55,8 +57,8 @@ def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
     EmptySequenceError
         When run over no block.
     BlockTypeError, BlockShapeError
-        When run over blocks that are neither arrays nor tuples, or tuples that are not alike;
-        arrays that do not fit get the error of the library's own function.
+        When run over blocks that are neither arrays nor tuples, or tuples that are not alike. For
+        arrays that do not fit, the library's own function raises its own error.
 
     Examples
     --------
@@ -71,8 +73,8 @@ def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
 def nested_concatenate() -> NestedFold[AnyArray, AnyArray]:
     """Join rows of NumPy blocks as ``np.block`` lays out a list of lists.
 
-    It is ``nest(concatenate(axis=1), concatenate(axis=0))``; memory is that of
-    :func:`concatenate`, and one row more.
+    It is ``nest(concatenate(axis=1), concatenate(axis=0))``. It needs the memory of
+    :func:`concatenate`, and of one row more.
 
     Examples
     --------
@@ -90,49 +92,24 @@ def nested_concatenate() -> NestedFold[AnyArray, AnyArray]:
 
 
 @dataclass(slots=True, eq=False)
-class Joining(Pass, Generic[S]):
-    """A pass that joins blocks along an axis; tuples of blocks are joined by component.
-
-    Where the number of blocks is known, one result is allocated with the first block and filled,
-    so that memory peaks at the size of the result and one block. A block that does not fit there
-    (another dtype or shape, more blocks than hinted at) leaves the rest to the library's own
-    function, which gets copies: a producer may reuse the memory of its blocks.
-    """
+class Concatenation(Pass, Generic[S]):
+    """A pass that joins blocks along an axis; tuples of blocks are joined by component."""
 
     axis: int
     """The axis to join along."""
     count: int | None
     """Number of blocks, if it is known."""
-    _like: tuple[object, object] | None = field(default=None, init=False)
-    """The dtype and device of the first block, once there is one."""
-    _parts: _Parts | None = field(default=None, init=False)
-    _blocks: list[Any] = field(default_factory=list[Any], init=False)
-    _room: Any = field(default=None, init=False)
-    _before: tuple[slice, ...] = field(default=(), init=False)
-    _filled: int = field(default=0, init=False)
+    _joint: _Allocated | _Listed | _Components | None = field(default=None, init=False)
 
     def step(self, block: S, /) -> None:
         """Copy the block to its place."""
         given: Any = block
-        if self._like is None:
-            self._begin(given)
-        if self._parts is not None:
-            self._parts.step(given)
-            return
-        room = self._room
-        if room is None:
-            self._blocks.append(_copy(given))
-            return
-        shape = given.shape
-        end = self._filled + sum(shape[self.axis : self.axis + 1])
-        place = room[(*self._before, slice(self._filled, end))]
-        alike = place.shape == shape and (given.dtype, device(given)) == self._like
-        if alike and _copyable(given):
-            place[...] = given
-            self._filled = end
-        else:
-            self._blocks = [room[(*self._before, slice(0, self._filled))], _copy(given)]
-            self._room = None
+        joint = self._joint
+        if joint is None:
+            joint = self._joint = self._begin(given)
+        if isinstance(joint, _Allocated) and not joint.has_place(given):
+            joint = self._joint = _Listed(self.axis, [joint.filled_part()])
+        joint.step(given)
 
     def finish(self) -> S:
         """Return the blocks as one array, or as one tuple of arrays.
@@ -142,65 +119,101 @@ class Joining(Pass, Generic[S]):
         EmptySequenceError
             If there was no block.
         """
-        if self._like is None:
+        if self._joint is None:
             raise EmptySequenceError("there is no block to join, hence neither shape nor dtype")
-        joined: Any = self._room
-        if self._parts is not None:
-            joined = self._parts.finish()
-        elif joined is None:
-            joined = _cat(self._blocks, self.axis)
-        elif self._filled < joined.shape[self.axis]:
-            hinted = joined.shape[self.axis]
-            joined = joined[(*self._before, slice(0, self._filled))]
-            if 8 * self._filled <= 7 * hinted:  # far off: let go of the room
-                joined = _cat([joined], self.axis)
-        result: S = joined
-        return result
+        result: Any = self._joint.finish()
+        joined: S = result
+        return joined
 
-    def _begin(self, block: object) -> None:
-        first: Any = block
-        self._like = (getattr(block, "dtype", None), device(block))
-        if isinstance(block, tuple):
-            self._parts = _Parts(first, [self._part(part) for part in first])
-        elif hasattr(block, "dtype"):
-            self._allocate(first)
-        else:
-            raise BlockTypeError(
-                f"a block is a {type(block).__name__}, which cannot be joined; convert it to an "
-                "array. Of folds over blocks, nest() makes a fold over rows of blocks",
-                expected="an array, or a tuple of arrays",
-                got=type(block),
-            )
+    def _begin(self, first: object) -> _Allocated | _Listed | _Components:
+        if _is_tuple(first):
+            return _Components(first, [self._start_component(one) for one in first])
+        if hasattr(first, "dtype"):
+            return _allocate(first, self.axis, self.count or 0) or _Listed(self.axis, [])
+        raise BlockTypeError(
+            f"a block is a {type(first).__name__}, which cannot be joined; convert it to an "
+            "array. Of folds over blocks, nest() makes a fold over rows of blocks",
+            expected="an array, or a tuple of arrays",
+            got=type(first),
+        )
 
-    def _part(self, part: object) -> Joining[Any] | None:
-        joins = isinstance(part, tuple) or hasattr(part, "dtype")
-        return Joining(self.axis, self.count) if joins else None
-
-    def _allocate(self, first: Any) -> None:
-        count, shape = self.count or 0, list(first.shape)
-        if count < 2 or not -len(shape) <= self.axis < len(shape) or not _copyable(first):
-            return
-        self.axis %= len(shape)
-        self._before = (slice(None),) * self.axis
-        shape[self.axis] *= count
-        # A hint may be wrong by far; torch says TypeError where it is no 64-bit integer.
-        with suppress(MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
-            self._room = _empty(first, tuple(shape))
+    def _start_component(self, one: object) -> Concatenation[Any] | None:
+        can_join = isinstance(one, tuple) or hasattr(one, "dtype")
+        return Concatenation(self.axis, self.count) if can_join else None
 
 
 @dataclass(slots=True, eq=False)
-class _Parts:
-    """Joins tuples by component; a component that is no array must be the same in all."""
+class _Listed:
+    """Copies of the blocks, for the library's own function."""
+
+    axis: int
+    blocks: list[Array]
+
+    def step(self, block: Array) -> None:
+        # A tensor stays in its graph, as in torch.cat.
+        self.blocks.append(copy_block(block, keep_graph=True))
+
+    def finish(self) -> Array:
+        return _cat(self.blocks, self.axis)
+
+
+@dataclass(slots=True, eq=False)
+class _Allocated:
+    """One allocation for all blocks, so that memory peaks at its size and one block."""
+
+    room: Array
+    axis: int
+    dtype: DType
+    device: object
+    filled: int = 0
+    """Length of the blocks along the axis."""
+
+    def has_place(self, block: Array) -> bool:
+        """Whether copying a block into the allocation gives what joining would give."""
+        shape, axis = tuple(block.shape), self.axis
+        return (
+            shape[:axis] == self.room.shape[:axis]
+            and shape[axis + 1 :] == self.room.shape[axis + 1 :]
+            and len(shape) > axis
+            and self.filled + shape[axis] <= self.room.shape[axis]
+            and block.dtype == self.dtype
+            and device(block) == self.device
+            and _is_copyable(block)
+        )
+
+    def step(self, block: Array) -> None:
+        end = self.filled + block.shape[self.axis]
+        self.room[self._slice(self.filled, end)] = block
+        self.filled = end
+
+    def filled_part(self) -> Array:
+        return self.room[self._slice(0, self.filled)]
+
+    def finish(self) -> Array:
+        """Return the blocks; if the count was far too large, without the rest of the room."""
+        hinted = self.room.shape[self.axis]
+        if self.filled == hinted:
+            return self.room
+        part = self.filled_part()
+        return _cat([part], self.axis) if 8 * self.filled <= 7 * hinted else part
+
+    def _slice(self, start: int, stop: int) -> tuple[slice, ...]:
+        return (*(slice(None),) * self.axis, slice(start, stop))
+
+
+@dataclass(slots=True, eq=False)
+class _Components:
+    """Tuples, joined by component; a component that is not an array is the same in all."""
 
     first: tuple[Any, ...]
-    passes: Sequence[Joining[Any] | None]
+    passes: Sequence[Concatenation[Any] | None]
 
     def step(self, block: Any) -> None:
         kind: Any = block.__class__
         if kind is not type(self.first) or len(block) != len(self.first):
             raise BlockTypeError(
-                f"a block is a {kind.__name__}, expected a {_called(self.first)} like the blocks "
-                "before it; tuples are joined by component",
+                f"a block is a {kind.__name__}, expected a {_name_tuple(self.first)} like the "
+                "blocks before it; tuples are joined by component",
                 expected=type(self.first),
                 got=kind,
             )
@@ -209,39 +222,56 @@ class _Parts:
                 running.step(block[number])
             elif block[number] != self.first[number]:
                 raise BlockShapeError(
-                    f"component {number} of a {_called(block)} is {block[number]}, expected "
+                    f"component {number} of a {_name_tuple(block)} is {block[number]}, expected "
                     f"{self.first[number]} like those before it; only arrays can be joined",
                     expected=self.first[number],
                     got=block[number],
                 )
 
-    def finish(self) -> Any:
-        parts = (
-            part if running is None else running.finish()
-            for part, running in zip(self.first, self.passes, strict=True)
+    def finish(self) -> tuple[Any, ...]:
+        components = (
+            one if running is None else running.finish()
+            for one, running in zip(self.first, self.passes, strict=True)
         )
         kind: Any = type(self.first)
-        return kind(*parts) if hasattr(kind, "_fields") else kind(parts)
+        joined: tuple[Any, ...] = (
+            kind(*components) if hasattr(kind, "_fields") else kind(components)
+        )
+        return joined
 
 
-def _empty(like: Any, shape: tuple[int, ...]) -> Any:
-    """Allocate a result of a shape, with the dtype (and device) of a block."""
-    if is_tensor(like):
-        return like.new_empty(shape)
-    # Of several arrays, also of one dtype, np.concatenate makes native byte order.
-    return np.empty(shape, np.concatenate([like[:0]] * 2).dtype)
+def _allocate(first: Any, axis: int, count: int) -> _Allocated | None:
+    """Allocate the result for a number of blocks like the first one, if that is possible."""
+    shape = list(first.shape)
+    if count < 2 or not -len(shape) <= axis < len(shape) or not _is_copyable(first):
+        return None
+    axis %= len(shape)
+    shape[axis] *= count
+    # A hint may be wrong by far; torch raises a TypeError where it is no 64-bit integer.
+    with suppress(MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
+        if is_tensor(first):
+            room: Any = first.new_empty(shape)
+        else:
+            # NumPy joins several arrays, even of one dtype, into one of native byte order.
+            room = np.empty(shape, np.concatenate([first[:0]] * 2).dtype)
+        return _Allocated(room, axis, first.dtype, device(first))
+    return None
 
 
-def _cat(blocks: list[Any], axis: int) -> Any:
-    """Join by the library's own function: it says what is right."""
+def _cat(blocks: list[Array], axis: int) -> Array:
+    """Join by the library's own function, which says what is right."""
+    given: Any = blocks
     if is_tensor(blocks[0]):
         torch: Any = array_namespace(blocks[0])
-        return torch.cat(blocks, dim=axis)
-    return np.concatenate(blocks, axis=axis)
+        tensor: Array = torch.cat(given, dim=axis)
+        return tensor
+    joined: Any = np.concatenate(given, axis=axis)
+    array: Array = joined
+    return array
 
 
-def _copyable(block: Any) -> bool:
-    """Whether copying a block's values into an allocation gives what joining would."""
+def _is_copyable(block: Any) -> bool:
+    """Whether the values of a block are all there is to it: no subclass, and no graph."""
     if not is_tensor(block):
         return type(block) is np.ndarray
     torch: Any = array_namespace(block)
@@ -253,10 +283,9 @@ def _copyable(block: Any) -> bool:
     )
 
 
-def _copy(block: Any) -> Any:
-    """Copy what is kept; a tensor stays in its graph, and an array keeps its layout."""
-    return block.clone() if is_tensor(block) else block.copy("K")
+def _is_tuple(block: object) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(block, tuple)
 
 
-def _called(block: Sequence[object]) -> str:
+def _name_tuple(block: Sequence[object]) -> str:
     return f"{type(block).__name__} of {len(block)}"

@@ -1,9 +1,7 @@
 """Folds as values: one pass over the blocks, many results.
 
 A :class:`Fold` describes how to go through blocks and what comes out; it holds nothing itself.
-Starting it gives a :class:`Running`, the short-lived state of one pass. That is enough to combine
-folds: :func:`tee` steps several through one generation of the blocks, :func:`nest` makes one over
-rows of blocks from one for a row and one for the row results.
+Starting it gives a :class:`~lazychunks.runs.passes.Running`, the short-lived state of one pass.
 
 Source: "beautiful folds" (Max Rabkin, 2008; Gabriella Gonzalez' Haskell package ``foldl``).
 """
@@ -12,95 +10,65 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeGuard, TypeVar, overload
+from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
-from lazychunks.blocks.factories import counts_of, is_nested
-from lazychunks.blocks.iterate import closing_generator, refuse_array
-from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+from lazychunks.arrays import copy_block
+from lazychunks.blocks.factories import Composed, is_nested
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.drive import run_fold
+from lazychunks.runs.passes import (
+    AnyRunning,
+    Counts,
+    PartFold,
+    PartRunning,
+    Pass,
+    Running,
+    RunningRows,
+    Scope,
+    Sink,
+    State,
+)
 
 S = TypeVar("S")
 T = TypeVar("T")
 A = TypeVar("A")
 U = TypeVar("U")
 R = TypeVar("R")
-R1 = TypeVar("R1")
-R2 = TypeVar("R2")
-R3 = TypeVar("R3")
-R4 = TypeVar("R4")
-R5 = TypeVar("R5")
-R6 = TypeVar("R6")
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-Counts = tuple[int | None, ...]
-"""Number of blocks along each block axis, where it is known: one for a flat sequence, or two."""
 
+class FoldInParts(Generic[T_contra]):
+    """Base of both kinds of folds: how parts of the blocks are folded elsewhere.
 
-class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[T_contra, R_co]):
-    """One pass of a fold.
-
-    A context manager: entering it begins the pass; leaving it releases what the pass holds, and by
-    an exception gives the pass up, that is, undoes what it has done.
+    A fold that starts the pass of another fold hands on these three to it as well.
     """
-
-    def step(self, block: T_contra, /) -> None:
-        """Take the next block, whose memory may be reused as soon as this returns."""
-        ...
-
-    def finish(self) -> R_co:
-        """Return the result; called once, after the last block."""
-        ...
-
-    @property
-    def publishes(self) -> bool:
-        """Whether :meth:`finish` shows something to others: such passes finish last."""
-        ...
-
-    def prepare(self) -> None:
-        """Do what may fail before :meth:`finish`; harmless if called twice."""
-        ...
-
-
-class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
-    """One pass of a fold over rows of blocks."""
-
-    def __enter__(self) -> Self:
-        """Begin the pass."""
-        ...
-
-    def end_row(self) -> None:
-        """Close a row."""
-        ...
-
-
-class Pass:
-    """Base of a :class:`Running` that has nothing to release."""
 
     __slots__ = ()
 
-    publishes: bool = False
+    @property
+    def merges(self) -> bool:
+        """Whether workers fold their parts, so that only states travel, and no blocks."""
+        return False
 
-    def prepare(self) -> None:
-        """There is nothing to prepare."""
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether it needs the blocks that its sinks have stored already, as all but sinks do."""
+        return True
 
-    def __enter__(self) -> Self:
-        return self
+    def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
+        """Return what workers need to go through parts for a pass: a value that can be pickled."""
+        return self if self.merges else CollectBlocks()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        return None
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part; by default it copies the blocks, which the pass then steps."""
+        return CollectBlocks().start_part(part)
 
 
-class Fold(Generic[T_contra, R_co]):
+class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
     """A left fold over blocks, as a value; callable over any iterable of them.
 
     Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions.
@@ -122,28 +90,25 @@ class Fold(Generic[T_contra, R_co]):
 
     def __call__(self, blocks: Iterable[T_contra], /) -> R_co:
         """Fold blocks in one pass; a pass that fails releases what it holds."""
-        with self.start(counts_of(blocks)[:1]) as running:
-            step = running.step
-            for block in blocks:
-                step(block)
-            return running.finish()
+        folded: R_co = run_fold(self, blocks, axes=1)
+        return folded
 
     def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
         """Return the fold whose result is ``fn`` of this one's."""
-        return _Tee((self,), after=fn)
+        return MappedFold(self, None, fn)
 
     def contramap(self, fn: Callable[[A], T_contra]) -> Fold[A, R_co]:
         """Return the fold that takes ``fn(block)`` for each block."""
-        return _Tee((self,), fn, _same)
+        return MappedFold(self, fn, _unchanged)
 
 
-class Joins:
+class KeepsBlockType:
     """Mark of a fold whose result is of its blocks' type, whatever that is, for :func:`nest`."""
 
     __slots__ = ()
 
 
-class NestedFold(Generic[T_contra, R_co]):
+class NestedFold(FoldInParts[T_contra], Generic[T_contra, R_co]):
     """A left fold over rows of blocks, as a value; callable over any iterable of rows."""
 
     __slots__ = ()
@@ -160,15 +125,8 @@ class NestedFold(Generic[T_contra, R_co]):
         SourceTypeError
             If a row is an array, whose own rows would pass for blocks.
         """
-        with self.start_rows(counts_of(rows)) as running:
-            step = running.step
-            for row in rows:
-                refuse_array(row, "a row")
-                with closing_generator(row):
-                    for block in row:
-                        step(block)
-                running.end_row()
-            return running.finish()
+        folded: R_co = run_fold(self, rows, axes=2)
+        return folded
 
 
 class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
@@ -178,18 +136,37 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
 
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
         """Fold blocks, or rows of blocks if they are a nested sequence."""
-        asked: Any = blocks
-        if is_nested(asked):
-            return super(Fold, self).__call__(asked)  # as a NestedFold, which comes after Fold
-        return super().__call__(asked)
+        folded: R_co = run_fold(self, blocks, axes=2 if is_nested(blocks) else 1)
+        return folded
+
+
+AnyFold: TypeAlias = Fold[Any, Any]
+AnyNestedFold: TypeAlias = NestedFold[Any, Any]
+AnyEitherFold: TypeAlias = EitherFold[Any, Any]
 
 
 @overload
-def fold(step: Callable[[S, T], S], initial: S) -> Fold[T, S]: ...
-@overload
-def fold(step: Callable[[S, T], S], initial: S, finish: Callable[[S], R]) -> Fold[T, R]: ...
 def fold(
-    step: Callable[[Any, T], Any], initial: object, finish: Callable[[Any], Any] | None = None
+    step: Callable[[S, T], S],
+    initial: S,
+    finish: None = None,
+    *,
+    merge: Callable[[S, S], S] | None = None,
+) -> Fold[T, S]: ...
+@overload
+def fold(
+    step: Callable[[S, T], S],
+    initial: S,
+    finish: Callable[[S], R],
+    *,
+    merge: Callable[[S, S], S] | None = None,
+) -> Fold[T, R]: ...
+def fold(
+    step: Callable[[Any, T], Any],
+    initial: object,
+    finish: Callable[[Any], Any] | None = None,
+    *,
+    merge: Callable[[Any, Any], Any] | None = None,
 ) -> Fold[T, Any]:
     """Make a fold from plain functions.
 
@@ -201,332 +178,216 @@ def fold(
         The state before the first block; copied (deeply) for each pass.
     finish
         Makes the result of the last state; by default it is that state.
+    merge
+        Takes the state of some blocks and the state of the blocks that follow them, and returns the
+        state of all; it may change the first one in place. With it, workers fold parts of the
+        blocks; without it, they send the blocks.
+
+    Notes
+    -----
+    Each part starts with a copy of ``initial``, so ``merge(state, initial)`` must be ``state``: a
+    sum starts with 0. It need not hold the other way round, since the state of the first part takes
+    the place of ``initial``. :func:`lazychunks.testing.check_fold` tests a merge.
 
     Examples
     --------
     >>> mean = fold(lambda s, x: (s[0] + x, s[1] + 1), (0.0, 0), lambda s: s[0] / s[1])
     >>> mean([1.0, 2.0, 6.0])
     3.0
+    >>> longest = fold(lambda n, x: max(n, len(x)), 0, merge=max)
+    >>> longest([[1], [2, 3]])
+    2
     """
-    return _Stepwise(step, initial, finish or _same)
+    return FunctionFold(step, initial, finish or _unchanged, merge)
 
 
-@overload
-def tee(f1: EitherFold[T, R1], f2: EitherFold[T, R2], /) -> EitherFold[T, tuple[R1, R2]]: ...
-@overload
-def tee(f1: Fold[T, R1], f2: Fold[T, R2], /) -> Fold[T, tuple[R1, R2]]: ...
-@overload
-def tee(f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], /) -> Fold[T, tuple[R1, R2, R3]]: ...
-@overload
-def tee(
-    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], /
-) -> Fold[T, tuple[R1, R2, R3, R4]]: ...
-@overload
-def tee(
-    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], f5: Fold[T, R5], /
-) -> Fold[T, tuple[R1, R2, R3, R4, R5]]: ...
-@overload
-def tee(
-    f1: Fold[T, R1],
-    f2: Fold[T, R2],
-    f3: Fold[T, R3],
-    f4: Fold[T, R4],
-    f5: Fold[T, R5],
-    f6: Fold[T, R6],
-    /,
-) -> Fold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
-@overload
-def tee(f1: NestedFold[T, R1], f2: NestedFold[T, R2], /) -> NestedFold[T, tuple[R1, R2]]: ...
-@overload
-def tee(
-    f1: NestedFold[T, R1], f2: NestedFold[T, R2], f3: NestedFold[T, R3], /
-) -> NestedFold[T, tuple[R1, R2, R3]]: ...
-@overload
-def tee(
-    f1: NestedFold[T, R1],
-    f2: NestedFold[T, R2],
-    f3: NestedFold[T, R3],
-    f4: NestedFold[T, R4],
-    /,
-) -> NestedFold[T, tuple[R1, R2, R3, R4]]: ...
-@overload
-def tee(
-    f1: NestedFold[T, R1],
-    f2: NestedFold[T, R2],
-    f3: NestedFold[T, R3],
-    f4: NestedFold[T, R4],
-    f5: NestedFold[T, R5],
-    /,
-) -> NestedFold[T, tuple[R1, R2, R3, R4, R5]]: ...
-@overload
-def tee(
-    f1: NestedFold[T, R1],
-    f2: NestedFold[T, R2],
-    f3: NestedFold[T, R3],
-    f4: NestedFold[T, R4],
-    f5: NestedFold[T, R5],
-    f6: NestedFold[T, R6],
-    /,
-) -> NestedFold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
-def tee(*folds: Fold[Any, Any] | NestedFold[Any, Any]) -> Fold[Any, Any] | NestedFold[Any, Any]:
-    """Run several folds over one generation of the blocks.
+@dataclass(frozen=True, slots=True)
+class CollectBlocks:
+    """For workers: the part of a fold that does not merge, so that its blocks have to travel."""
 
-    Law: ``tee(f, g)(blocks) == (f(blocks), g(blocks))``, while the blocks are generated once. If
-    the pass fails, each fold releases what it holds, so that a sink leaves its destination as it
-    was; sinks finish last, after all other results are there.
-
-    Parameters
-    ----------
-    *folds
-        Two to six folds over blocks, or over rows of blocks; results of ``tee`` included.
-
-    Returns
-    -------
-    Fold or NestedFold
-        Its result is the tuple of the folds' results.
-
-    Raises
-    ------
-    TypeError
-        If the folds cannot go through the same blocks.
-
-    Examples
-    --------
-    >>> both = tee(fold(lambda n, x: n + 1, 0), fold(max, 0))
-    >>> both([3, 1, 2])
-    (3, 3)
-    """
-    of_blocks = all(isinstance(f, Fold) for f in folds)
-    of_rows = all(isinstance(f, NestedFold) for f in folds)
-    if not (of_blocks or of_rows):
-        raise TypeError(
-            "tee takes folds over blocks, or folds over rows of blocks, not both: "
-            f"{', '.join(type(f).__name__ for f in folds)}; fold() makes a fold of a plain "
-            "function, nest() a nested one of two flat ones"
-        )
-    if of_blocks and of_rows:
-        return _EitherTee(folds)
-    return _Tee(folds) if of_blocks else _NestedTee(folds)
+    def start_part(self, part: AnyPart, /) -> CollectedBlocks:
+        """Start to collect the blocks of a part."""
+        return CollectedBlocks(part.axes)
 
 
-@overload
-def nest(inner: Fold[T, A], outer: Joins) -> NestedFold[T, A]: ...
-@overload
-def nest(inner: Fold[T, A], outer: Fold[A, R]) -> NestedFold[T, R]: ...
-@overload
-def nest(
-    inner: Fold[T, A], outer: Callable[[LazyChunkSequence[A]], R]
-) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
-@overload
-def nest(
-    inner: Callable[[LazyChunkSequence[T]], A], outer: Callable[[LazyChunkSequence[A]], R]
-) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
-def nest(
-    inner: Fold[Any, Any] | Callable[[LazyChunkSequence[Any]], Any],
-    outer: Any,
-) -> NestedFold[Any, Any] | Callable[[NestedLazyChunkSequence[Any]], Any]:
-    """Make an aggregator over rows of blocks from two flat ones.
+@dataclass(slots=True, eq=False)
+class CollectedBlocks(Scope):
+    """Copies of the blocks of a part, by row; a part of a flat sequence has one row."""
 
-    Parameters
-    ----------
-    inner
-        Folds each row of blocks.
-    outer
-        Folds the row results.
+    axes: int
+    rows: list[list[Any]] = field(default_factory=lambda: [[]], init=False)
 
-    Returns
-    -------
-    NestedFold or callable
-        A nested fold, which can be teed with others, if both are folds; else a plain aggregator.
+    def step(self, block: object, /) -> None:
+        """Keep a copy of a block."""
+        self.rows[-1].append(copy_block(block, keep_graph=True))
 
-    Examples
-    --------
-    >>> from operator import mul
-    >>> nested = NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4])
-    >>> nested.compute(nest(sum, max))
-    14
-    """
-    if _is_fold(inner) and _is_fold(outer):
-        return _Nested(inner, outer)
-    return _NestedCalls(inner, outer)
+    def end_row(self) -> None:
+        """Close a row."""
+        self.rows.append([])
+
+    def state(self) -> list[list[Any]]:
+        """Return the rows, of which a nested part has closed all."""
+        return self.rows[:-1] if self.axes == 2 else self.rows
 
 
-def _is_fold(x: object) -> TypeGuard[Fold[Any, Any]]:
-    return isinstance(x, Fold)
-
-
-def _same(result: T) -> T:
+def _unchanged(result: T) -> T:
     return result
 
 
-def _all(*results: Any) -> tuple[Any, ...]:
-    return results
+def _compose(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None) -> Any:
+    return first if second is None or first is None else Composed(first, second)
 
 
 @dataclass(frozen=True, slots=True)
-class _Stepwise(Fold[T_contra, R_co]):
+class FunctionFold(Fold[T_contra, R_co]):
+    """The fold that :func:`fold` returns."""
+
     step: Callable[[Any, T_contra], Any]
     initial: object
     finish: Callable[[Any], R_co]
-
-    def start(self, counts: Counts, /) -> Running[T_contra, R_co]:  # noqa: ARG002
-        return _StepwiseRunning(self.step, copy.deepcopy(self.initial), self.finish)
-
-
-@dataclass(frozen=True, slots=True)
-class _Teed:
-    """Folds in one pass, with a function before them, and one of their results."""
-
-    folds: tuple[Any, ...]
-    before: Callable[[Any], Any] | None = None
-    after: Callable[..., Any] = _all
-
-
-class _Tee(_Teed, Fold[Any, Any]):
-    __slots__ = ()
-
-    def start(self, counts: Counts, /) -> Running[Any, Any]:
-        return _TeeRunning([f.start(counts) for f in self.folds], self.before, self.after)
-
-
-class _NestedTee(_Teed, NestedFold[Any, Any]):
-    __slots__ = ()
-
-    def start_rows(self, counts: Counts, /) -> RunningRows[Any, Any]:
-        return _TeeRunning([f.start_rows(counts) for f in self.folds], self.before, self.after)
-
-
-class _EitherTee(_Tee, _NestedTee, EitherFold[Any, Any]):
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Nested(NestedFold[T_contra, R_co]):
-    inner: Fold[T_contra, Any]
-    outer: Fold[Any, R_co]
-
-    def start_rows(self, counts: Counts, /) -> RunningRows[T_contra, R_co]:
-        return _NestedRunning([self.outer.start(counts[:1])], self.inner, counts[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class _NestedCalls(Generic[T_contra, R_co]):
-    inner: Callable[[LazyChunkSequence[T_contra]], Any]
-    outer: Callable[[LazyChunkSequence[Any]], R_co]
-
-    def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
-        results = (self.inner(_sequence_of(row)) for row in rows)
-        return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
-
-
-def _sequence_of(row: Iterable[T]) -> LazyChunkSequence[T]:
-    # A generator, since it may be empty, and is refused once it has run.
-    blocks = _blocks_of(row) if isinstance(row, Iterator) else row
-    return LazyChunkSequence(lambda: blocks)
-
-
-def _blocks_of(row: Iterable[T]) -> Iterator[T]:
-    yield from row
-
-
-@dataclass(slots=True, eq=False)
-class _StepwiseRunning(Pass, Generic[T_contra, R_co]):
-    fn: Callable[[Any, T_contra], Any]
-    state: Any
-    after: Callable[[Any], R_co]
-
-    def step(self, block: T_contra, /) -> None:
-        self.state = self.fn(self.state, block)
-
-    def finish(self) -> R_co:
-        return self.after(self.state)
-
-
-@dataclass(slots=True, eq=False)
-class _Around:
-    """What is the same for all passes around others: these open in order, and close in reverse."""
-
-    passes: Sequence[Any]
-    stack: ExitStack = field(init=False)
+    merge: Callable[[Any, Any], Any] | None
 
     @property
-    def publishes(self) -> bool:
-        return any(running.publishes for running in self.passes)
+    def merges(self) -> bool:
+        """Whether workers fold their parts."""
+        return self.merge is not None
 
-    def prepare(self) -> None:
-        for running in self.passes:
-            running.prepare()
+    def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
+        """Leave out what workers need not call, and perhaps cannot pickle."""
+        return replace(self, finish=_unchanged) if self.merges else CollectBlocks()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for running in self.passes:
-                stack.enter_context(running)
-            self.stack = stack.pop_all()
-        return self
+    def start(self, counts: Counts, /) -> FunctionPass[T_contra, R_co]:  # noqa: ARG002
+        """Start a pass."""
+        return FunctionPass(self, copy.deepcopy(self.initial))
 
-    def __exit__(self, *error: Any) -> None:  # noqa: PYI036 -- passed on
-        self.stack.__exit__(*error)
-
-
-@dataclass(slots=True, eq=False)
-class _TeeRunning(_Around):
-    before: Callable[[Any], Any] | None
-    after: Callable[..., Any]
-    step: Callable[[Any], None] = field(init=False)
-    """Chosen here, so that a block costs no more calls than it must."""
-
-    def __post_init__(self) -> None:
-        steps = [running.step for running in self.passes]
-        before = self.before
-
-        def each(block: Any) -> None:
-            for step in steps:
-                step(block)
-
-        step = steps[0] if len(steps) == 1 else each
-        self.step = step if before is None else lambda block: step(before(block))
-
-    def end_row(self) -> None:
-        for running in self.passes:
-            running.end_row()
-
-    def finish(self) -> Any:
-        self.prepare()
-        publishing_last = sorted(enumerate(self.passes), key=lambda entry: entry[1].publishes)
-        results = {number: running.finish() for number, running in publishing_last}
-        return self.after(*(results[number] for number in range(len(results))))
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part."""
+        return self.start(()) if self.merges else CollectBlocks().start_part(part)
 
 
 @dataclass(slots=True, eq=False)
-class _NestedRunning(_Around, Generic[T_contra]):
-    """The outer pass, and the inner one of the current row."""
+class FunctionPass(Pass, Generic[T_contra, R_co]):
+    """A pass over all blocks, or over those of a part."""
 
-    inner: Fold[T_contra, Any]
-    counts: Counts
-    blocks: int = field(default=0, init=False)
-    row: Running[T_contra, Any] | None = field(default=None, init=False)
-    row_stack: ExitStack = field(default_factory=ExitStack, init=False)
-
-    def __enter__(self) -> Self:
-        _Around.__enter__(self)
-        self.stack.push(self.row_stack)
-        return self
+    fold: FunctionFold[T_contra, R_co]
+    value: Any
+    is_initial: bool = True
+    """Whether there was no block yet."""
 
     def step(self, block: T_contra, /) -> None:
-        self._begun().step(block)
-        self.blocks += 1
+        """Make the next state."""
+        self.value = self.fold.step(self.value, block)
+        self.is_initial = False
+
+    def state(self) -> tuple[Any, ...]:
+        """Return the state after the last block; none, if the part has no block."""
+        return () if self.is_initial else (self.value,)
+
+    def absorb(self, state: State, part: AnyPart, /) -> None:
+        """Merge the state of the next part; without a merge, step its blocks."""
+        merge = self.fold.merge
+        if merge is None:
+            Pass.absorb(self, state, part)
+            return
+        for value in state:
+            self.value = value if self.is_initial else merge(self.value, value)
+            self.is_initial = False
+
+    def finish(self) -> R_co:
+        """Return the result."""
+        return self.fold.finish(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFold(Fold[T_contra, R_co]):
+    """A fold with a function before its steps (``contramap``), or one after its end (``then``)."""
+
+    inner: AnyFold
+    before: Callable[[T_contra], Any] | None
+    after: Callable[[Any], R_co]
+
+    @property
+    def merges(self) -> bool:
+        """Whether the fold inside merges."""
+        return self.inner.merges
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether the fold inside needs blocks that are stored."""
+        return self.inner.needs_blocks
+
+    def for_parts(self, running: Any, /) -> PartFold[T_contra]:
+        """Return the fold inside, and the function before it."""
+        inner = self.inner.for_parts(running.inner)
+        return inner if self.before is None else MapBlocks(inner, self.before)
+
+    def start(self, counts: Counts, /) -> MappedPass:
+        """Start a pass."""
+        inner = self.inner.start(counts)
+        for sink in inner.sinks if self.before else ():
+            sink.before = _compose(self.before, sink.before)
+        return MappedPass(inner, self.before, self.after)
+
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part."""
+        return MappedPass(self.inner.start_part(part), self.before, self.after)
+
+
+@dataclass(frozen=True, slots=True)
+class MapBlocks(Generic[T_contra]):
+    """For workers: a fold of parts, with a function before its steps."""
+
+    inner: PartFold[Any]
+    before: Callable[[T_contra], Any]
+
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part."""
+        return MappedPass(self.inner.start_part(part), self.before, _unchanged)
+
+
+@dataclass(slots=True, eq=False)
+class MappedPass:
+    """A pass over all blocks, or over those of a part, with functions around it."""
+
+    inner: Any
+    before: Callable[[Any], Any] | None
+    after: Callable[[Any], Any]
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The sinks of the pass inside."""
+        sinks: Sequence[Sink] = self.inner.sinks
+        return sinks
+
+    def __enter__(self) -> Self:
+        self.inner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.inner.__exit__(kind, error, traceback)
+
+    def step(self, block: object, /) -> None:
+        """Apply the function, and step the pass inside."""
+        self.inner.step(block if self.before is None else self.before(block))
 
     def end_row(self) -> None:
-        result = self._begun().finish()  # a row without blocks is folded like any other
-        self.row = None
-        self.row_stack.close()
-        self.counts, self.blocks = (self.blocks,), 0  # rows are alike, most of the time
-        self.passes[0].step(result)
+        """Close a row of the pass inside."""
+        self.inner.end_row()
+
+    def state(self) -> State:
+        """Return the state of the pass inside."""
+        return self.inner.state()
+
+    def absorb(self, state: State, part: AnyPart, /) -> None:
+        """Hand the state on: the function was applied where the blocks were computed."""
+        self.inner.absorb(state, part)
 
     def finish(self) -> Any:
-        return self.passes[0].finish()
-
-    def _begun(self) -> Running[T_contra, Any]:
-        if self.row is None:
-            self.row = self.row_stack.enter_context(self.inner.start(self.counts))
-        return self.row
+        """Return a function of the result."""
+        return self.after(self.inner.finish())

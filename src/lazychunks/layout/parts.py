@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -13,11 +13,8 @@ from lazychunks.layout.partition import ArrayPlan
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-Call: TypeAlias = Callable[[], T_co]
-"""Computes one block."""
-
-Rows: TypeAlias = Iterable[Sequence[Call[T_co]]]
-"""Rows of calls; a flat sequence has rows of one call each."""
+Rows: TypeAlias = Iterable[Sequence[T_co]]
+"""Rows of what makes blocks, such as calls; a flat sequence has rows of one call each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,8 @@ class Part(Generic[T_co]):
     index: tuple[int, int]
     """Row and column of the first block."""
     rows: Rows[T_co]
-    """Rows of calls, consumed once; lazy in the part that is everything."""
+    """Rows of calls, consumed once; lazy in the part that is everything. On its way to a worker, a
+    part has the items of its blocks instead."""
     ends: tuple[bool, bool]
     """Whether the part has the last row, and the last column."""
     axes: int
@@ -97,9 +95,9 @@ def split(
 
 def _cut_into_bands(
     rows: Rows[T], plans: Sequence[ArrayPlan], blocks: int
-) -> Iterator[tuple[list[Sequence[Call[T]]], bool]]:
+) -> Iterator[tuple[list[Sequence[T]], bool]]:
     """Group rows into bands, and tell of each band whether it is the last."""
-    band: list[Sequence[Call[T]]] = []
+    band: list[Sequence[T]] = []
     for number, row in enumerate(rows):
         if band and len(band) * len(row) >= blocks and _is_boundary(0, number, plans):
             yield band, False  # not the last: this row comes after it
@@ -122,9 +120,7 @@ def _is_boundary(axis: int, number: int, plans: Sequence[ArrayPlan]) -> bool:
     return all(plan.axes[axis].is_boundary(number, plan.unit[axis]) for plan in plans)
 
 
-def _check_rows(
-    rows: Rows[T], plans: Sequence[ArrayPlan], axes: int
-) -> Iterator[Sequence[Call[T]]]:
+def _check_rows(rows: Rows[T], plans: Sequence[ArrayPlan], axes: int) -> Iterator[Sequence[T]]:
     """Pass rows on, and refuse those that cannot be cut into parts."""
     columns = count = 0
     for count, row in enumerate(rows, start=1):

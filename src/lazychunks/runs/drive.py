@@ -22,7 +22,7 @@ from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.layout.checks import check_row
 from lazychunks.layout.parts import AnyPart, split, whole
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Counts, PartFold, Probe, Sink, State
+from lazychunks.runs.passes import Counts, PartFold, Probe, Setup, Sink, State
 from lazychunks.runs.runners import Runner, Task
 from lazychunks.runs.shipping import Sent, receive
 from lazychunks.runs.walk import PartWork, Walk, strip_functions
@@ -37,8 +37,10 @@ MOST_BLOCKS = 32
 class AnyFold(Protocol):
     """A fold over blocks or over rows of blocks, as the driver sees it."""
 
-    needs_blocks: bool
-    """Whether it needs every block, stored or not: only sinks do not."""
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether it needs every block, stored or not: only sinks do not."""
+        ...
 
     def for_parts(self, running: Any, /) -> PartFold[Any]:
         """Return what goes through parts for a running pass."""
@@ -67,30 +69,27 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
     counts = counts_of(blocks)[:axes]
     start: Any = getattr(fold, "start" if axes == 1 else "start_rows")
     running = start(counts)
-    sinks: Sequence[Sink] = running.sinks
-    resumes = any(sink.resumes for sink in sinks)
+    sinks: Sequence[Sink] = [sink for sink in running.sinks if not sink.is_behind_a_fold]
+    resumes = _check_resuming(running.sinks)
     calls = _find_calls(blocks, axes, resumes=resumes, spreads=runner is not None)
-    for sink in sinks:
-        sink.can_skip = calls is not None
-        sink.workers = None if runner is None else runner.workers
-        if resumes and not sink.resumes:
-            raise NotResumableError(
-                "a pass goes on as a whole, and not all of its sinks have resume=True; give it to "
-                "all of them, each with its run_id"
+    for sink in running.sinks:
+        if sink.is_behind_a_fold:
+            sink.setup = Setup(can_skip=False)
+        else:
+            sink.setup = Setup(
+                can_skip=calls is not None,
+                needs_blocks=fold.needs_blocks,
+                workers=None if runner is None else runner.workers,
+                shares_memory=runner is None or runner.shares_memory,
             )
-        if resumes and fold.needs_blocks:
-            sink.check_readable()
     with running:
-        for sink in sinks:
-            if runner is not None:
-                sink.check_spreadable(shares_memory=runner.shares_memory)
         if calls is not None and resumes:
             for sink in sinks:
                 sink.check_counts(partial(_count_blocks, blocks, axes))
             if all(sink.is_finished for sink in sinks) and not fold.needs_blocks:
                 return running.finish()
         if calls is not None and runner is not None:
-            _Division(fold, running, runner, axes, counts).run(calls())
+            _Division(fold, running, sinks, runner, axes, counts).run(calls())
         elif calls is not None and any(sink.shelf for sink in sinks):
             verify = not all(sink.is_finished for sink in sinks)
             walk = Walk(tuple(sinks), fold.needs_blocks)
@@ -120,8 +119,8 @@ class _Division:
 
     Parameters
     ----------
-    fold, running
-        The fold, and its running pass.
+    fold, running, sinks
+        The fold, its running pass, and the sinks of that which take parts.
     runner
         Who goes through the parts.
     axes, counts
@@ -129,11 +128,17 @@ class _Division:
     """
 
     def __init__(
-        self, fold: AnyFold, running: Any, runner: Runner, axes: int, counts: Counts
+        self,
+        fold: AnyFold,
+        running: Any,
+        sinks: Sequence[Sink],
+        runner: Runner,
+        axes: int,
+        counts: Counts,
     ) -> None:
         self._fold = fold
         self._running = running
-        self._sinks: Sequence[Sink] = running.sinks
+        self._sinks = sinks
         self._runner = runner
         self._axes = axes
         self._counts = counts
@@ -165,8 +170,6 @@ class _Division:
             asked = self._runner.send(probes, "the converter")
             for sink, found in zip(fresh, self._runner.ask(probe, fn, asked, sent), strict=True):
                 sink.begin(*found)
-        for sink in self._sinks:
-            sink.check_even()
 
     def _tasks(
         self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]
@@ -226,13 +229,30 @@ def _walk(fold: AnyFold, sinks: Sequence[Sink]) -> Walk:
     return Walk(known if len(known) == len(shelves) else (), fold.needs_blocks)
 
 
+def _check_resuming(sinks: Sequence[Sink]) -> bool:
+    """Tell whether a pass resumes, and refuse one that cannot go on as a whole."""
+    resumes = any(sink.resumes for sink in sinks)
+    if resumes and not all(sink.resumes for sink in sinks):
+        raise NotResumableError(
+            "a pass goes on as a whole, and not all of its sinks have resume=True; give it to all "
+            "of them, each with its run_id"
+        )
+    if any(sink.resumes and sink.is_behind_a_fold for sink in sinks):
+        raise NotResumableError(
+            "a sink inside of nest() stores the results of rows, of which only the fold knows how "
+            "they are made; leave out resume=True, or store the blocks themselves"
+        )
+    return resumes
+
+
 def _find_calls(
     blocks: Iterable[Any], axes: int, *, resumes: bool, spreads: bool
 ) -> Callable[[], Iterator[Sequence[Any]]] | None:
     """Return what makes rows of calls, if blocks can be computed one by one."""
     factory = getattr(blocks, "generator_factory", None)
-    if is_map_backed(without_progress(factory), axes):
-        return partial(rows_of_calls, factory, axes, counts_of(blocks)[0])
+    if factory is not None and is_map_backed(without_progress(factory), axes):
+        hint, _ = counts_of(blocks)
+        return lambda: rows_of_calls(factory, axes, hint) or iter(())
     if resumes:
         raise NotResumableError(
             "only a sequence that can skip blocks can be resumed; build it with "
@@ -249,9 +269,7 @@ def _find_calls(
 
 def _count_blocks(blocks: Any, axes: int) -> Shape:
     """Count the blocks along each block axis, by their calls; none is computed."""
-    rows = 0
-    columns = 0
-    for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ():
-        rows += 1
-        columns = columns or len(row)
-    return (rows, columns)[:axes]
+    lengths = [
+        len(row) for row in rows_of_calls(without_progress(blocks.generator_factory), axes) or ()
+    ]
+    return (len(lengths), max(lengths, default=0))[:axes]

@@ -1,7 +1,7 @@
-"""What a pass is: it takes blocks, or the states of parts that others have gone through.
+"""The contract between a fold and whoever runs it: one pass takes blocks, or the states of parts.
 
 A *running* pass takes blocks one by one (``step``), or the states of whole parts (``absorb``) that
-other threads or processes have computed. Either way, the result is the same to the bit.
+other threads or processes have computed. Either way, the result has the same bits.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
@@ -26,7 +27,7 @@ Ends: TypeAlias = tuple[bool, bool]
 """Whether a block is in the last row, and in the last column."""
 
 State: TypeAlias = Any
-"""What a part came to: a value that can be pickled. Only the fold that made it looks inside."""
+"""The outcome of a part: a value that can be pickled. Only the fold that made it looks inside."""
 
 
 STORED: Any = type("Stored", (), {"__doc__": "Stands for a block that all sinks have stored."})()
@@ -41,16 +42,16 @@ class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protoco
         ...
 
     def end_row(self) -> None:
-        """Close a row of the part (of a nested sequence)."""
+        """Close a row of the part; called for parts of nested sequences only."""
         ...
 
     def state(self) -> State:
-        """Return what the part came to; called once, after the last block."""
+        """Return the outcome of the part; called once, after the last block."""
         ...
 
 
 class PartFold(Protocol[T_contra]):
-    """What a worker must know to go through parts: a value that can be pickled."""
+    """All that a worker must know to go through parts: a value that can be pickled."""
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
         """Start a pass over a part."""
@@ -81,18 +82,33 @@ class Probe(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a sink must know of the pass that it is in."""
+
+    can_skip: bool = True
+    """Whether the sequence can skip blocks, so that another start may go on."""
+    needs_blocks: bool = False
+    """Whether there are other folds, which need the blocks that are stored as well."""
+    workers: int | None = None
+    """Number of workers that store parts; None if all blocks are stored here."""
+    shares_memory: bool = True
+    """Whether all that store parts see the memory of this process."""
+
+
 class Sink(Shelf, Protocol):
     """The running pass of a fold that stores blocks, as a driver of passes sees it.
 
     It is a shelf itself, of what is stored by what is known at the moment.
     """
 
-    can_skip: bool
-    """Whether the sequence can skip blocks; set by the driver."""
-    workers: int | None
-    """Number of workers that will store parts, if others do it; set by the driver."""
+    setup: Setup
+    """Set by the driver, before the pass is entered."""
     before: Callable[[Any], Any] | None
-    """What is applied to blocks on their way to the sink; set by the folds around it."""
+    """What ``contramap`` applies to blocks on their way to the sink; set by the folds around it."""
+    is_behind_a_fold: bool
+    """Whether it stores the row results of ``nest``. Such a sink takes no part: it is stepped where
+    the pass runs, and it cannot resume."""
 
     @property
     def resumes(self) -> bool:
@@ -118,20 +134,8 @@ class Sink(Shelf, Protocol):
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         ...
 
-    def check_spreadable(self, *, shares_memory: bool) -> None:
-        """Refuse workers that would not see what they are to write."""
-        ...
-
-    def check_readable(self) -> None:
-        """Refuse to resume, if other folds could not get the blocks that are stored."""
-        ...
-
     def check_counts(self, count: Callable[[], Shape], /) -> None:
-        """Refuse a finished array of another number of blocks; ``count`` counts those of now."""
-        ...
-
-    def check_even(self) -> None:
-        """Refuse workers where an earlier start has met blocks of uneven sizes."""
+        """Refuse to go on with another number of blocks; ``count`` counts those of now."""
         ...
 
     def probe(self) -> Probe:
@@ -143,7 +147,7 @@ class Sink(Shelf, Protocol):
         ...
 
     def prepare(self) -> None:
-        """Do what may fail before anything is shown to readers."""
+        """Do what may fail before anything is shown to readers; harmless if called twice."""
         ...
 
 
@@ -168,7 +172,7 @@ class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[
 
     @property
     def sinks(self) -> Sequence[Sink]:
-        """The sinks in it, if there are any: such a pass finishes last."""
+        """The sinks in this pass. A tee finishes passes with sinks after all others."""
         ...
 
 
@@ -182,6 +186,11 @@ class RunningRows(Running[T_contra, R_co], Protocol[T_contra, R_co]):
     def end_row(self) -> None:
         """Close a row."""
         ...
+
+
+AnyRunning: TypeAlias = Running[Any, Any]
+AnyPartRunning: TypeAlias = PartRunning[Any]
+AnyPartFold: TypeAlias = PartFold[Any]
 
 
 class Scope:
@@ -203,17 +212,20 @@ class Scope:
 
 
 class Pass(Scope):
-    """Base of a :class:`Running` that has nothing to release, and of which parts are blocks.
+    """Base of a :class:`Running` that has nothing to release, and for which parts are blocks.
 
-    A pass whose fold can fold parts elsewhere overrides ``absorb``.
+    The pass of a fold that merges overrides ``absorb``.
     """
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_band",)
 
-    _rows: list[list[Any]]
-    """Blocks of the rows of a band, of which not all columns have come."""
+    _band: list[list[Any]]
+    """Rows of blocks that wait for the other columns of their band."""
 
-    sinks: Sequence[Sink] = ()
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """None: only passes that store blocks have sinks."""
+        return ()
 
     @abstractmethod
     def step(self, block: Any, /) -> None:
@@ -223,14 +235,15 @@ class Pass(Scope):
         """Close a row; there is nothing to do for a flat pass."""
 
     def absorb(self, state: State, part: AnyPart, /) -> None:
-        """Step the blocks of a part, row by row, once all columns of these rows have come."""
-        rows: list[list[Any]] = getattr(self, "_rows", None) or [[] for _ in state]
-        for row, blocks in zip(rows, state, strict=True):
+        """Step the blocks of a part, row by row, once all columns of its band have come."""
+        # Subclasses need not call __init__, so the attribute may be missing.
+        band: list[list[Any]] = getattr(self, "_band", None) or [[] for _ in state]
+        for row, blocks in zip(band, state, strict=True):
             row.extend(blocks)
-        self._rows = rows
+        self._band = band
         if part.ends[1]:
-            self._rows = []
-            for row in rows:
+            self._band = []
+            for row in band:
                 for block in row:
                     self.step(block)
                 if part.axes == 2:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lazychunks.errors import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_region, region_shape
 from lazychunks.storage import spill
-from lazychunks.storage.assembly import Filled
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.spill import Piece
 from lazychunks.storage.target import Target
 

@@ -23,8 +23,8 @@ from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
 from lazychunks.storage import spill
-from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.open_units import OpenUnits
 from lazychunks.storage.target import Target

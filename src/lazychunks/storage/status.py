@@ -13,7 +13,6 @@ from typing import Literal
 
 from zarr.core.sync import sync
 from zarr.storage import StorePath
-from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError
@@ -21,7 +20,8 @@ from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
 from lazychunks.storage.chunks.trust import found, judged
 from lazychunks.storage.options import Destination
-from lazychunks.storage.places.directory import LocalDirectory, walk_files
+from lazychunks.storage.places.directory import LocalDirectory
+from lazychunks.storage.places.file_system import walk_files
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.protocol import Place
 from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal
@@ -156,7 +156,7 @@ def _unsealed(draft: bytes, place: str) -> tuple[Document, Record]:
 
 def _done_blocks(staging: Place, document: Document, record: Record) -> int | None:
     """Count the blocks that resuming skips, if they are not too many."""
-    if record.run_id is None:
+    if record.run_id is None or not record.counts:
         return None
     keys = staging.keys() or ()
     where = staging.in_store(read_only=True)

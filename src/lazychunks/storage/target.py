@@ -27,6 +27,7 @@ from lazychunks.layout.shapes import (
 )
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.dtypes import checked_array, checked_block
+from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.mismatches import check_same_dtype, check_same_values, mismatch
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-
-DRAFT = "zarr.json.partial"
-"""Where the metadata of an array waits until the array is complete."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Target(Generic[T]):
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
-        return Units(self.where, self.document, atomic=self.is_resumable)
+        return Units(self.where, self.document, self.unit, atomic=self.is_resumable)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process opens for itself."""
@@ -180,6 +178,12 @@ class Target(Generic[T]):
         region = self.region(index, is_last)
         if region is None or not all(span.start < span.stop for span in region):
             return False  # nothing is stored of a block without elements
+        number = math.prod(
+            -(-span.stop // size) - span.start // size
+            for span, size in zip(region, self.unit, strict=False)
+        )
+        if number > len(self.stored) + len(self.spilled or ()):
+            return False  # a hostile record may claim more units than could ever be looked at
         return all(
             cell in self.stored
             or spill.piece_of(within) in (self.spilled or {}).get(cell, frozenset())
@@ -249,7 +253,7 @@ class Target(Generic[T]):
         if self.attempt is None:
             return
         try:
-            noted = unseal(self.where.read(DRAFT) or b"")[1].attempt
+            noted = unseal(self.where.read(KEPT_BACK) or b"")[1].attempt
         except DamagedRecordError:
             noted = None
         if noted != self.attempt:

@@ -57,7 +57,8 @@ def target_of(
     partitions = tuple(
         Partition(size, known) for size, known in zip(record.first, sizes, strict=False)
     )
-    plan = ArrayPlan(partitions, array.shape[axes:], array.shards or array.chunks)
+    unit, name = (array.shards, "shard") if array.shards else (array.chunks, "chunk")
+    plan = ArrayPlan(partitions, array.shape[axes:], unit, name)
     return Target(
         where,
         document,

@@ -19,13 +19,14 @@ from lazychunks.layout.shapes import Shape, cell_region
 from lazychunks.progress import add_bar, is_shown
 from lazychunks.sequences import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks.files import Reader
-from lazychunks.storage.record import record_of
 from lazychunks.storage.chunks.trust import has_checksums, opened
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
+from lazychunks.storage.record import record_of
 
 if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
+    from lazychunks.storage.record import Document
 
 NAMED = 100
 """Number of missing chunks that are named."""

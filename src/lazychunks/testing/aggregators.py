@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from lazychunks.errors import LengthHintWarning
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.passes import Counts
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.testing.comparing import bits, twin
-from lazychunks.testing.laws import BrokenError, Law, Same, expect, hold
+from lazychunks.testing.laws import BrokenError, Law, Same, expect, find_counterexample
+from lazychunks.testing.parts import cut_blocks, cut_rows
 from lazychunks.testing.strategies import (
     HINTS,
     WAYS,
@@ -30,6 +33,15 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 END_OF_ROW = object()
+
+Block: TypeAlias = Any
+"""A block, or a row of blocks; nothing is known of its type."""
+
+Result: TypeAlias = Any
+"""The result of an aggregator, of which nothing is known either."""
+
+Cuts: TypeAlias = tuple[Container[int], Container[int]]
+"""Numbers of rows, and of columns, at which parts begin; a flat sequence has rows only."""
 
 
 def check_aggregator(
@@ -77,7 +89,7 @@ def check_aggregator(
     >>> check_aggregator(max, flat_blocks().map(lambda blocks: list(map(len, blocks))), max)
     """
     case = partial(Blocks, aggregator, oracle, same)
-    hold(AGGREGATOR_LAWS, case, aggregator, settings, blocks=blocks, **WAYS)
+    find_counterexample(AGGREGATOR_LAWS, case, aggregator, settings, blocks=blocks, **WAYS)
 
 
 def check_nested_aggregator(
@@ -97,69 +109,84 @@ def check_nested_aggregator(
     >>> check_nested_aggregator(NestedListAggregator(), nested_blocks(), lambda rows: rows)
     """
     case = partial(Rows, aggregator, oracle, same)
-    hold(AGGREGATOR_LAWS, case, aggregator, settings, blocks=rows, **WAYS)
+    find_counterexample(AGGREGATOR_LAWS, case, aggregator, settings, blocks=rows, **WAYS)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks, how they come, and what is to be done with them: an example."""
+    """An example: blocks, what makes them, and the aggregator to check."""
 
     aggregator: Any
-    oracle: Callable[[Any], Any] | None
+    oracle: Callable[[Any], Result] | None
     same: Same | None
-    blocks: Sequence[Any]
+    blocks: Sequence[Block]
     backing: Backing
     hint: Hint
+    cuts: Cuts = ((), ())
 
-    def sequence(self, blocks: Sequence[Any]) -> Any:
+    @property
+    def counts(self) -> Counts:
+        """The number of blocks along each block axis, as far as a sequence tells it."""
+        return (length_hint(self.blocks, self.hint),)
+
+    def make_sequence(self, blocks: Sequence[Block]) -> Any:
         """Return a sequence of blocks."""
         return flat_sequence(blocks, self.backing, self.hint)
 
-    def run(self, aggregator: Any = None, sequence: Any = None) -> Any:
+    def run(self, aggregator: Any = None, sequence: Any = None) -> Result:
         """Run an aggregator over a sequence, by default those of the example."""
-        sequence = self.sequence(self.blocks) if sequence is None else sequence
+        sequence = self.make_sequence(self.blocks) if sequence is None else sequence
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LengthHintWarning)
             return (self.aggregator if aggregator is None else aggregator)(sequence)
 
     @cached_property
-    def expected(self) -> Any:
-        """What the oracle says, or what the aggregator itself gives where there is none."""
-        return self.run() if self.oracle is None else self.oracle(self.listed())
+    def expected(self) -> Result:
+        """The result of the oracle; without one, that of the aggregator itself."""
+        return self.run() if self.oracle is None else self.oracle(self.list_blocks())
 
     def expect(self, computed: object, what: str) -> None:
         """Compare with what is expected."""
         expect(computed, self.expected, what, self.same)
 
-    def listed(self) -> list[Any]:
+    def list_blocks(self) -> list[Block]:
         """Return the blocks as an oracle gets them."""
         return list(self.blocks)
 
-    def placed(self) -> Sequence[Any]:
+    def number_blocks(self) -> Sequence[Block]:
         """Return the blocks with their places."""
         return list(enumerate(self.blocks))
 
     def start(self) -> Any:
         """Start a pass of a fold."""
-        return self.aggregator.start((length_hint(self.blocks, self.hint),))
+        return self.aggregator.start(self.counts)
 
-    def steps(self) -> Iterator[Any]:
-        """Blocks as a pass takes them."""
+    def steps(self) -> Iterator[Block]:
+        """Return the blocks as a pass takes them."""
         return iter(self.blocks)
+
+    def cut(self, cuts: Cuts) -> Iterable[AnyPart]:
+        """Cut the blocks into parts."""
+        return cut_blocks(self.blocks, cuts[0])
 
 
 class Rows(Blocks):
-    """The same for rows of blocks."""
+    """An example of rows of blocks."""
 
-    def sequence(self, blocks: Sequence[Any]) -> Any:
+    @property
+    def counts(self) -> Counts:
+        """The number of rows, as far as a sequence tells it."""
+        return (length_hint(self.blocks, self.hint), None)
+
+    def make_sequence(self, blocks: Sequence[Block]) -> Any:
         """Return a nested sequence of rows."""
         return nested_sequence(blocks, self.backing, self.hint)
 
-    def listed(self) -> list[Any]:
+    def list_blocks(self) -> list[Block]:
         """Return the rows as an oracle gets them."""
         return [list(row) for row in self.blocks]
 
-    def placed(self) -> Sequence[Any]:
+    def number_blocks(self) -> Sequence[Block]:
         """Return the rows of blocks with their places."""
         return [
             [((i, j), block) for j, block in enumerate(row)] for i, row in enumerate(self.blocks)
@@ -167,19 +194,23 @@ class Rows(Blocks):
 
     def start(self) -> Any:
         """Start a pass of a nested fold."""
-        return self.aggregator.start_rows((length_hint(self.blocks, self.hint), None))
+        return self.aggregator.start_rows(self.counts)
 
-    def steps(self) -> Iterator[Any]:
-        """Blocks as a pass takes them, and the ends of rows."""
+    def steps(self) -> Iterator[Block]:
+        """Return the blocks as a pass takes them, and the ends of rows."""
         for row in self.blocks:
             yield from row
             yield END_OF_ROW
+
+    def cut(self, cuts: Cuts) -> Iterable[AnyPart]:
+        """Cut the rows of blocks into parts."""
+        return cut_rows(self.blocks, *cuts)
 
 
 def _leaves_its_blocks(case: Blocks) -> None:
     blocks = twin(case.blocks)
     before = bits(blocks)
-    case.run(sequence=case.sequence(blocks))
+    case.run(sequence=case.make_sequence(blocks))
     if bits(blocks) != before:
         raise BrokenError("blocks have been changed")
 
@@ -194,12 +225,12 @@ def _purity(case: Blocks) -> None:
 def _one_generation(case: Blocks) -> None:
     asked: Counter[object] = Counter()
 
-    def taken(entry: tuple[object, Any]) -> Any:
+    def take(entry: tuple[object, Block]) -> Block:
         place, block = entry
         asked[place] += 1
         return block
 
-    case.run(sequence=case.sequence(case.placed()).map(taken))
+    case.run(sequence=case.make_sequence(case.number_blocks()).map(take))
     for place, times in asked.items():
         if times > 1:
             raise BrokenError(f"block {place} was asked for {times} times")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lazychunks.arrays import copied, is_tensor, plain
+from lazychunks.arrays import copy_block, is_tensor, namespace_and_values
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def twin(value: T) -> T:
     anything: Any = value
     kind: Any = anything.__class__
     if is_tensor(value):
-        return copied(value)
+        return copy_block(value)
     if isinstance(value, tuple | list):
         parts = [twin(part) for part in anything]
         remade: T = kind(*parts) if hasattr(kind, "_fields") else kind(parts)
@@ -84,7 +84,7 @@ def _of_array(array: np.ndarray[Any, Any]) -> object:
 
 
 def _of_tensor(tensor: Any) -> object:
-    xp, detached = plain(tensor)
-    flat = detached.resolve_conj().resolve_neg().cpu().reshape(-1).contiguous()
-    values = flat.view(xp.uint8).numpy().tobytes() if flat.shape[0] else b""
+    torch: Any = namespace_and_values(tensor)[0]
+    flat = tensor.detach().resolve_conj().resolve_neg().cpu().reshape(-1).contiguous()
+    values = flat.view(torch.uint8).numpy().tobytes() if flat.shape[0] else b""
     return tuple(tensor.shape), tensor.dtype, values

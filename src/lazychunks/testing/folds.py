@@ -9,12 +9,21 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import hypothesis
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from lazychunks.folds.fold import Fold, NestedFold, tee
+from lazychunks.folds.fold import Fold, NestedFold
+from lazychunks.folds.tee import tee
 from lazychunks.testing.aggregators import AGGREGATOR_LAWS, END_OF_ROW, Blocks, Rows
 from lazychunks.testing.comparing import twin
-from lazychunks.testing.laws import BrokenError, Law, hold
+from lazychunks.testing.laws import BrokenError, Law, expect, find_counterexample
+from lazychunks.testing.parts import (
+    EVERYWHERE,
+    RunPart,
+    fold_in_parts,
+    run_part,
+    run_part_elsewhere,
+)
 from lazychunks.testing.strategies import WAYS
 
 T = TypeVar("T")
@@ -36,13 +45,14 @@ def check_fold(
 
     - *separate passes*: two passes at the same time do not disturb each other.
     - *reused memory*: a block's memory may be reused as soon as ``step`` has returned.
-    - *prepare*: it may be called twice before ``finish``.
     - *tee*: ``tee(f, f)(blocks)`` is ``(f(blocks), f(blocks))``.
     - *then*: ``f.then(h)(blocks)`` is ``h(f(blocks))``, and ``f.contramap(g)(blocks)`` is that of
       ``g(block)`` for each block.
     - *giving up*: a pass that is left by an exception lets it through, and the next pass is as
       good as ever.
     - *pickling*: a copy that was pickled gives the same result.
+    - *parts*: if the blocks are cut into parts, and the state of each part makes the way to another
+      process and back, the result is that of one pass, wherever the cuts are.
 
     A fold that leaves something outside, as a sink does, keeps no law of two passes, and is not for
     this function.
@@ -58,7 +68,7 @@ def check_fold(
     same
         Compares results; by default by their :func:`~lazychunks.testing.bits`.
     pickles
-        Whether the fold can be pickled. One that holds a lambda cannot.
+        Whether the fold, its blocks and its states can be pickled. A lambda cannot.
     settings
         How to look for examples; by default as Hypothesis is set up, without a deadline.
 
@@ -75,8 +85,8 @@ def check_fold(
     >>> whole = flat_blocks(dtypes("f", bfloat16=False), values="whole")
     >>> check_fold(total(), whole, lambda blocks: np.concatenate(blocks).sum(0))
     """
-    laws = _LAWS if pickles else _LAWS[:-1]
-    hold(laws, partial(Blocks, fold, oracle, same), fold, settings, blocks=blocks, **WAYS)
+    case = partial(Blocks, fold, oracle, same)
+    find_counterexample(_laws(pickles=pickles), case, fold, settings, blocks=blocks, **_WAYS)
 
 
 def check_nested_fold(
@@ -97,8 +107,8 @@ def check_nested_fold(
     >>> from lazychunks.testing import nested_blocks
     >>> check_nested_fold(nested_concatenate(), nested_blocks(max_ndim=2), np.block)
     """
-    laws = _LAWS if pickles else _LAWS[:-1]
-    hold(laws, partial(Rows, fold, oracle, same), fold, settings, blocks=rows, **WAYS)
+    case = partial(Rows, fold, oracle, same)
+    find_counterexample(_laws(pickles=pickles), case, fold, settings, blocks=rows, **_WAYS)
 
 
 def _feed(running: Any, blocks: Iterable[Any]) -> None:
@@ -157,14 +167,6 @@ def _paired(result: Any) -> tuple[None, Any]:
     return None, result
 
 
-def _prepare(case: Blocks) -> None:
-    with case.start() as running:
-        _feed(running, case.steps())
-        running.prepare()
-        running.prepare()
-        case.expect(running.finish(), "after two calls of prepare() the result is another one")
-
-
 def _giving_up(case: Blocks) -> None:
     taken = sum(1 for _ in case.steps())
     for error in (RuntimeError("of a producer"), KeyboardInterrupt()):
@@ -193,13 +195,34 @@ def _pickling(case: Blocks) -> None:
     case.expect(case.run(copied), "a copy gives another result")
 
 
-_LAWS = (
-    *AGGREGATOR_LAWS,
-    Law("separate passes", "two passes at a time do not disturb each other", _separate_passes),
-    Law("reused memory", "a block's memory may be reused after its step", _reused_memory),
-    Law("prepare", "it may be called twice", _prepare),
-    Law("tee", "tee(f, f)(blocks) is (f(blocks), f(blocks))", _tee),
-    Law("then", "f.then(h)(blocks) is h(f(blocks)), and contramap alike", _then),
-    Law("giving up", "a pass left by an exception lets it through and holds nothing", _giving_up),
-    Law("pickling", "a copy that was pickled gives the same result", _pickling),
-)
+def _parts(case: Blocks, run: RunPart) -> None:
+    expected = case.run()
+    for cuts in (case.cuts, ((), ()), (EVERYWHERE, EVERYWHERE)):
+        result = fold_in_parts(case.aggregator, case.cut(cuts), case.counts, run)
+        expect(result, expected, f"cut into parts at {cuts}, the result is another one", case.same)
+
+
+_WAYS = WAYS | {"cuts": st.tuples(*[st.lists(st.integers(1, 5), max_size=3)] * 2)}
+"""How blocks come, and who folds them."""
+
+
+def _laws(*, pickles: bool) -> list[Law]:
+    laws = [
+        *AGGREGATOR_LAWS,
+        Law("separate passes", "two passes at a time do not disturb each other", _separate_passes),
+        Law("reused memory", "a block's memory may be reused after its step", _reused_memory),
+        Law("tee", "tee(f, f)(blocks) is (f(blocks), f(blocks))", _tee),
+        Law("then", "f.then(h)(blocks) is h(f(blocks)), and contramap alike", _then),
+        Law(
+            "giving up",
+            "a pass left by an exception lets it through, and holds nothing",
+            _giving_up,
+        ),
+    ]
+    if pickles:
+        laws.append(Law("pickling", "a copy that was pickled gives the same result", _pickling))
+    run = run_part_elsewhere if pickles else run_part
+    return [
+        *laws,
+        Law("parts", "the states of parts make the same result", partial(_parts, run=run)),
+    ]

@@ -16,12 +16,12 @@ Same: TypeAlias = Callable[[Any, Any], bool]
 
 
 class LawBrokenError(AssertionError):
-    """A law does not hold. The smallest example that was found is shown below the message.
+    """A law is broken. Below the message is the smallest example that was found.
 
     Parameters
     ----------
     message
-        Who breaks which law, what the law says, and what happened.
+        What breaks which law, its statement, and what happened.
     law
         Name of the law.
     """
@@ -35,41 +35,41 @@ class Law(NamedTuple):
     """A law, as data."""
 
     name: str
-    says: str
+    statement: str
     check: Callable[[Any], None]
-    """Raises :class:`BrokenError` where it does not hold for an example."""
+    """Raises :class:`BrokenError` for an example that breaks the law."""
 
 
 class BrokenError(Exception):
-    """What happened where a law does not hold."""
+    """Says how an example breaks a law."""
 
 
-def hold(
+def find_counterexample(
     laws: Sequence[Law],
     case: Callable[..., object],
-    who: object,
+    subject: object,
     settings: hypothesis.settings | None,
     **drawn: SearchStrategy[Any],
 ) -> None:
-    """Look for an example for which a law does not hold.
+    """Look for an example that breaks a law.
 
     Parameters
     ----------
     laws
-        In the order in which they are checked.
+        Checked in this order.
     case
-        Makes of what was drawn what the laws are checked for.
-    who
-        Of whom the laws are.
+        Makes an example of the drawn values; each law checks it.
+    subject
+        The object that is checked, for the message.
     settings
         How to look.
     **drawn
-        What to draw from, by the names under which an example is shown.
+        Strategies, by the names under which an example is shown.
 
     Raises
     ------
     LawBrokenError
-        If there is one.
+        If there is such an example.
     """
     suspects = list(laws)
 
@@ -82,13 +82,15 @@ def hold(
             except Exception as error:
                 suspects[:] = [law]  # from now on, look for a smaller example that breaks this one
                 if isinstance(error, BrokenError):
-                    message = f"{_shown(who)} breaks the law {law.name!r}: {law.says}\n{error}"
+                    message = (
+                        f"{_show(subject)} breaks the law {law.name!r}: {law.statement}\n{error}"
+                    )
                     raise LawBrokenError(message, law=law.name) from error.__cause__
-                error.add_note(f"while the law {law.name!r} was checked for {_shown(who)}")
+                error.add_note(f"while the law {law.name!r} was checked for {_show(subject)}")
                 raise
 
     chosen = hypothesis.settings(deadline=None) if settings is None else settings
-    # What Hypothesis can explain are lines of the law.
+    # No `explain` phase: it would point into the law's code, not the user's.
     phases = [phase for phase in chosen.phases if phase is not hypothesis.Phase.explain]
     run = hypothesis.given(**drawn)(holds)
     hypothesis.settings(chosen, phases=phases, report_multiple_bugs=False)(run)()
@@ -103,13 +105,13 @@ def expect(computed: object, expected: object, what: str, same: Same | None = No
         If both are not the same.
     """
     if not (same or _same_bits)(computed, expected):
-        raise BrokenError(f"{what}\ncomputed: {_shown(computed)}\nexpected: {_shown(expected)}")
+        raise BrokenError(f"{what}\ncomputed: {_show(computed)}\nexpected: {_show(expected)}")
 
 
 def _same_bits(one: object, other: object) -> bool:
     return bool(bits(one) == bits(other))
 
 
-def _shown(value: object) -> str:
+def _show(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 500 else f"{text[:500]} ..."

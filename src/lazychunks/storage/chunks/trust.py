@@ -14,8 +14,9 @@ from lazychunks.storage.chunks.metadata import described, parsed
 from lazychunks.storage.places.protocol import Place
 
 if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
     from lazychunks.storage.keys import Keys
+    from lazychunks.storage.record import Document
 
 _CODECS = frozenset({"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"})
 _CODECS_OF_V2 = frozenset(

@@ -7,13 +7,15 @@ What has no metadata is no array. Until all is written, the metadata of the arra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lazychunks.errors import DestinationExistsError
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, OVERWRITING
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.places.protocol import NO_DOCUMENTS
+from lazychunks.storage.places.location import Location, locate
+from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
 from lazychunks.storage.places.refusals import (
     METADATA_NAMES,
     check_above,
@@ -22,12 +24,15 @@ from lazychunks.storage.places.refusals import (
     refuse_newcomer,
     refuse_read_only,
 )
-from lazychunks.storage.places.register import REGISTER, Location, locate
+from lazychunks.storage.places.register import REGISTER
 
 
 @dataclass(frozen=True, slots=True)
 class StoreKeys(Keys):
     """A place in a zarr store."""
+
+    has_other_keys: ClassVar[bool] = True
+    """Whether the store takes keys that are not Zarr's own."""
 
     def __str__(self) -> str:
         return f"{self.store}/{self.path}" if self.path else str(self.store)
@@ -51,7 +56,7 @@ class StoreKeys(Keys):
         """List the keys that readers see; None where the store cannot list."""
         return self.list_keys()
 
-    def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # the store is as the user opened it
+    def in_store(self, *, read_only: bool) -> Keys:  # noqa: ARG002  # the user has opened the store
         """Return the place itself."""
         return self
 
@@ -67,28 +72,34 @@ class StoreKeys(Keys):
         """
         if self.store.read_only:
             raise refuse_read_only(str(self))
-        document = parse_metadata(self.read(METADATA))
         parts = self.path.split("/") if self.path else []
         above = (StoreKeys(self.store, "/".join(parts[:number])) for number in range(len(parts)))
-        check_above(str(self), above)
-        members = self._list_members()
+        check_above(str(self), above, (KEPT_BACK, ".zarray") if self.has_other_keys else ())
+        return self.contains_array()
+
+    def contains_array(self) -> bool:
+        """Tell whether an array is there, without a look at what is above."""
+        document = parse_metadata(self.read(METADATA))
+        members = self.list_directory()
+        if members is None:  # the store cannot list, so the keys that tell are asked for
+            members = [name for name in (*METADATA_NAMES, ".zgroup") if self.read(name) is not None]
         if document is None and KEPT_BACK in members and ".zarray" not in members:
             # Not an array yet, but nothing else may be beside it either.
             is_array(str(self), members, {"node_type": "array"})
             return False
-        if not members or (document is None and self.list_keys() == []):
+        if members and document is None and self.list_keys() == []:
             return False  # a store that keeps files leaves empty directories
         return is_array(str(self), members, document)
 
     def check_removable(self) -> None:
         """Refuse nothing: an array is removed before another one takes its place."""
 
-    def draft(self, *, overwrite: bool) -> MetadataLast:
+    def draft(self, *, overwrite: bool) -> Draft:
         """Return the unfinished write at the place, or what may become one."""
         return MetadataLast(self, overwrite=overwrite)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Be the only writer of this process, and finish what a dead one has left half-way.
 
         The place is looked at afterwards: what a writer at work has put there is not complete yet,
@@ -103,18 +114,11 @@ class StoreKeys(Keys):
         """
         with REGISTER.enter(self.location, str(self)):
             self.holds_array()
-            if self.store.supports_deletes:
+            if self.has_other_keys and self.store.supports_deletes:
                 kept_back = self.read(KEPT_BACK)
                 if kept_back and kept_back == self.read(METADATA):
                     self.delete(KEPT_BACK)
             yield
-
-    def _list_members(self) -> list[str]:
-        members = self.list_directory()
-        if members is None:  # the store cannot list, so the keys that tell are asked for
-            few = (METADATA, ".zarray", ".zgroup")
-            members = [name for name in few if self.read(name) is not None]
-        return members
 
 
 class MetadataLast:
@@ -128,35 +132,17 @@ class MetadataLast:
         Whether an array that is there may be replaced.
     """
 
+    can_spill: bool = False  # a file beside the chunks is a request each time
+
     def __init__(self, place: StoreKeys, *, overwrite: bool) -> None:
         self._place = place
         self._overwrite = overwrite
-        self._is_committed = False
-
-    @property
-    def where(self) -> Keys:
-        """Where its chunks are stored."""
-        return self._place
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether readers see it, whatever fails after that."""
-        return self._is_committed
-
-    @property
-    def can_be_kept(self) -> bool:
-        """Whether it can be kept for another start: not in a store that cannot delete."""
-        return self._place.store.supports_deletes
-
-    @property
-    def supports_deletes(self) -> bool:
-        """Whether it can be removed again."""
-        return self._place.store.supports_deletes
-
-    @property
-    def can_spill(self) -> bool:
-        """Whether files beside its chunks cost little: each one is a request."""
-        return False
+        self._is_refused = False
+        """Whether what is there is not this write's."""
+        self.where: Keys = place
+        self.is_committed: bool = False
+        self.supports_deletes: bool = place.store.supports_deletes
+        self.can_be_kept: bool = self.supports_deletes
 
     def exists(self) -> bool:
         """Whether metadata is kept back that is not that of the array which readers see."""
@@ -176,7 +162,8 @@ class MetadataLast:
             the store cannot delete it.
         """
         place = self._place
-        holds_array = place.holds_array()
+        self._is_refused = True
+        holds_array = place.contains_array()
         if holds_array and not self._overwrite:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
@@ -188,6 +175,7 @@ class MetadataLast:
                     path=str(place),
                 )
             return
+        self._is_refused = False
         place.write(KEPT_BACK, OVERWRITING)
         place.delete(*METADATA_NAMES)
         self._remove_chunks()
@@ -198,7 +186,7 @@ class MetadataLast:
         """List the keys that are stored."""
         return self._place.list_keys() or ()
 
-    def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:  # noqa: ARG002  # stores keep what they acknowledge
+    def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:  # noqa: ARG002  # no store can sync
         """Write the metadata, that of the destination itself last.
 
         Raises
@@ -215,10 +203,10 @@ class MetadataLast:
             raise refuse_newcomer(str(place))
         try:
             place.write(METADATA, root)
-            self._is_committed = True
+            self.is_committed = True
         except BaseException:
             # The answer may be lost, or an interrupt come, when it has taken effect.
-            self._is_committed = place.read(METADATA) == root
+            self.is_committed = place.read(METADATA) == root
             raise
         if self.supports_deletes:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
@@ -226,7 +214,7 @@ class MetadataLast:
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
-        if self.supports_deletes and not self._is_committed:
+        if self.supports_deletes and not (self.is_committed or self._is_refused):
             if self._place.read(METADATA) is None:
                 self._remove_chunks()
             self._place.delete(KEPT_BACK)

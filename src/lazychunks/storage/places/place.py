@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -39,12 +39,16 @@ def resolve_destination(destination: Destination) -> Place:
             return StoreKeys(MemoryStore(destination), "")
         case str() if "://" in destination:
             return _resolve_url(destination)
+        case _ if _is_mapper(destination):
+            return _resolve_mapper(destination)
         case _:
-            return _resolve_other(destination)
+            return _resolve_path(destination)
 
 
 def _resolve_store(store: Store, path: str) -> Place:
     """Return a place in a store, by the store's kind: each has one line here."""
+    # Paths are made absolute, since the working directory may change during a write. A subclass of
+    # LocalStore may keep its values anywhere.
     if type(store) is LocalStore and not store.read_only:
         return LocalDirectory((store.root / path).absolute())
     if type(store) is LocalStore:
@@ -56,6 +60,7 @@ def _resolve_store(store: Store, path: str) -> Place:
 
 def _resolve_url(url: str) -> Place:
     parts = urlsplit(url)
+    # Not by fsspec, which takes file://localhost/a for a relative path and does not unquote %20.
     if parts.scheme in ("file", "local"):
         if "?" in url or "#" in url:
             raise ValueError(f"{url} is more than a path; write ? as %3F and # as %23")
@@ -64,21 +69,27 @@ def _resolve_url(url: str) -> Place:
     return StoreKeys(FsspecStore.from_url(url), "")
 
 
-def _resolve_other(destination: object) -> Place:
-    if _is_mapper(destination):
-        protocol = destination.fs.protocol
-        if "file" in ([protocol] if isinstance(protocol, str) else protocol):
-            return LocalDirectory(Path(destination.root).absolute())
-        return StoreKeys(FsspecStore.from_mapper(destination), "")
-    if not isinstance(destination, str | bytes | os.PathLike):
+def _is_mapper(value: object) -> bool:
+    """Whether a value is a directory of fsspec as a mapping; who has one has imported fsspec."""
+    mapping = sys.modules.get("fsspec.mapping")
+    return mapping is not None and isinstance(value, mapping.FSMap)
+
+
+def _resolve_mapper(mapper: Any) -> Place:  # fsspec has no types
+    # A directory keeps more promises as a path than as a store of files.
+    protocol: str | tuple[str, ...] = mapper.fs.protocol
+    if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
+        return LocalDirectory(Path(mapper.root).absolute())
+    return StoreKeys(FsspecStore.from_mapper(mapper), "")
+
+
+def _resolve_path(path: str | os.PathLike[str]) -> LocalDirectory:
+    try:
+        name = os.fspath(path)
+    except TypeError:
         raise TypeError(
-            f"cannot store at a {type(destination).__name__}; pass a path, a URL, a zarr store, or "
-            "a dict"
-        )
-    return _resolve_path(os.fsdecode(destination))
-
-
-def _resolve_path(name: str) -> LocalDirectory:
+            f"cannot store at a {type(path).__name__}; pass a path, a URL, a zarr store, or a dict"
+        ) from None
     if not name:
         raise ValueError("the destination is an empty path; name a directory for the array")
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", name):
@@ -86,6 +97,7 @@ def _resolve_path(name: str) -> LocalDirectory:
             f"{name} looks like a URL that was made a path, and lost a slash; pass it as a str, or "
             "put ./ before it if that is what the directory is called"
         )
+    # A shell does this; a program would make a directory called ~ in the working directory.
     expanded = os.path.expanduser(name)
     if name.startswith("~") and expanded == name:
         raise ValueError(
@@ -93,19 +105,3 @@ def _resolve_path(name: str) -> LocalDirectory:
             "before it if that is what the directory is called"
         )
     return LocalDirectory(Path(expanded).absolute(), expanded)
-
-
-class _FileSystem(Protocol):
-    protocol: str | tuple[str, ...]
-
-
-class _Mapper(Protocol):
-    """A directory of an fsspec file system as a mapping: ``fsspec.get_mapper``."""
-
-    fs: _FileSystem
-    root: str
-
-
-def _is_mapper(value: object) -> TypeGuard[_Mapper]:
-    mapping = sys.modules.get("fsspec.mapping")  # who has a mapper has imported it
-    return mapping is not None and isinstance(value, mapping.FSMap)

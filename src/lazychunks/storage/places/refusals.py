@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from lazychunks.errors import (
     DestinationBusyError,
@@ -18,11 +18,13 @@ METADATA_NAMES = (METADATA, ".zarray")
 """Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
 
 _NAMES_OF_AN_ARRAY = re.compile(
+    # What begins with our name is ours, of whatever version.
     r"zarr\.json(\.partial)?|lazychunks\.\w+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr writes a file under such a name at first
     r"|(?P<older>\d+(\.\d+)*)"  # chunk keys as in Zarr 2
 )
 
+# zarr's own choice: all chunks are below one member, `c`, so that numbers are foreign there.
 _USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
@@ -31,10 +33,10 @@ def parse_metadata(value: bytes | None) -> Mapping[str, object] | None:
     if value is None:
         return None
     try:
-        document: object = json.loads(value)
-    except (ValueError, RecursionError):
+        document = json.loads(value)
+    except (ValueError, RecursionError):  # the second for lists within lists within lists
         return {}
-    return {str(key): item for key, item in document.items()} if isinstance(document, dict) else {}
+    return document if _is_object(document) else {}
 
 
 def is_array(name: str, members: Collection[str], document: Mapping[str, object] | None) -> bool:
@@ -56,14 +58,13 @@ def is_array(name: str, members: Collection[str], document: Mapping[str, object]
     """
     if not members:
         return False
-    if document is None:
-        kind = "array" if ".zarray" in members else "group" if ".zgroup" in members else None
-    else:
-        kind = document.get("node_type")
+    older = "array" if ".zarray" in members else "group" if ".zgroup" in members else None
+    kind = older if document is None else document.get("node_type")
     if kind == "group":
         raise refuse(name, "a zarr group")
     if kind != "array":
         raise refuse(name, f"no array but other content ({_enumerate(sorted(members))})")
+    # What is replaced is removed whole, so nothing may be in it that is not the array's.
     keys = (document or {}).get("chunk_key_encoding")
     foreign = find_foreign_names(members, are_keys_usual=keys == _USUAL_KEYS)
     if foreign:
@@ -107,10 +108,7 @@ def check_above(
 
 
 def find_foreign_names(members: Iterable[str], *, are_keys_usual: bool = False) -> list[str]:
-    """Return the names that neither an array nor a writer gives to a member.
-
-    With the usual chunk keys, all chunks are below one member, so a number is foreign as well.
-    """
+    """Return the names that neither an array nor a writer gives to a member."""
     matches = ((name, _NAMES_OF_AN_ARRAY.fullmatch(name)) for name in members)
     return sorted(
         name for name, match in matches if match is None or (are_keys_usual and match["older"])
@@ -141,10 +139,10 @@ def refuse(name: str, found: str) -> DestinationExistsError:
     )
 
 
-def refuse_neighbor(path: str, found: str = "was not left by a writer") -> DestinationExistsError:
+def refuse_neighbor(path: str) -> DestinationExistsError:
     """Refuse something at a path that writers use beside the destination."""
     return DestinationExistsError(
-        f"{path} is in the way and {found}; move or remove it", path=path
+        f"{path} is in the way and was not left by a writer; move or remove it", path=path
     )
 
 
@@ -183,6 +181,10 @@ def refuse_readers(name: str) -> DestinationExistsError:
 def refuse_read_only(name: str) -> DestinationReadOnlyError:
     """Refuse a store that was opened for reading."""
     return DestinationReadOnlyError(f"{name} is read-only; open the store for writing", path=name)
+
+
+def _is_object(document: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(document, dict)  # with keys that are text, as JSON has no others
 
 
 def _enumerate(names: list[str]) -> str:

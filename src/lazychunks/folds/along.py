@@ -1,0 +1,106 @@
+"""Reducing along one axis while blocks are joined along another one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from lazychunks.folds.alike import AlikePass, Like, find_axis
+from lazychunks.folds.concatenate import Concatenate
+from lazychunks.folds.fold import Fold
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.passes import Counts, State
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+
+def join_along(
+    reduction: Fold[S, R], axis: int | None, along: int | None, *, keeps_axis: bool = False
+) -> Fold[S, R]:
+    """Return a reduction of blocks that are joined along another axis than the reduced one.
+
+    Parameters
+    ----------
+    reduction
+        Joins along the axis that it reduces.
+    axis
+        This axis; None, if it reduces all entries.
+    along
+        The axis to join along; None for the same one.
+    keeps_axis
+        Whether results still have the axis that is reduced.
+    """
+    if along is None or axis is None or along == axis:
+        return reduction
+    return AlongFold(reduction, axis, along, keeps_axis)
+
+
+@dataclass(frozen=True, slots=True)
+class AlongFold(Fold[S, R], Generic[S, R]):
+    """Reduces each block by itself, and joins the results."""
+
+    reduction: Fold[S, R]
+    axis: int
+    along: int
+    keeps_axis: bool
+
+    @property
+    def merges(self) -> bool:
+        """Whether workers reduce their parts: they do."""
+        return True
+
+    def start(self, counts: Counts, /) -> AlongPass[S, R]:
+        """Start a pass."""
+        return AlongPass(self.along, 0, self, self.reduction.start(counts))
+
+    def start_part(self, part: AnyPart, /) -> AlongPass[S, R]:
+        """Start a pass over a part."""
+        return AlongPass(self.along, part.index[0], self, self.reduction.start_part(part))
+
+
+@dataclass(slots=True, eq=False)
+class AlongPass(AlikePass, Generic[S, R]):
+    """A pass over all blocks, or over those of a part."""
+
+    fold: AlongFold[S, R]
+    running: Any
+    """Takes the blocks if both axes are the same, as axes 1 and -1 of a matrix are."""
+    results: list[R] = field(default_factory=list[R], init=False)
+    """Of each block, if the axes differ."""
+    reduced_axis: int = field(default=0, init=False)
+
+    def begin(self, like: Like) -> None:
+        """Find the axis to reduce."""
+        self.reduced_axis = find_axis(like.shape, self.fold.axis, self.start)
+
+    def step(self, block: S, /) -> None:
+        """Reduce the block."""
+        self.check(block)
+        if self.reduced_axis == self.like.axis:
+            self.running.step(block)
+        else:
+            self.results.append(self.fold.reduction([block]))
+
+    def value(self) -> tuple[State, list[R]]:
+        """Return the state of the pass inside, and the results of the blocks; one is empty."""
+        return self.running.state(), self.results
+
+    def merge_value(self, value: tuple[State, list[R]], part: AnyPart) -> None:
+        """Take the results of the blocks of a part."""
+        state, results = value
+        self.running.absorb(state, part)
+        self.results += results
+
+    def finish(self) -> R:
+        """Join the results."""
+        along = self.like.axis
+        assert along is not None
+        if along == self.reduced_axis:
+            result: R = self.running.finish()
+            return result
+        if isinstance(self.results[0], int):  # a count, which is the same for all blocks
+            return self.results[0]
+        is_removed = self.reduced_axis < along and not self.fold.keeps_axis
+        joined: Concatenate[R] = Concatenate(along - is_removed)
+        return joined(self.results)

@@ -1,0 +1,252 @@
+"""A fold of rows of blocks, made of a fold of blocks and a fold of row results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Generic, Self, TypeGuard, TypeVar, overload
+
+from lazychunks.blocks.factories import counts_of
+from lazychunks.folds.fold import (
+    AnyFold,
+    AnyNestedFold,
+    Fold,
+    KeepsBlockType,
+    NestedFold,
+)
+from lazychunks.layout.parts import AnyPart, Part
+from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, AnyRunning, Counts, Sink, State
+from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
+
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+T_contra = TypeVar("T_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+
+@overload
+def nest(inner: Fold[T, A], outer: KeepsBlockType) -> NestedFold[T, A]: ...
+@overload
+def nest(inner: Fold[T, A], outer: Fold[A, R]) -> NestedFold[T, R]: ...
+@overload
+def nest(
+    inner: Fold[T, A], outer: Callable[[LazyChunkSequence[A]], R]
+) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
+@overload
+def nest(
+    inner: Callable[[LazyChunkSequence[T]], A], outer: Callable[[LazyChunkSequence[A]], R]
+) -> Callable[[NestedLazyChunkSequence[T]], R]: ...
+def nest(
+    inner: AnyFold | Callable[[LazyChunkSequence[Any]], Any], outer: Any
+) -> AnyNestedFold | Callable[[NestedLazyChunkSequence[Any]], Any]:
+    """Make an aggregator over rows of blocks from two flat ones.
+
+    Parameters
+    ----------
+    inner
+        Folds each row of blocks.
+    outer
+        Folds the row results.
+
+    Returns
+    -------
+    NestedFold or callable
+        A nested fold, which can be teed with others, if both are folds; else a plain aggregator.
+
+    Examples
+    --------
+    >>> from operator import mul
+    >>> nested = NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4])
+    >>> nested.compute(nest(sum, max))
+    14
+    """
+    if _is_fold(inner) and _is_fold(outer):
+        return NestFold(inner, outer)
+    return NestedCallables(inner, outer)
+
+
+def _is_fold(x: object) -> TypeGuard[AnyFold]:
+    return isinstance(x, Fold)
+
+
+@dataclass(frozen=True, slots=True)
+class NestFold(NestedFold[T_contra, R_co]):
+    """The fold that :func:`nest` returns."""
+
+    inner: Fold[T_contra, Any]
+    outer: Fold[Any, R_co]
+
+    @property
+    def merges(self) -> bool:
+        """Whether workers fold their part of each row."""
+        return self.inner.merges
+
+    def for_parts(self, running: Any, /) -> AnyPartFold:
+        """Return the fold of rows for workers; row results are folded at the coordinator."""
+        # Starting a pass has no effect before it is entered.
+        return NestInParts(self.inner.for_parts(self.inner.start(running.counts)))
+
+    def start_rows(self, counts: Counts, /) -> NestPass:
+        """Start a pass."""
+        outer = self.outer.start(counts[:1])
+        for sink in outer.sinks:
+            sink.is_behind_a_fold = True
+        return NestPass(self.inner, outer, counts[1:])
+
+    def start_part(self, part: AnyPart, /) -> NestPart:
+        """Start a pass over a part."""
+        return NestInParts(self.inner).start_part(part)
+
+
+@dataclass(frozen=True, slots=True)
+class NestInParts:
+    """For workers: a fold of the blocks of each row that are in a part."""
+
+    inner: AnyPartFold
+
+    def start_part(self, part: AnyPart, /) -> NestPart:
+        """Start a pass over a part."""
+        return NestPart(self.inner, _flat_part(part))
+
+
+@dataclass(slots=True, eq=False)
+class NestPart:
+    """A pass over the rows of a part."""
+
+    inner: AnyPartFold
+    part: AnyPart
+    """The part of each row."""
+    states: list[State] = field(default_factory=list[State], init=False)
+    row: AnyPartRunning | None = field(default=None, init=False)
+    stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.stack.__exit__(kind, error, traceback)
+
+    def step(self, block: object, /) -> None:
+        """Step the pass over the current row."""
+        self._current_row().step(block)
+
+    def end_row(self) -> None:
+        """Keep the state of the row."""
+        self.states.append(self._current_row().state())  # a row without blocks has a state as well
+        self.row = None
+        self.stack.close()
+
+    def state(self) -> list[State]:
+        """Return the states of the rows."""
+        return self.states
+
+    def _current_row(self) -> AnyPartRunning:
+        if self.row is None:
+            self.row = self.stack.enter_context(self.inner.start_part(self.part))
+        return self.row
+
+
+@dataclass(slots=True, eq=False)
+class NestPass:
+    """The outer pass, and the inner passes of the rows that have begun: of one row, or a band."""
+
+    inner: AnyFold
+    outer: AnyRunning
+    counts: Counts
+    """Number of blocks in a row, if it is known."""
+    blocks: int = field(default=0, init=False)
+    """Number of blocks in the current row."""
+    rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
+    row_stack: ExitStack = field(default_factory=ExitStack, init=False)
+    stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The sinks of the outer pass."""
+        return self.outer.sinks
+
+    def __enter__(self) -> Self:
+        self.stack.enter_context(self.outer)
+        self.stack.enter_context(self.row_stack)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.stack.__exit__(kind, error, traceback)
+
+    def step(self, block: object, /) -> None:
+        """Step the inner pass of the row."""
+        rows = self.rows or self._open_rows(1)
+        rows[0].step(block)
+        self.blocks += 1
+
+    def end_row(self) -> None:
+        """Step the outer pass with the result of the row."""
+        self._close_rows(self.rows or self._open_rows(1))  # a row may have no block
+        self.counts, self.blocks = (self.blocks,), 0  # most rows are alike
+
+    def absorb(self, state: list[State], part: AnyPart, /) -> None:
+        """Hand the states on to the inner passes; after the last column, step the outer pass."""
+        rows = self.rows or self._open_rows(len(state))
+        for running, one in zip(rows, state, strict=True):
+            running.absorb(one, _flat_part(part))
+        if part.ends[1]:
+            self._close_rows(rows)
+
+    def finish(self) -> Any:
+        """Return the result of the outer pass."""
+        return self.outer.finish()
+
+    def _open_rows(self, number: int) -> list[AnyRunning]:
+        start, enter = self.inner.start, self.row_stack.enter_context
+        self.rows = [enter(start(self.counts)) for _ in range(number)]
+        return self.rows
+
+    def _close_rows(self, rows: list[AnyRunning]) -> None:
+        results = [running.finish() for running in rows]
+        self.rows = []
+        self.row_stack.close()
+        for result in results:
+            self.outer.step(result)
+
+
+def _flat_part(part: AnyPart) -> AnyPart:
+    """Return a part of a nested sequence as the inner fold sees it: a part of one row."""
+    return Part(part.number, (part.index[1], 0), (), (part.ends[1], True), axes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NestedCallables(Generic[T_contra, R_co]):
+    """The plain aggregator that :func:`nest` returns."""
+
+    inner: Callable[[LazyChunkSequence[T_contra]], Any]
+    outer: Callable[[LazyChunkSequence[Any]], R_co]
+
+    def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
+        """Aggregate the results of rows, each of which is aggregated when it is asked for."""
+        results = (self.inner(_sequence_of(row)) for row in rows)
+        return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
+
+
+def _sequence_of(row: Iterable[T]) -> LazyChunkSequence[T]:
+    # A generator, since it may be empty, and is refused once it has run.
+    blocks = _generate(row) if isinstance(row, Iterator) else row
+    return LazyChunkSequence(lambda: blocks)
+
+
+def _generate(row: Iterable[T]) -> Iterator[T]:
+    yield from row

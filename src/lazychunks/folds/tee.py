@@ -1,0 +1,296 @@
+"""Several folds in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeGuard, TypeVar, overload
+
+from lazychunks.folds.fold import (
+    AnyEitherFold,
+    AnyFold,
+    AnyNestedFold,
+    CollectBlocks,
+    EitherFold,
+    Fold,
+    NestedFold,
+)
+from lazychunks.layout.parts import AnyPart
+from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, Counts, Sink, State
+
+T = TypeVar("T")
+R = TypeVar("R")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+R5 = TypeVar("R5")
+R6 = TypeVar("R6")
+
+
+@overload
+def tee(f1: EitherFold[T, R1], f2: EitherFold[T, R2], /) -> EitherFold[T, tuple[R1, R2]]: ...
+@overload
+def tee(f1: Fold[T, R1], f2: Fold[T, R2], /) -> Fold[T, tuple[R1, R2]]: ...
+@overload
+def tee(f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], /) -> Fold[T, tuple[R1, R2, R3]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], /
+) -> Fold[T, tuple[R1, R2, R3, R4]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1], f2: Fold[T, R2], f3: Fold[T, R3], f4: Fold[T, R4], f5: Fold[T, R5], /
+) -> Fold[T, tuple[R1, R2, R3, R4, R5]]: ...
+@overload
+def tee(
+    f1: Fold[T, R1],
+    f2: Fold[T, R2],
+    f3: Fold[T, R3],
+    f4: Fold[T, R4],
+    f5: Fold[T, R5],
+    f6: Fold[T, R6],
+    /,
+) -> Fold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
+@overload
+def tee(f1: NestedFold[T, R1], f2: NestedFold[T, R2], /) -> NestedFold[T, tuple[R1, R2]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1], f2: NestedFold[T, R2], f3: NestedFold[T, R3], /
+) -> NestedFold[T, tuple[R1, R2, R3]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    f5: NestedFold[T, R5],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4, R5]]: ...
+@overload
+def tee(
+    f1: NestedFold[T, R1],
+    f2: NestedFold[T, R2],
+    f3: NestedFold[T, R3],
+    f4: NestedFold[T, R4],
+    f5: NestedFold[T, R5],
+    f6: NestedFold[T, R6],
+    /,
+) -> NestedFold[T, tuple[R1, R2, R3, R4, R5, R6]]: ...
+@overload
+def tee(folds: Mapping[str, EitherFold[T, R]], /) -> EitherFold[T, dict[str, R]]: ...
+@overload
+def tee(folds: Mapping[str, Fold[T, R]], /) -> Fold[T, dict[str, R]]: ...
+@overload
+def tee(folds: Mapping[str, NestedFold[T, R]], /) -> NestedFold[T, dict[str, R]]: ...
+@overload
+def tee(*folds: EitherFold[T, R]) -> EitherFold[T, tuple[R, ...]]: ...
+@overload
+def tee(*folds: Fold[T, R]) -> Fold[T, tuple[R, ...]]: ...
+@overload
+def tee(*folds: NestedFold[T, R]) -> NestedFold[T, tuple[R, ...]]: ...
+def tee(*folds: Any) -> AnyFold | AnyNestedFold:
+    """Run several folds in one pass, which generates the blocks once.
+
+    Law: ``tee(f, g)(blocks) == (f(blocks), g(blocks))``. If the pass fails, each fold releases what
+    it holds, so that a sink leaves its destination as it was; sinks finish last, after all other
+    results are there.
+
+    Parameters
+    ----------
+    *folds
+        Folds over blocks, or over rows of blocks; results of ``tee`` included. Or one mapping from
+        names to such folds.
+
+    Returns
+    -------
+    Fold or NestedFold
+        Its result is the tuple of the folds' results; of a mapping, the dict of them.
+
+    Raises
+    ------
+    TypeError
+        If the folds cannot go through the same blocks.
+
+    Examples
+    --------
+    >>> from lazychunks import fold
+    >>> both = tee(fold(lambda n, x: n + 1, 0), fold(max, 0))
+    >>> both([3, 1, 2])
+    (3, 3)
+    >>> tee({"sum": fold(lambda s, x: s + x, 0), "largest": fold(max, 0)})([3, 1, 2])
+    {'sum': 6, 'largest': 3}
+    """
+    names: tuple[str, ...] | None = None
+    if len(folds) == 1 and _is_mapping(folds[0]):
+        names, folds = tuple(folds[0]), tuple(folds[0].values())
+    of_blocks = all(isinstance(f, Fold) for f in folds)
+    of_rows = all(isinstance(f, NestedFold) for f in folds)
+    if not (of_blocks or of_rows):
+        raise TypeError(
+            "tee takes folds over blocks, or folds over rows of blocks, not both: "
+            f"{', '.join(type(f).__name__ for f in folds)}; fold() makes a fold of a plain "
+            "function, nest() a nested one of two flat ones"
+        )
+    if of_blocks and of_rows:
+        return EitherTee(folds, names)
+    return Tee(folds, names) if of_blocks else NestedTee(folds, names)
+
+
+def _is_mapping(x: object) -> TypeGuard[Mapping[str, AnyFold]]:
+    return isinstance(x, Mapping)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folds:
+    """Folds in one pass; the result has their names, if they have any."""
+
+    folds: tuple[Any, ...]
+    names: tuple[str, ...] | None
+
+    @property
+    def merges(self) -> bool:
+        """Whether one of the folds merges; the others get the blocks beside its state."""
+        return any(fold.merges for fold in self.folds)
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether one of the folds needs blocks that are stored."""
+        return any(fold.needs_blocks for fold in self.folds)
+
+    def for_parts(self, running: Any, /) -> AnyPartFold:
+        """Return the folds for workers."""
+        pairs = zip(self.folds, running.passes, strict=True)
+        return TeeInParts(tuple(fold.for_parts(inner) for fold, inner in pairs))
+
+    def start_part(self, part: AnyPart, /) -> AnyPartRunning:
+        """Start a pass over a part."""
+        return TeeInParts(self.folds).start_part(part)
+
+
+class Tee(_Folds, AnyFold):
+    """The fold over blocks that :func:`tee` returns."""
+
+    __slots__ = ()
+
+    def start(self, counts: Counts, /) -> TeePass:
+        """Start a pass."""
+        return TeePass([fold.start(counts) for fold in self.folds], self.names)
+
+
+class NestedTee(_Folds, AnyNestedFold):
+    """The fold over rows of blocks that :func:`tee` returns."""
+
+    __slots__ = ()
+
+    def start_rows(self, counts: Counts, /) -> TeePass:
+        """Start a pass."""
+        return TeePass([fold.start_rows(counts) for fold in self.folds], self.names)
+
+
+class EitherTee(Tee, NestedTee, AnyEitherFold):
+    """The fold over blocks, or over rows of blocks, that :func:`tee` returns."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TeeInParts:
+    """For workers: several folds in one pass over a part."""
+
+    folds: tuple[AnyPartFold, ...]
+
+    def start_part(self, part: AnyPart, /) -> TeePart:
+        """Start a pass over a part."""
+        # One copy of each block serves all folds that need the blocks.
+        collected = CollectBlocks().start_part(part)
+        of_folds = [
+            collected if isinstance(fold, CollectBlocks) else fold.start_part(part)
+            for fold in self.folds
+        ]
+        return TeePart(list({id(running): running for running in of_folds}.values()), of_folds)
+
+
+@dataclass(slots=True, eq=False)
+class PassesTogether:
+    """Base of a pass around others: these open in order, and close in reverse."""
+
+    passes: Sequence[Any]
+    stack: ExitStack = field(init=False)
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for running in self.passes:
+                stack.enter_context(running)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.stack.__exit__(kind, error, traceback)
+
+    def step(self, block: Any, /) -> None:
+        """Step all passes."""
+        for running in self.passes:
+            running.step(block)
+
+    def end_row(self) -> None:
+        """Close a row of all passes."""
+        for running in self.passes:
+            running.end_row()
+
+
+@dataclass(slots=True, eq=False)
+class TeePart(PassesTogether):
+    """A pass of several folds over a part."""
+
+    of_folds: Sequence[AnyPartRunning]
+    """The pass that has the state of each fold."""
+
+    def state(self) -> list[State]:
+        """Return the states of the folds."""
+        states = {id(running): running.state() for running in self.passes}
+        return [states[id(running)] for running in self.of_folds]
+
+
+@dataclass(slots=True, eq=False)
+class TeePass(PassesTogether):
+    """A pass of several folds."""
+
+    names: tuple[str, ...] | None
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The sinks of all passes, in order."""
+        return [sink for running in self.passes for sink in running.sinks]
+
+    def absorb(self, state: list[State], part: AnyPart, /) -> None:
+        """Hand each state on to its pass."""
+        for running, one in zip(self.passes, state, strict=True):
+            running.absorb(one, part)
+
+    def finish(self) -> Any:
+        """Return the results. Arrays that sinks store appear once all other results are there."""
+        for sink in self.sinks:
+            sink.prepare()
+        results: list[Any] = [None] * len(self.passes)
+        for is_storing in (False, True):
+            for number, running in enumerate(self.passes):
+                if bool(running.sinks) is is_storing:
+                    results[number] = running.finish()
+        return tuple(results) if self.names is None else dict(zip(self.names, results, strict=True))
