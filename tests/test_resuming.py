@@ -455,6 +455,21 @@ def test_an_array_that_has_lost_a_chunk_is_not_returned_as_finished(job: Job, pl
     assert same(seen_at(_store(place)), job.whole)
 
 
+@pytest.mark.parametrize("other", ["c/9/0", "c/0/9", "c/9", "c/00/0", "c/0/0/0"])
+def test_another_key_does_not_stand_for_a_chunk_that_is_gone(other: str, place: Place) -> None:
+    FLAT.store(place.destination, run_id="run")
+    if isinstance(place, LocalPlace):
+        chunk, junk = (Path(place.destination, key) for key in ("c/0/0", other))
+        value = chunk.read_bytes()
+        chunk.unlink()
+        junk.parent.mkdir(parents=True, exist_ok=True)
+        junk.write_bytes(value)
+    else:
+        place.destination[other] = place.destination.pop("c/0/0")
+    with pytest.raises(DestinationError, match=r"1 of . chunks .* overwrite=True"):
+        FLAT.store(place.destination, _never, run_id="run", resume=True)
+
+
 def test_a_finished_run_of_another_name_is_not_replaced(place: Place) -> None:
     FLAT.store(place.destination, run_id="run")
     before = place.content()

@@ -32,7 +32,7 @@ from lazychunks.storage.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.target import parse_chunk_key
+from lazychunks.storage.target import count_chunks, parse_chunk_key
 from lazychunks.storage.unfinished import note_even_ends
 
 if TYPE_CHECKING:
@@ -142,10 +142,11 @@ def check_complete(
         If there are fewer than it has.
     """
     array = open_array(where, document)
-    expected = cell_count(array.shape, array.shards or array.chunks)
+    unit = array.shards or array.chunks
+    expected = cell_count(array.shape, unit)
     if not (expected and where.store.supports_listing):
         return
-    found = sum(bool(parse_chunk_key(key)) for key in keys)
+    found = count_chunks(keys, array.shape, unit)
     if found < expected:
         raise DestinationError(
             f"{expected - found} of {expected} chunks of {place} are not there, although they have "

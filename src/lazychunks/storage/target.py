@@ -322,6 +322,19 @@ def list_stored_units(keys: Iterable[str], plan: ArrayPlan) -> frozenset[Shape]:
     return frozenset(cell for cell, count in counts.items() if count == math.prod(beside))
 
 
+def count_chunks(keys: Iterable[str], shape: Shape, unit: Shape) -> int:
+    """Count the keys of an array's chunks (shards, where there are shards), and no other keys.
+
+    >>> count_chunks(["c/0/0", "c/1/0", "c/0", "c/00/0", "zarr.json"], (4, 3), (4, 3))
+    1
+    """
+    grid = tuple(-(-length // extent) for length, extent in zip(shape, unit, strict=True))
+    return sum(
+        len(cell) == len(grid) and all(map(operator.lt, cell, grid))
+        for cell in map(parse_chunk_key, keys)
+    )
+
+
 def parse_chunk_key(key: str) -> Shape:
     """Return the place of a chunk from its key; an empty place if it is none.
 

@@ -66,8 +66,8 @@ class BackgroundWriter:
         """Set where writes that have not begun are left out."""
         self._is_closed = False
         self._process = os.getpid()
-        # Threads end with a writer that nobody closes; they do not know it, only its queues.
-        weakref.finalize(self, _send_away, self._todo, max_in_flight)
+        # Threads end with a writer that nobody closes: they know its queues, and not it.
+        weakref.finalize(self, self._todo.put, None)
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
@@ -109,7 +109,7 @@ class BackgroundWriter:
             with uninterrupted():
                 if drop:
                     self._drops.set()
-                _send_away(self._todo, len(self._threads))
+                self._todo.put(None)
                 for thread in self._threads:
                     thread.join()
                 self._threads.clear()
@@ -152,8 +152,4 @@ def _work(
             failure = error
         ended.put((filled.buffer, failure))
         del filled, failure  # a thread that waits must not keep a buffer alive
-
-
-def _send_away(todo: SimpleQueue[Filled | None], number: int) -> None:
-    for _ in range(number):
-        todo.put(None)
+    todo.put(None)  # for the next thread
