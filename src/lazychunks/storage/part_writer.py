@@ -42,6 +42,17 @@ class Receipt:
     """Number of blocks that it has stored, or has found stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class PartWriters(Generic[T]):
+    """Makes the writers of parts, wherever they run: a value that can be pickled."""
+
+    target: Target[T]
+
+    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
+        """Start to write a part."""
+        return PartWriter(self.target, part)
+
+
 class Notebook(Protocol):
     """Listens to the writer of a whole run, so that another start of it may go on."""
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
 from lazychunks.layout.checks import block_name
 from lazychunks.layout.partition import ArrayPlan
-from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import (
     Region,
     Shape,
@@ -36,7 +35,6 @@ from lazychunks.storage.spill import Pieces
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.part_writer import PartWriter
 
 T = TypeVar("T")
 
@@ -78,12 +76,6 @@ class Target(Generic[T]):
     """Whether another start may go on, so that chunk files must appear whole."""
     lists_sizes: bool = False
     """Whether the user has listed the sizes of all blocks."""
-
-    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
-        """Start to write a part."""
-        from lazychunks.storage.part_writer import PartWriter
-
-        return PartWriter(self, part)
 
     @cached_property
     def units(self) -> Units:
