@@ -17,6 +17,8 @@ import pytest
 
 from lazychunks import IdentityConverter, LazyChunkSequence
 from lazychunks.__main__ import main
+from lazychunks.storage.places.file_system import REPLACED
+from lazychunks.storage.record import seal, unseal
 from tests.faults.jobs import FLAT
 from tests.places import LocalPlace, put_array, put_group, tree
 from tests.test_docs import ROOT, run_page
@@ -189,6 +191,7 @@ def test_larger_chunks_are_allowed_by_an_option(capsys: pytest.CaptureFixture[st
 
 def test_an_array_set_aside_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     complete()
+    Path("array.zarr", REPLACED).touch()
     Path("array.zarr").rename(".array.zarr.old")
     assert main(["status", "array.zarr"]) == 4
     assert ".array.zarr.old: the next write puts it back" in capsys.readouterr().out
@@ -214,9 +217,9 @@ def test_metadata_cannot_give_orders_to_a_terminal(capsys: pytest.CaptureFixture
     begin(FLAT, LocalPlace(Path()), 3, run_id="\x1b[2J\x07name")
     main(["status", "array.zarr"])
     file = Path(".array.zarr.partial/zarr.json.partial")
-    document = json.loads(file.read_text())
+    document, _ = unseal(file.read_bytes())
     document["codecs"].append({"name": "\x1b]0;title\x07"})
-    file.write_text(json.dumps(document))
+    file.write_bytes(seal(document))
     assert main(["status", "array.zarr"]) == 1
     out, err = capsys.readouterr()
     assert "\\x1b[2J\\x07name" in out

@@ -33,6 +33,7 @@ OPTIONAL = {
     "dask",
     "distributed",
     "hypothesis",
+    "icechunk",
     "ml_dtypes",
     "obstore",
     "pydvl",

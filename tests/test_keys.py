@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from zarr.storage import MemoryStore, WrapperStore
 
-from lazychunks.storage.interrupts import hold_interrupts
+from lazychunks.runs.interrupts import uninterrupted
 from lazychunks.storage.keys import Keys
 
 PATIENCE = 30.0
@@ -114,7 +114,7 @@ def test_an_interrupt_is_raised_when_the_body_has_ended(number: int) -> None:
     steps: list[str] = []
 
     def run() -> None:
-        with hold_interrupts():
+        with uninterrupted():
             for _ in range(2):
                 signal.raise_signal(number)
                 steps.append("goes on")
@@ -128,7 +128,7 @@ def test_an_interrupt_is_raised_when_the_body_has_ended(number: int) -> None:
 
 def test_an_interrupt_follows_a_failure_of_the_body(number: int) -> None:
     def fail() -> None:
-        with hold_interrupts():
+        with uninterrupted():
             signal.raise_signal(number)
             raise ZeroDivisionError
 
@@ -139,7 +139,7 @@ def test_an_interrupt_follows_a_failure_of_the_body(number: int) -> None:
 
 def test_interrupts_that_the_system_handles_are_left_to_it(number: int) -> None:
     signal.signal(number, signal.SIG_IGN)
-    with hold_interrupts():
+    with uninterrupted():
         assert signal.getsignal(number) is signal.SIG_IGN
         signal.raise_signal(number)
     assert signal.getsignal(number) is signal.SIG_IGN
@@ -150,8 +150,8 @@ def test_one_may_be_held_within_another(number: int) -> None:
     ended: list[str] = []
 
     def run() -> None:
-        with hold_interrupts():
-            with hold_interrupts():
+        with uninterrupted():
+            with uninterrupted():
                 signal.raise_signal(number)
                 ended.append("inner")
             ended.append("outer")
@@ -167,7 +167,7 @@ def test_another_thread_holds_nothing(number: int) -> None:
     seen: list[object] = []
 
     def look() -> None:
-        with hold_interrupts():
+        with uninterrupted():
             seen.append(signal.getsignal(number))
 
     thread = threading.Thread(target=look)

@@ -240,7 +240,6 @@ def test_a_worker_makes_the_requests_that_the_guide_counts(
         place = by_obstore(f"{path}/{count}")
         server.counted()
         with Shuffling() as executor:
-            layout["executor"] = executor
-            sequence.to_zarr(place, IdentityConverter(), **layout)
+            sequence.to_zarr(place, IdentityConverter(), executor=executor, **layout)
         made.append(Counter(request.method for request in server.counted()))
     assert made[1] - made[0] == {"PUT": 10, "GET": 10 * to_look}

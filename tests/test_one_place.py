@@ -17,7 +17,7 @@ from lazychunks import (
     IdentityConverter,
     LazyChunkSequence,
 )
-from lazychunks.storage.places.register import Location, locate
+from lazychunks.storage.places.location import Location, locate
 from tests.places import put_array, values_at
 
 CONVERTER = IdentityConverter()

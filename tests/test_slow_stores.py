@@ -26,8 +26,8 @@ from lazychunks import (
     WriteAbortedError,
 )
 from lazychunks.layout.shapes import Shape
-from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.chunks.units import Units
 from tests.places import values_at
 from tests.strategies import Array, Flat, Nested, bits, flat_blocks, nested_blocks, zarr_options

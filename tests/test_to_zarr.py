@@ -298,7 +298,7 @@ def test_names_and_attributes_are_stored() -> None:
     attributes = {"unit": "m", "history": [1, {"by": None}]}
     array = stored(Flat((np.ones((2, 3)),)), dimension_names=["test", None], attributes=attributes)
     anew = opened(array.store)
-    record = json.loads(anew.attrs["lazychunks"])  # a string, which xarray can write to netCDF
+    record = json.loads(str(anew.attrs["lazychunks"]))  # a string, which xarray can write to netCDF
     assert dict(anew.attrs) == {**attributes, "lazychunks": anew.attrs["lazychunks"]}
     assert record == {"version": version("lazychunks")}
     metadata: Any = anew.metadata

@@ -1,9 +1,14 @@
 """Background writing: bounded, drained, and no failure is lost. Events only, no clock."""
 
+import math
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from queue import Queue
 from threading import Event, Lock, Thread, current_thread, main_thread
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -11,8 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks.storage.assembly import Filled
+from lazychunks.layout.shapes import region_at
+from lazychunks.runs.interrupts import uninterrupted
+from lazychunks.storage.chunks import background
 from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.filled import Filled
+from tests.strategies import shapes
 
 PATIENCE = 30.0
 """Seconds after which a test has failed; none waits that long otherwise."""
@@ -198,17 +207,6 @@ def test_closing_waits_for_the_writes_under_way(gate: Gate) -> None:
     assert gate.inside == 0
 
 
-def interrupted(does: Callable[[Any], None], gate: Gate) -> Callable[[Any], None]:
-    """Do something, and be interrupted before that can be noted."""
-
-    def call(given: Any) -> None:
-        does(given)
-        gate.entered.get(timeout=PATIENCE)
-        raise KeyboardInterrupt
-
-    return call
-
-
 def closing_waits(
     writer: BackgroundWriter, gate: Gate, *, drop: bool = True, written: int = 1
 ) -> None:
@@ -229,58 +227,12 @@ def closing_waits(
 
 
 @pytest.mark.parametrize("drop", [True, False])
-def test_closing_waits_although_a_start_was_interrupted(
-    drop: bool, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writer = writing(gate)
-    writer.submit(filled(writer, 0))
-    with monkeypatch.context() as patched:
-        patched.setattr(Thread, "start", interrupted(Thread.start, gate))
-        with pytest.raises(KeyboardInterrupt):
-            writer.submit(filled(writer, 1))
-    closing_waits(writer, gate, drop=drop)
-
-
-@pytest.mark.parametrize("drop", [True, False])
-def test_closing_waits_for_a_write_that_was_interrupted_in_being_given(
-    drop: bool, gate: Gate
-) -> None:
+def test_what_waits_for_its_turn_is_dropped_or_written(drop: bool, gate: Gate) -> None:
     writer = writing(gate, 1)
-    writer.submit(filled(writer, 0))
-    inner: Any = writer
-    todo = inner._todo
-
-    class Giving:
-        put = staticmethod(interrupted(todo.put, gate))
-
-    inner._todo = Giving()
-    with pytest.raises(KeyboardInterrupt):
-        writer.submit(filled(writer, 1))
-    inner._todo = todo
+    for number in range(2):
+        writer.submit(filled(writer, number))
+    gate.entered.get(timeout=PATIENCE)
     closing_waits(writer, gate, drop=drop, written=1 if drop else 2)
-
-
-def test_a_thread_that_comes_late_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    late: list[Thread] = []
-    written: list[Filled] = []
-
-    def interrupted_before(thread: Thread) -> None:
-        late.append(thread)
-        raise KeyboardInterrupt
-
-    writer = writing(written.append)
-    start = Thread.start
-    with monkeypatch.context() as patched:
-        patched.setattr(Thread, "start", interrupted_before)
-        with pytest.raises(KeyboardInterrupt):
-            writer.submit(filled(writer, 0))
-    inner: Any = writer
-    inner._todo.put(filled(writer, 0))
-    writer.close(drop=False)
-    start(late[0])
-    late[0].join(PATIENCE)
-    assert not late[0].is_alive()
-    assert written == []
 
 
 def test_closing_raises_nothing_after_a_failure() -> None:
@@ -308,7 +260,7 @@ def test_no_thread_is_left() -> None:
     writer.submit(filled(writer, 0))
     writer.drain()
     writer.close()
-    assert threads[0].name == "lazychunks-write"
+    assert threads[0].name.startswith("lazychunks-write")
     assert not threads[0].is_alive()
 
 
@@ -320,3 +272,210 @@ def test_a_thread_ends_with_a_writer_that_nobody_closes() -> None:
     del writer
     threads[0].join(PATIENCE)
     assert not threads[0].is_alive()
+
+
+# Interrupts: real signals, which may come at any line of the main thread.
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def interrupt(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Send a signal whose handler raises KeyboardInterrupt."""
+    number: signal.Signals = request.param
+    before = signal.signal(number, signal.default_int_handler)
+    yield lambda: signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
+    signal.signal(number, before)
+
+
+def test_a_signal_is_held_until_the_end_of_the_block(interrupt: Callable[[], None]) -> None:
+    done: list[str] = []
+
+    def run() -> None:
+        with uninterrupted():
+            interrupt()
+            done.append("the rest of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert done
+
+
+def test_blocks_may_be_nested(interrupt: Callable[[], None]) -> None:
+    done: list[str] = []
+
+    def run() -> None:
+        with uninterrupted():
+            with uninterrupted():
+                interrupt()
+                done.append("the rest of the inner block")
+            done.append("the rest of the outer block")
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(done) == 2
+
+
+def test_an_error_within_the_block_is_the_context_of_the_interrupt(
+    interrupt: Callable[[], None],
+) -> None:
+    def run() -> None:
+        with uninterrupted():
+            interrupt()
+            raise DiskFullError
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run()
+    assert isinstance(caught.value.__context__, DiskFullError)
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.signal(signal.SIGINT, before) is signal.SIG_IGN
+
+
+def test_another_thread_leaves_handlers_alone() -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        with uninterrupted():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = Thread(target=look)
+    thread.start()
+    thread.join(PATIENCE)
+    assert seen == [signal.getsignal(signal.SIGINT)]
+
+
+FRAGILE = tuple(
+    module.__file__
+    for module in map(
+        sys.modules.__getitem__,
+        (
+            background.__name__,
+            "concurrent.futures.thread",
+            "concurrent.futures._base",
+            "threading",
+        ),
+    )
+)
+"""Modules in whose lines an interrupt could break a pool."""
+
+
+def interrupted_at(
+    run: Callable[[], None], interrupt: Callable[[], None], place: int | None = None
+) -> int:
+    """Run with an interrupt at the n-th line of the modules above; return the number of lines."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename not in FRAGILE:
+            return None
+        if event == "line":
+            count += 1
+            if count == place:
+                sys.settrace(None)
+                interrupt()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        run()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def run_interrupted(interrupt: Callable[[], None], place: int | None = None) -> tuple[int, bool]:
+    """Fill and write three buffers; return the number of lines, and whether it was interrupted."""
+    written: list[Filled] = []
+    threads: list[Thread] = []
+
+    def write(one: Filled) -> None:
+        threads.append(current_thread())
+        written.append(one)
+
+    def run() -> None:
+        writer = writing(write, 1)
+        try:
+            for number in range(3):
+                writer.submit(filled(writer, number))
+            writer.drain()
+        finally:
+            try:
+                writer.close()
+            except KeyboardInterrupt:
+                writer.close()  # what a caller does that holds nothing back itself
+                raise
+
+    lines, is_interrupted = 0, False
+    try:
+        lines = interrupted_at(run, interrupt, place)
+    except KeyboardInterrupt:
+        is_interrupted = True
+    count = len(written)
+    for thread in threads:
+        assert not thread.is_alive(), place
+    assert len(written) == count
+    return lines, is_interrupted
+
+
+def test_a_writer_survives_an_interrupt_at_any_line(interrupt: Callable[[], None]) -> None:
+    """Nothing hangs, no thread is left, nothing is written after closing, no signal is lost."""
+    most = max(run_interrupted(interrupt)[0] for _ in range(3))
+    assert most > 40
+    missed = [place for place in range(1, most) if not run_interrupted(interrupt, place)[1]]
+    assert len(missed) < most / 2, "how many lines there are is for the threads to say"
+
+
+# A forked process has none of the threads.
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_writes_nothing(gate: Gate) -> None:
+    writer = writing(gate, 2)
+    writer.submit(filled(writer, 0))
+    gate.entered.get(timeout=PATIENCE)
+    child = os.fork()
+    if child == 0:
+        refused = 0
+        for call in (
+            lambda: writer.submit(Filled((slice(0, 1),), np.zeros(1, "i8"))),
+            writer.allocate,
+            writer.drain,
+        ):
+            try:
+                call()
+            except RuntimeError as error:
+                refused += "was forked from" in str(error)
+        writer.close()  # the writes under way are its parent's
+        os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    closing_waits(writer, gate)
+
+
+# Pieces of a buffer.
+
+
+@given(st.data(), shapes(2, 12), st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def test_pieces_are_the_buffer_cut_at_the_boundaries_of_chunks(
+    data: st.DataObject, shape: tuple[int, int], extents: tuple[int, int]
+) -> None:
+    starts = [data.draw(st.integers(0, 9)) for _ in shape]
+    region = region_at(starts, shape)
+    values = np.arange(math.prod(shape)).reshape(shape)
+    array = np.full([span.stop for span in region], -1)
+    cells: list[tuple[int, ...]] = []
+    for piece in Filled(region, np.pad(values, 2)[2:, 2:]).pieces(extents):
+        assert (array[piece.region] == -1).all(), "no element twice"
+        array[piece.region] = piece.data
+        for span, extent in zip(piece.region, extents, strict=True):
+            assert span.start // extent == (span.stop - 1) // extent, "within one chunk"
+        cells.append(tuple(s.start // e for s, e in zip(piece.region, extents, strict=True)))
+    np.testing.assert_array_equal(array[region], values)
+    assert len(set(cells)) == len(cells)

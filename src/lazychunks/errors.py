@@ -160,6 +160,24 @@ class ResumeMismatchError(LazyChunksError, ValueError):
     got: object = None
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
+class MissingChunkError(LazyChunksError, RuntimeError):
+    """A chunk is missing from an array that this library wrote, which stores every chunk.
+
+    Parameters
+    ----------
+    message
+        Which chunk, and how to read the array all the same.
+    key
+        Key of the chunk, relative to the array.
+    block
+        Place of the block that was to be read.
+    """
+
+    key: str | None = None
+    block: BlockIndex | None = None
+
+
 class UntrustedArrayError(LazyChunksError, ValueError):
     """An array can be read only by those who trust its origin: it may run code, or fill memory."""
 

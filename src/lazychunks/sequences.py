@@ -270,7 +270,7 @@ class _Sequence(Generic[T_co, E_co]):
         >>> from lazychunks import total
         >>> with ThreadPoolExecutor(2) as executor:
         ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
-        5.0
+        array(5.)
         """
         with log_duration(f"{type(self).__name__}.compute"):
             sequence = self._reporting(progress)

@@ -55,11 +55,14 @@ class Pretending(Executor):
     """Hands out receipts at once, and has nobody compute or write anything."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
-        from lazychunks.storage.workers import Receipt, store
+        from lazychunks.runs.runners import do_task
+        from lazychunks.storage.part_writer import Receipt
 
         future: Future[Any] = Future()
-        if fn is store:
-            future.set_result(Receipt((4, 4), written=True))
+        if fn is do_task:
+            part = args[1]
+            stop = 4 * (part.index[0] + len(part.rows))
+            future.set_result(Receipt((stop, 4 * (part.index[1] + len(part.rows[0]))), blocks=1))
         else:
             future.set_result(fn(*args))
         return future

@@ -138,8 +138,7 @@ def test_this_finds_a_writer_that_does_not_wait(monkeypatch: pytest.MonkeyPatch)
     """The negative control."""
 
     def leave(self: Any, **_: bool) -> None:
-        self._turnstile.is_shut = True
-        self._todo.put(None)
+        self._free.clear()
 
     monkeypatch.setattr(BackgroundWriter, "close", leave)
     store = SlowStore(MemoryStore(), lambda key: "c/" in key)
@@ -222,11 +221,12 @@ def test_no_chunk_is_written_after_an_interrupt_of_the_waiting(raised: type[Base
 
 @pytest.mark.parametrize("shards", [None, (4, 3)], ids=["chunks", "shards"])
 def test_when_one_chunk_fails_the_others_are_waited_for(shards: tuple[int, int] | None) -> None:
-    """Where the last axis is split, a buffer is several chunks: zarr writes them at once."""
+    """Where the last axis is split, a buffer is several chunks, which are written in turn."""
 
     class FailingStore(SlowStore):
         async def set(self, key: str, value: Buffer) -> None:
             if key == "c/0/1":
+                await asyncio.to_thread(self.entered.wait, 60)
                 self.release_late()
                 raise OSError(key)
             await super().set(key, value)
@@ -235,9 +235,11 @@ def test_when_one_chunk_fails_the_others_are_waited_for(shards: tuple[int, int] 
             await self._store.delete(key)
 
     memory = MemoryStore()
-    store = FailingStore(memory, lambda key: "c/" in key)
+    store = FailingStore(memory, "c/1/0".__eq__)
     sequence = LazyChunkSequence.from_map(lambda _: np.ones((4, 60)), range(3))
     with pytest.raises(WriteAbortedError):
-        sequence.to_zarr(store, IdentityConverter(), chunks=(4, 3), shards=shards, max_in_flight=1)
+        sequence.to_zarr(store, IdentityConverter(), chunks=(4, 3), shards=shards, max_in_flight=2)
     assert store.returned() == []
+    assert "end set c/1/0" in store.log
+    assert "begin set c/0/2" not in store.log
     assert seen_at(memory) is None

@@ -22,7 +22,7 @@ from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.layout.checks import check_row
 from lazychunks.layout.parts import AnyPart, split, whole
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Counts, PartFold, Probe, Sink, State
+from lazychunks.runs.passes import Counts, PartFold, Probe, Setup, Sink, State
 from lazychunks.runs.runners import Runner, Task
 from lazychunks.runs.shipping import Sent, receive
 from lazychunks.runs.walk import PartWork, Walk, strip_functions
@@ -70,27 +70,19 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
     start: Any = getattr(fold, "start" if axes == 1 else "start_rows")
     running = start(counts)
     sinks: Sequence[Sink] = [sink for sink in running.sinks if not sink.is_behind_a_fold]
-    resumes = any(sink.resumes for sink in sinks)
-    if any(sink.is_behind_a_fold and sink.resumes for sink in running.sinks):
-        raise NotResumableError(
-            "a sink inside of nest() stores the results of rows, of which only the fold knows how "
-            "they are made; leave out resume=True, or store the blocks themselves"
-        )
+    resumes = _check_resuming(running.sinks)
     calls = _find_calls(blocks, axes, resumes=resumes, spreads=runner is not None)
-    for sink in sinks:
-        sink.can_skip = calls is not None
-        sink.workers = None if runner is None else runner.workers
-        if resumes and not sink.resumes:
-            raise NotResumableError(
-                "a pass goes on as a whole, and not all of its sinks have resume=True; give it to "
-                "all of them, each with its run_id"
+    for sink in running.sinks:
+        if sink.is_behind_a_fold:
+            sink.setup = Setup(can_skip=False)
+        else:
+            sink.setup = Setup(
+                can_skip=calls is not None,
+                needs_blocks=fold.needs_blocks,
+                workers=None if runner is None else runner.workers,
+                shares_memory=runner is None or runner.shares_memory,
             )
-        if resumes and fold.needs_blocks:
-            sink.check_readable()
     with running:
-        for sink in sinks:
-            if runner is not None:
-                sink.check_spreadable(shares_memory=runner.shares_memory)
         if calls is not None and resumes:
             for sink in sinks:
                 sink.check_counts(partial(_count_blocks, blocks, axes))
@@ -100,7 +92,7 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
             _Division(fold, running, sinks, runner, axes, counts).run(calls())
         elif calls is not None and any(sink.shelf for sink in sinks):
             verify = not all(sink.is_finished for sink in sinks)
-            walk = _walk(fold, sinks)
+            walk = Walk(tuple(sinks), fold.needs_blocks)
             walk.go_through(whole(calls(), axes), running, verify=verify)
         else:
             step_through(running, blocks, axes)
@@ -178,8 +170,6 @@ class _Division:
             asked = self._runner.send(probes, "the converter")
             for sink, found in zip(fresh, self._runner.ask(probe, fn, asked, sent), strict=True):
                 sink.begin(*found)
-        for sink in self._sinks:
-            sink.check_even()
 
     def _tasks(
         self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]
@@ -237,6 +227,22 @@ def _walk(fold: AnyFold, sinks: Sequence[Sink]) -> Walk:
     shelves = [sink.shelf for sink in sinks]
     known = tuple(shelf for shelf in shelves if shelf is not None)
     return Walk(known if len(known) == len(shelves) else (), fold.needs_blocks)
+
+
+def _check_resuming(sinks: Sequence[Sink]) -> bool:
+    """Tell whether a pass resumes, and refuse one that cannot go on as a whole."""
+    resumes = any(sink.resumes for sink in sinks)
+    if resumes and not all(sink.resumes for sink in sinks):
+        raise NotResumableError(
+            "a pass goes on as a whole, and not all of its sinks have resume=True; give it to all "
+            "of them, each with its run_id"
+        )
+    if any(sink.resumes and sink.is_behind_a_fold for sink in sinks):
+        raise NotResumableError(
+            "a sink inside of nest() stores the results of rows, of which only the fold knows how "
+            "they are made; leave out resume=True, or store the blocks themselves"
+        )
+    return resumes
 
 
 def _find_calls(

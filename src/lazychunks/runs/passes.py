@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
@@ -58,7 +59,7 @@ class PartFold(Protocol[T_contra]):
 
 
 class Shelf(Protocol):
-    """Blocks of which some may be stored already; a value that can be pickled."""
+    """Blocks of which some may be stored already."""
 
     def has(self, index: Shape, is_last: Ends) -> bool:
         """Whether a block is stored, so that it need not be computed."""
@@ -81,13 +82,28 @@ class Probe(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """The running pass of a fold that stores blocks, as a driver of passes sees it."""
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a sink must know of the pass that it is in."""
 
-    can_skip: bool
-    """Whether the sequence can skip blocks; set by the driver."""
-    workers: int | None
-    """Number of workers that will store parts, if others do it; set by the driver."""
+    can_skip: bool = True
+    """Whether the sequence can skip blocks, so that another start may go on."""
+    needs_blocks: bool = False
+    """Whether there are other folds, which need the blocks that are stored as well."""
+    workers: int | None = None
+    """Number of workers that store parts; None if all blocks are stored here."""
+    shares_memory: bool = True
+    """Whether all that store parts see the memory of this process."""
+
+
+class Sink(Shelf, Protocol):
+    """The running pass of a fold that stores blocks, as a driver of passes sees it.
+
+    It is a shelf itself, of what is stored by what is known at the moment.
+    """
+
+    setup: Setup
+    """Set by the driver, before the pass is entered."""
     before: Callable[[Any], Any] | None
     """What ``contramap`` applies to blocks on their way to the sink; set by the folds around it."""
     is_behind_a_fold: bool
@@ -106,7 +122,7 @@ class Sink(Protocol):
 
     @property
     def shelf(self) -> Shelf | None:
-        """What an earlier start has stored; None where nothing was begun."""
+        """What an earlier start has stored, a value that can be pickled; None where nothing is."""
         ...
 
     @property
@@ -118,20 +134,8 @@ class Sink(Protocol):
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         ...
 
-    def check_spreadable(self, *, shares_memory: bool) -> None:
-        """Refuse workers that would not see what they are to write."""
-        ...
-
-    def check_readable(self) -> None:
-        """Refuse to resume, if other folds could not get the blocks that are stored."""
-        ...
-
     def check_counts(self, count: Callable[[], Shape], /) -> None:
-        """Refuse a finished array of another number of blocks; ``count`` counts those of now."""
-        ...
-
-    def check_even(self) -> None:
-        """Refuse workers where an earlier start has met blocks of uneven sizes."""
+        """Refuse to go on with another number of blocks; ``count`` counts those of now."""
         ...
 
     def probe(self) -> Probe:
@@ -143,7 +147,7 @@ class Sink(Protocol):
         ...
 
     def prepare(self) -> None:
-        """Do what may fail before anything is shown to readers."""
+        """Do what may fail before anything is shown to readers; harmless if called twice."""
         ...
 
 

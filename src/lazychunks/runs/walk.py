@@ -64,6 +64,8 @@ class Walk:
 
     def has_stored(self, part: AnyPart) -> tuple[bool, bool]:
         """Whether any block of a part is stored, and whether all are."""
+        if not self.shelves:
+            return False, False
         found = [
             self.has(
                 (row, column)[: part.axes],
@@ -105,13 +107,14 @@ def enumerate_with_last(items: Iterable[T], start: int) -> Iterator[tuple[int, T
     >>> list(enumerate_with_last("ab", 3))
     [(3, 'a', False), (4, 'b', True)]
     """
-    number = start
-    rest = iter(items)
-    for item in rest:
-        for following in rest:
-            yield number, item, False
-            number, item = number + 1, following
-        yield number, item, True
+    number, held = start, list[T]()
+    for item in items:
+        if held:
+            yield number, held.pop(), False
+            number += 1
+        held.append(item)
+    if held:
+        yield number, held.pop(), True
 
 
 def _stand_in(index: Shape, is_last: Ends) -> object:  # noqa: ARG001  # as Shelf.read_block

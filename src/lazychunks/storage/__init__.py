@@ -1,7 +1,7 @@
 """Storing blocks as a Zarr array and reading them back; the only importer of zarr.
 
 Data's way: sequence -> converter -> ``assembly`` (whole chunks) -> ``writing`` (background) ->
-``publishing`` (complete or absent). ``plan`` is pure; ``attempt`` holds the state of a write, that
+``places`` (complete or absent). ``plan`` is pure; ``attempt`` holds the state of a write, that
 of ``writer`` or of many ``workers`` under ``spreading``, and ``sinks`` makes it a fold. Data's way
 back is ``reading``, behind ``judging`` of the metadata; ``inspecting`` and ``verifying`` look.
 """

@@ -16,7 +16,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
-from lazychunks.storage.interrupts import hold_interrupts
+from lazychunks.runs.interrupts import uninterrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +100,5 @@ def _list(method: Callable[[str], AsyncIterator[str]], prefix: str) -> list[str]
 
 
 def _run_to_end(operation: Callable[[], Coroutine[object, object, None]]) -> None:
-    with hold_interrupts():
+    with uninterrupted():
         sync(operation())

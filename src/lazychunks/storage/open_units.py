@@ -9,9 +9,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from lazychunks.errors import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_region, region_shape
 from lazychunks.storage import spill
-from lazychunks.storage.assembly import Filled
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.spill import Piece
 from lazychunks.storage.target import Target
 
@@ -27,6 +28,12 @@ class _OpenUnit:
     """Which pieces have come, if they may be spilled."""
     spilled: int = 0
     """Number of elements that are spilled."""
+
+    def keep(self, pieces: set[Piece]) -> None:
+        """Have these pieces, and no others, of which none is spilled yet."""
+        self.pieces = pieces
+        self.filled = sum(math.prod(stop - start for start, stop in piece) for piece in self.pieces)
+        self.spilled = 0
 
 
 class OpenUnits:
@@ -96,12 +103,27 @@ class OpenUnits:
             self._hand_out_if_complete(cell, unit)
 
     def forget_earlier(self, axis: int, start: int) -> frozenset[Shape]:
-        """Believe nothing of what earlier starts have stored at or after a place; return that."""
-        first = start // self._unit[axis]
-        wrong = {cell for cell in (*self._stored, *self._earlier) if cell[axis] >= first}
+        """Believe nothing of what earlier starts have stored at or after a place.
+
+        Returns
+        -------
+        frozenset
+            The units of which something was stored there, or spilled: to be removed.
+        """
+        size = self._unit[axis]
+        # A unit that is stored around the place is right: whoever stored it has computed this block.
+        wrong = {cell for cell in self._stored if cell[axis] * size >= start}
         self._stored -= wrong
+        wrong |= {cell for cell in self._earlier if cell[axis] >= start // size}
         for cell in wrong:
             self._earlier.pop(cell, None)
+        for cell, unit in self._open.items():
+            # A unit that lies around the place may have been loaded, and blocks before the place
+            # may be nowhere else.
+            pieces = {piece for piece in unit.pieces if cell[axis] * size + piece[axis][0] < start}
+            if pieces != unit.pieces:
+                unit.keep(pieces)
+                wrong.add(cell)
         return frozenset(wrong)
 
     @property
@@ -156,11 +178,15 @@ class OpenUnits:
         if cell in self._earlier:
             # Once only: a unit that is handed out must not begin again.
             earlier = self._earlier.pop(cell)
-            spill.load(self._target.where, cell, unit.buffer)
-            unit.pieces.update(earlier)
-            unit.filled = unit.spilled = sum(
-                math.prod(stop - start for start, stop in piece) for piece in unit.pieces
-            )
+            if spill.load(self._target.where, cell, unit.buffer) != earlier:
+                raise DestinationError(
+                    f"what an earlier start has spilled of the chunk {cell} of "
+                    f"{self._target.name} has gone since this start began; see that nothing "
+                    "removes it, and start again",
+                    path=self._target.name,
+                )
+            unit.keep(set(earlier))
+            unit.spilled = unit.filled
         return unit
 
     def _hand_out_if_complete(self, cell: Shape, unit: _OpenUnit) -> None:

@@ -6,9 +6,9 @@ blocks: here, in a worker, on a rank.
 
 from __future__ import annotations
 
-import operator
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -23,8 +23,8 @@ from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
 from lazychunks.storage import spill
-from lazychunks.storage.assembly import Filled
 from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.open_units import OpenUnits
 from lazychunks.storage.target import Target
@@ -42,8 +42,23 @@ class Receipt:
     """Number of blocks that it has stored, or has found stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class PartWriters(Generic[T]):
+    """Makes the writers of parts, wherever they run: a value that can be pickled."""
+
+    target: Target[T]
+
+    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
+        """Start to write a part."""
+        return PartWriter(self.target, part)
+
+
 class Notebook(Protocol):
     """Listens to the writer of a whole run, so that another start of it may go on."""
+
+    def forget_units(self, cells: Collection[Shape]) -> None:
+        """Remove units that an earlier start has stored, since they are not where they belong."""
+        ...
 
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
         """Note the sizes of the blocks so far, along each axis on which they are uneven."""
@@ -99,6 +114,10 @@ class PartWriter(Generic[T]):
         self._widths: list[int] = []
         """Of the columns, as the first row of the part has them."""
         self._is_uneven: list[bool] = [axis.sizes is not None for axis in target.plan.axes]
+        self._lengths: list[int | None] = list(target.lengths)
+        """Of the block axes, where their ends are known."""
+        self._usual: Shape | None = self._find_usual()
+        """Shape that the next block most likely has."""
         self.taken: int = 0
         """Number of blocks taken."""
         self._background: BackgroundWriter | None = None
@@ -119,7 +138,8 @@ class PartWriter(Generic[T]):
         keeps = self._target.is_resumable
         try:
             if error is not None and keeps:
-                self._checkpoint()
+                with contextlib.suppress(Exception):  # the failure before this one is what counts
+                    self._checkpoint()
         finally:
             if self._background is not None:
                 self._background.close(drop=not keeps)
@@ -143,15 +163,18 @@ class PartWriter(Generic[T]):
             if self._target.spilled:
                 (self._units or self._open()).take_spilled(region_at(origin, sizes))
         else:
-            self.add(self._target.to_array(block, block_name(self.next_index)))
+            self.add(self._target.to_array(block, self.next_index))
 
     def add(self, array: NDArray[Any]) -> None:
         """Take the next block, which has been converted and checked."""
-        self._check(array.shape)
+        shape = array.shape
+        is_usual = shape == self._usual
+        if not is_usual:
+            self._check(shape)
         units = self._units or self._open()
-        origin = self._advance(array.shape[: len(self._origin)])
-        if self._notebook is not None:
-            self._notice_uneven(origin, array.shape, units)
+        origin = self._advance(shape)
+        if self._notebook is not None and not is_usual:
+            self._notice_uneven(origin, shape, units)
         units.add(origin, array)
         if self._target.is_resumable and time.monotonic() >= self._next_checkpoint:
             self._checkpoint()
@@ -166,6 +189,7 @@ class PartWriter(Generic[T]):
                 self._fix_length(1)
         self._row, self._column = self._row + 1, self._part.index[1]
         self._origin = (self.stops[0], *self._left)
+        self._usual = self._find_usual()
 
     def state(self) -> Receipt:
         """Write what is left of the part, and tell where it ends. Harmless if called twice."""
@@ -201,37 +225,31 @@ class PartWriter(Generic[T]):
         target = self._target
         target.check_attempt()
         target.units.write(filled)
-        starts = (span.start for span in filled.region)
-        cell = tuple(map(operator.floordiv, starts, target.unit))
+        cell = tuple(
+            span.start // size for span, size in zip(filled.region, target.unit, strict=False)
+        )
         if self._units is not None and self._units.is_spilled(cell):
             target.where.delete(spill.key_of(cell))
 
     def _check(self, shape: Shape) -> None:
         """Refuse a block that does not fit where it has to go."""
         target, axes = self._target, len(self._origin)
+        is_alike = len(shape) == len(target.first) and shape[axes:] == target.plan.trailing
+        if is_alike and axes == 1 and self._is_whole and not target.plan.axes[0].sizes:
+            return  # it may have any number of rows
         wanted = self._wanted_sizes()
-        if (
-            len(shape) >= axes
-            and shape[axes:] == target.plan.trailing
-            and all(
-                want == size if want is not None else self._is_whole or size <= most
-                for want, size, most in zip(wanted, shape, target.first, strict=False)
-            )
+        if is_alike and all(
+            want == size if want is not None else self._is_whole or size <= most
+            for want, size, most in zip(wanted, shape, target.first, strict=False)
         ):
             return
         index = self.next_index
-        known = [
-            self._is_uneven[axis] and target.knows_size(axis, number)
-            for axis, number in enumerate(index)
-        ]
-        free = tuple(
-            None if is_known else want for want, is_known in zip(wanted, known, strict=True)
-        )
+        if len(shape) == len(target.first):
+            for axis, (number, want) in enumerate(zip(index, wanted, strict=True)):
+                if target.knows_size(axis, number) and want != shape[axis]:
+                    raise self._other_size(axis, want, shape[axis])
         name = block_name(index)
-        check_block(shape, target.first, free, block=name, is_even=not self._is_whole)
-        for axis, (want, size) in enumerate(zip(wanted, shape, strict=False)):
-            if known[axis] and want != size:
-                raise self._other_size(axis, want, size)
+        check_block(shape, target.first, wanted, block=name, is_even=not self._is_whole)
 
     def _other_size(self, axis: int, expected: int | None, size: int) -> Exception:
         index = self.next_index
@@ -289,29 +307,48 @@ class PartWriter(Generic[T]):
                 sizes.append(min(partition.size, most))
         return tuple(sizes)
 
-    def _advance(self, sizes: Shape) -> Shape:
-        """Go on to the next block, and return the origin of this one."""
+    def _advance(self, shape: Shape) -> Shape:
+        """Go on to the next block, and return the origin of this one, by its sizes."""
         origin = self._origin
         self.taken += 1
         if len(origin) == 1:
             self._row += 1
-            self._origin = self.stops = (origin[0] + sizes[0],)
+            self._origin = self.stops = (origin[0] + shape[0],)
         else:
             if self._columns is None:
-                self._widths.append(sizes[1])
+                self._widths.append(shape[1])
             self._column += 1
-            self._origin = (origin[0], origin[1] + sizes[1])
-            self.stops = (origin[0] + sizes[0], max(self._origin[1], self.stops[1]))
+            self._origin = (origin[0], origin[1] + shape[1])
+            self.stops = (origin[0] + shape[0], max(self._origin[1], self.stops[1]))
+        self._height = shape[0]
         if self._notebook is not None and self._tells_size(0, origin):
-            self._heights.append(sizes[0])
-        self._height = sizes[0]
-        for axis, length in enumerate(self._target.lengths):
+            self._heights.append(shape[0])
+        for axis, length in enumerate(self._lengths):
             if length is not None and self.stops[axis] > length:
                 raise mismatch(f"the length of axis {axis}", "length", length, self.stops[axis])
+        self._usual = self._find_usual()
         return origin
+
+    def _find_usual(self) -> Shape | None:
+        """Return the shape that the next block most likely has: that one needs no check.
+
+        To check each block takes longer than all else that is done for a small one.
+        """
+        if any(self._is_uneven) or not self._is_whole:
+            return None
+        first = self._target.first
+        if len(self._origin) == 1:
+            return first
+        height = self._height if self._column else first[0]
+        if self._columns is None:
+            return (height, *first[1:])
+        if self._column >= self._columns:
+            return None
+        return (height, self._widths[self._column], *first[2:])
 
     def _notice_uneven(self, origin: Shape, shape: Shape, units: OpenUnits) -> None:
         """Have it noted that blocks are uneven, before anything is written at a place of theirs."""
+        assert self._notebook is not None
         found = False
         for axis, start in enumerate(origin):
             if (
@@ -320,9 +357,12 @@ class PartWriter(Generic[T]):
                 and self._tells_size(axis, origin)
                 and start + shape[axis] != self._target.lengths[axis]
             ):
+                # Workers had stored them where blocks of one size would lie. Sizes are noted once
+                # they are gone: a start that knows the sizes would believe them.
+                wrong = units.forget_earlier(axis, start)
+                if wrong:
+                    self._notebook.forget_units(wrong)
                 self._is_uneven[axis] = found = True
-                # Workers, who stored them, had taken all blocks to be of the first one's size.
-                self._target.delete_units(units.forget_earlier(axis, start))
         if found:
             self._note_sizes()
 
@@ -341,21 +381,26 @@ class PartWriter(Generic[T]):
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""
         began = time.monotonic()
+        self._target.check_attempt()
+        # Sizes first: what is spilled of a block whose size is not known could not be compared.
+        self._note_sizes()
         if self._units is not None:
             self._units.spill()
-        self._note_sizes()
         # Large units take long to write; at least nine tenths of the time are for the blocks.
         ended = time.monotonic()
         self._next_checkpoint = ended + max(spill.SECONDS, 9 * (ended - began))
 
     def _fix_length(self, axis: int) -> None:
         """Learn that the array ends here along an axis."""
-        length, known = self.stops[axis], self._target.lengths[axis]
+        length, known = self.stops[axis], self._lengths[axis]
         reach = (self._units or self._target).reach(axis) if self._is_whole else 0
         if known not in (None, length) or length < reach:
-            was = f"at least {reach}" if known is None else known
+            was = known if length >= reach else f"at least {reach}"
             raise mismatch(f"the length of axis {axis}", "length", was, length)
+        if known is not None:
+            return
+        self._lengths[axis] = length
         if self._units is not None:
             self._units.fix_length(axis, length)
-        if self._notebook is not None and known is None:
+        if self._notebook is not None:
             self._notebook.note_length(axis, length)

@@ -42,9 +42,8 @@ def spill(where: Keys, cell: Shape, pieces: Iterable[Piece], buffer: NDArray[Any
     """Store what has come of a unit."""
     listed = sorted(pieces)
     data = b"".join(buffer[_region(piece)].tobytes() for piece in listed)
-    head = json.dumps({"pieces": listed, "bytes": len(data)})
-    checksum = zlib.crc32(data, zlib.crc32(head.encode()))
-    where.write(key_of(cell), f"{head}\n{checksum:08x}\n".encode() + data)
+    body = json.dumps(listed).encode() + b"\n" + data
+    where.write(key_of(cell), b"%08x\n" % _checksum(cell, body) + body)
 
 
 def read_pieces(where: Keys, keys: Iterable[str], block_axes: int) -> Mapping[Shape, Pieces]:
@@ -53,21 +52,27 @@ def read_pieces(where: Keys, keys: Iterable[str], block_axes: int) -> Mapping[Sh
     for key in keys:
         cell = _cell(key, block_axes)
         if cell is not None:
-            head, _ = _read(where, cell)
-            if head:
-                spilled[cell] = frozenset(tuple(map(_span, piece)) for piece in head)
+            pieces, _ = _read(where, cell)
+            if pieces:
+                spilled[cell] = frozenset(pieces)
     return spilled
 
 
-def load(where: Keys, cell: Shape, buffer: NDArray[Any]) -> None:
-    """Copy what has been spilled of a unit into a buffer."""
-    head, data = _read(where, cell)
+def load(where: Keys, cell: Shape, buffer: NDArray[Any]) -> Pieces:
+    """Copy what has been spilled of a unit into a buffer, and tell which pieces that were.
+
+    The caller compares them with those that it expects: the key may be gone by now.
+    """
+    pieces, data = _read(where, cell)
+    places = [buffer[_region(piece)] for piece in pieces]
+    if sum(place.nbytes for place in places) != len(data):
+        return frozenset()
     start = 0
-    for piece in head:
-        place = buffer[_region(tuple(map(_span, piece)))]
+    for place in places:
         stop = start + place.nbytes
         place[...] = np.frombuffer(data[start:stop], buffer.dtype).reshape(place.shape)
         start = stop
+    return frozenset(pieces)
 
 
 def list_keys(keys: Iterable[str]) -> Iterator[str]:
@@ -75,13 +80,28 @@ def list_keys(keys: Iterable[str]) -> Iterator[str]:
     return (key for key in keys if key.startswith(PREFIX))
 
 
-def _read(where: Keys, cell: Shape) -> tuple[list[Any], bytes]:
-    head, _, rest = (where.read(key_of(cell)) or b"").partition(b"\n")
-    checksum, _, data = rest.partition(b"\n")
-    if checksum != b"%08x" % zlib.crc32(data, zlib.crc32(head)):
+def _read(where: Keys, cell: Shape) -> tuple[list[Piece], bytes]:
+    """Read the pieces of a unit, and their values one after the other; none if it is damaged."""
+    checksum, _, body = (where.read(key_of(cell)) or b"").partition(b"\n")
+    if checksum != b"%08x" % _checksum(cell, body):
         return [], b""
-    pieces: list[Any] = json.loads(head)["pieces"]
-    return pieces, data
+    head, _, data = body.partition(b"\n")
+    try:  # another version may have written it
+        return [_parse_piece(piece, len(cell)) for piece in json.loads(head)], data
+    except (TypeError, ValueError, RecursionError):
+        return [], b""
+
+
+def _parse_piece(listed: list[list[int]], block_axes: int) -> Piece:
+    piece = tuple((start, stop) for start, stop in listed)
+    if len(piece) != block_axes or not all(0 <= start <= stop for start, stop in piece):
+        raise ValueError(f"{listed} is no place within a unit")
+    return piece
+
+
+def _checksum(cell: Shape, body: bytes) -> int:
+    """Return the checksum, of the unit's place as well: its key may have been renamed."""
+    return zlib.crc32(body, zlib.crc32(key_of(cell).encode()))
 
 
 def _cell(key: str, block_axes: int) -> Shape | None:
@@ -90,11 +110,6 @@ def _cell(key: str, block_axes: int) -> Shape | None:
         return None
     cell = tuple(int(part) if part.isdecimal() else -1 for part in parts)
     return cell if key == key_of(cell) else None
-
-
-def _span(pair: Any) -> tuple[int, int]:
-    start, stop = pair
-    return start, stop
 
 
 def _region(piece: Piece) -> Region:

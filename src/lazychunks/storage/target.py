@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
 from lazychunks.layout.checks import block_name
 from lazychunks.layout.partition import ArrayPlan
-from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import (
     Region,
     Shape,
@@ -27,6 +26,7 @@ from lazychunks.layout.shapes import (
 )
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.dtypes import checked_array, checked_block
+from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.mismatches import check_same_dtype, check_same_values, mismatch
@@ -35,14 +35,10 @@ from lazychunks.storage.spill import Pieces
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.part_writer import PartWriter
 
 T = TypeVar("T")
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
-
-DRAFT = "zarr.json.partial"
-"""Where the metadata of an array waits until the array is complete."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +77,10 @@ class Target(Generic[T]):
     lists_sizes: bool = False
     """Whether the user has listed the sizes of all blocks."""
 
-    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
-        """Start to write a part."""
-        from lazychunks.storage.part_writer import PartWriter
-
-        return PartWriter(self, part)
-
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
-        return Units(self.where, self.document, atomic=self.is_resumable)
+        return Units(self.where, self.document, self.unit, atomic=self.is_resumable)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process opens for itself."""
@@ -126,7 +116,7 @@ class Target(Generic[T]):
             names = ["/".join(map(str, ("c", *cell, *rest))) for rest in product(*beside)]
             self.where.delete(spill.key_of(cell), *names)
 
-    def to_array(self, block: T, index: BlockIndex) -> NDArray[Any]:
+    def to_array(self, block: T, index: Shape) -> NDArray[Any]:
         """Convert and check a block.
 
         Raises
@@ -139,10 +129,11 @@ class Target(Generic[T]):
         array = self.converter.to_numpy(block)
         if type(array) is np.ndarray and array.dtype == self.dtype:  # as nearly all are
             return array
+        name = block_name(index)
         if self.casts or not self.is_taken_up:
             expected = None if self.casts else self.dtype
-            return checked_block(array, block=index, dtype=expected, cast=self.casts)
-        array = checked_array(array, block=index)
+            return checked_block(array, block=name, dtype=expected, cast=self.casts)
+        array = checked_array(array, block=name)
         check_same_dtype(self.dtype, array.dtype)
         return array
 
@@ -241,8 +232,8 @@ class Target(Generic[T]):
         ResumeMismatchError
             If they differ.
         """
-        name = block_name(index)
-        check_same_values(self.read(index, is_last), self.to_array(block, name), name, self.rtol)
+        again = self.to_array(block, index)
+        check_same_values(self.read(index, is_last), again, block_name(index), self.rtol)
 
     def check_attempt(self) -> None:
         """Refuse to write where this run is not, or is not any more.
@@ -255,7 +246,7 @@ class Target(Generic[T]):
         if self.attempt is None:
             return
         try:
-            noted = unseal(self.where.read(DRAFT) or b"")[1].attempt
+            noted = unseal(self.where.read(KEPT_BACK) or b"")[1].attempt
         except DamagedRecordError:
             noted = None
         if noted != self.attempt:
@@ -280,7 +271,8 @@ class Target(Generic[T]):
                 values[in_region] = self.units.read((*place, *region[self.block_axes :]))
             else:
                 buffer = np.empty((*self.unit, *self.plan.trailing), self.units.dtype)
-                spill.load(self.where, cell, buffer)
+                if spill.load(self.where, cell, buffer) != (self.spilled or {}).get(cell):
+                    raise ValueError(f"what was spilled of the chunk {cell} has gone")
                 values[in_region] = buffer[within]
         return values
 
@@ -320,6 +312,19 @@ def list_stored_units(keys: Iterable[str], plan: ArrayPlan) -> frozenset[Shape]:
         if len(cell) == len(plan.unit) and all(map(operator.lt, cell[axes:], beside))
     )
     return frozenset(cell for cell, count in counts.items() if count == math.prod(beside))
+
+
+def count_chunks(keys: Iterable[str], shape: Shape, unit: Shape) -> int:
+    """Count the keys of an array's chunks (shards, where there are shards), and no other keys.
+
+    >>> count_chunks(["c/0/0", "c/1/0", "c/0", "c/00/0", "zarr.json"], (4, 3), (4, 3))
+    1
+    """
+    grid = tuple(-(-length // extent) for length, extent in zip(shape, unit, strict=True))
+    return sum(
+        len(cell) == len(grid) and all(map(operator.lt, cell, grid))
+        for cell in map(parse_chunk_key, keys)
+    )
 
 
 def parse_chunk_key(key: str) -> Shape:

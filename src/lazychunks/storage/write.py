@@ -1,7 +1,7 @@
 """The life of a write: the array appears in one act when all is written, or not at all.
 
-A write is the running pass of a fold, whose blocks are either stepped one by one, or stored by
-others part by part, in which case it takes their receipts. Either way a
+A write is the running pass of a fold. Its blocks are either stepped one by one, or stored by others
+part by part, of which it takes the receipts. Either way a
 :class:`~lazychunks.storage.part_writer.PartWriter` does the work. What happens at the destination
 is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
 """
@@ -9,11 +9,10 @@ is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import secrets
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
@@ -23,10 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 
 from lazychunks.errors import (
-    BlockIndex,
     BlockShapeError,
-    DestinationError,
-    DestinationExistsError,
     LazyChunksError,
     NotResumableError,
     NotSpreadableError,
@@ -34,36 +30,28 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
-from lazychunks.layout.partition import ArrayPlan
+from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
-from lazychunks.layout.plan import WritePlan
-from lazychunks.layout.shapes import Shape, cell_count
+from lazychunks.layout.shapes import Shape
+from lazychunks.runs.passes import Ends, Setup
 from lazychunks.storage import spill
-from lazychunks.storage.chunks.metadata import OVERWRITING, make_document, open_array
-from lazychunks.storage.mismatches import (
-    check_same_dtype,
-    check_same_layout,
-    check_same_run,
-    mismatch,
-)
+from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
+from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.part_writer import PartWriter, Receipt
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.record import (
-    DamagedRecordError,
     Document,
     Record,
     hash_sizes,
-    parse,
-    record_of,
     seal,
     serialize,
-    unseal,
     with_record,
     with_shape,
 )
-from lazychunks.storage.target import DRAFT, FirstBlock, Target, parse_chunk_key
-from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
+from lazychunks.storage.survey import Found, check_complete, plan_document, survey
+from lazychunks.storage.target import FirstBlock, Target
+from lazychunks.storage.unfinished import count_done, target_of
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
@@ -81,8 +69,6 @@ MOST_UNITS = 2**31
 
 VERSION = metadata.version("lazychunks")
 
-_logger = logging.getLogger("lazychunks")
-
 
 class Write(Generic[T]):
     """One start of a write.
@@ -99,11 +85,6 @@ class Write(Generic[T]):
         Validated options.
     counts
         Number of blocks along each block axis, where it is known.
-
-    Raises
-    ------
-    DestinationExistsError, DestinationReadOnlyError, DestinationBusyError
-        On entering, if the destination may not, or cannot, be written.
     """
 
     def __init__(
@@ -118,46 +99,49 @@ class Write(Generic[T]):
         self._draft: Draft = self.place.draft(overwrite=overwrite)
         self._converter = converter
         self._overwrite = overwrite
-        self.options = options
+        self._options = options
         self._counts = counts
-        self.can_skip = True
-        """Whether the sequence can skip blocks, so that a failed run with a name is kept."""
+        self.setup = Setup()
         self.before: Callable[[Any], T] | None = None
-        """What is applied to blocks before they come here, if anything is."""
         self.is_behind_a_fold = False
-        """Whether row results come here, and not the blocks of the pass."""
-        self.workers: int | None = None
-        """Number of workers that will store parts, if it is not this thread alone."""
         self.target: Target[T] | None = None
-        """Where blocks go, once the first block is known, or the unfinished write is taken up."""
-        self.finished: StoredArray | None = None
-        """The array, where an earlier start of this run has finished it."""
+        """Where blocks go, once the first of them is known, or an earlier start is taken up."""
+        self._stored: StoredArray | None = None
+        """The array, once readers see it."""
         self._dtype: np.dtype[Any] | None = None
         """Of the first block, if this start has computed it."""
         self._document: Document = {}
         self._record = Record(VERSION)
         self._writer: PartWriter[T] | None = None
-        self._stack = ExitStack()
+        """Stores blocks that are stepped."""
         self._taken = 0
         """Number of blocks that others have stored."""
         self._stops: Shape = (0,) * len(counts)
         self._has_begun = False
-        self._is_spread = False
-        """Whether writers run in other processes, and may outlive this one."""
+        self._stack = ExitStack()
         self._process = os.getpid()
-        if options.resume and not self._draft.can_be_kept:
-            raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write for another start: a zip file cannot "
-                "delete, and what a session has not committed ends with its process; leave out "
-                "resume=True, or write to a directory or another store"
-            )
 
     # --- the pass of a fold -------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        """Lock the destination, and look at it.
+
+        Raises
+        ------
+        DestinationExistsError, DestinationReadOnlyError, DestinationBusyError
+            If the destination may not, or cannot, be written.
+        ResumeMismatchError, NotResumableError, NotSpreadableError
+            If the pass cannot go on with an earlier start, or workers cannot do it.
+        """
+        self._check_setup()
         with ExitStack() as stack:
             stack.enter_context(self.place.lock())
-            self._survey()
+            found = survey(
+                self.place, self._draft, self._options, self._counts, overwrite=self._overwrite
+            )
+            self._check_workers()
+            if found is not None:
+                self._go_on(found)
             self._stack = stack.pop_all()
         return self
 
@@ -183,23 +167,20 @@ class Write(Generic[T]):
                     self._give_up(failure)
 
     @property
-    def _keeps(self) -> bool:
-        """Whether a failed start leaves what the next one can go on with."""
-        return self.can_skip and self.options.run_id is not None and self._draft.can_be_kept
-
-    @property
     def sinks(self) -> Sequence[Write[Any]]:
-        """This write itself: a pass that shows something to others, and finishes last."""
+        """The write itself: a pass that shows something to others, and so finishes last."""
         return (self,)
 
     def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
-        if self._writer is None and self.target is None:
+        if self._writer is not None:
+            self._writer.step(block)
+        elif self.target is not None:
+            self._write_all().step(block)
+        else:
             array = self.probe().convert(block)
             self.begin(array.shape, array.dtype)
             self._write_all().add(array)
-        else:
-            self._write_all().step(block)
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
@@ -213,12 +194,11 @@ class Write(Generic[T]):
         self._taken += receipt.blocks
         self._stops = tuple(map(max, self._stops, receipt.stops))
         for axis, length in enumerate(receipt.stops):
-            if part.ends[axis]:
-                known = self.target.lengths[axis]
-                if known is None:
-                    self.note_length(axis, length)
-                elif known != length:
-                    raise mismatch(f"the length of axis {axis}", "length", known, length)
+            known = self.target.lengths[axis]
+            if part.ends[axis] and known is None:
+                self.note_length(axis, length)
+            elif part.ends[axis] and known != length:
+                raise mismatch(f"the length of axis {axis}", "length", known, length)
 
     def prepare(self) -> None:
         """Do what may fail before publishing. It is harmless to call this twice."""
@@ -232,30 +212,44 @@ class Write(Generic[T]):
 
     def finish(self) -> StoredArray:
         """Write what is left, and publish."""
-        if self.finished is None:
+        if self._stored is None:
             self.prepare()
             if not self._record.is_written:
                 self._note_all_written()
-            self.finished = self._publish()
-        return self.finished
+            self._stored = self._publish()
+        return self._stored
 
     # --- as a driver of passes sees it ----------------------------------------------------------
 
     @property
     def resumes(self) -> bool:
         """Whether it was asked to go on with an earlier start."""
-        return self.options.resume
+        return self._options.resume
 
     @property
     def is_finished(self) -> bool:
         """Whether an earlier start has stored everything; perhaps only publishing is left."""
-        return self.finished is not None or self._record.is_written
+        return self._stored is not None or self._record.is_written
 
     @property
     def shelf(self) -> Target[T] | None:
         """What an earlier start has stored."""
         target = self.target
         return target if target is not None and (target.stored or target.spilled) else None
+
+    def has(self, index: Shape, is_last: Ends) -> bool:
+        """Whether a block is stored, by what is known now: more than when the pass began."""
+        return self.target is not None and self.target.has(index, is_last)
+
+    def read_block(self, index: Shape, is_last: Ends) -> T:
+        """Read back a block that is stored."""
+        assert self.target is not None
+        return self.target.read_block(index, is_last)
+
+    def compare(self, index: Shape, is_last: Ends, block: T) -> None:
+        """Refuse a block that is not the one that is stored."""
+        assert self.target is not None
+        self.target.compare(index, is_last, block)
 
     @property
     def plan(self) -> ArrayPlan | None:
@@ -270,90 +264,12 @@ class Write(Generic[T]):
 
     def probe(self) -> FirstBlock[T]:
         """Return what tells the shape and the dtype of the first block."""
-        return FirstBlock(self._converter, self.options.dtype is not None, self._first_name)
+        return FirstBlock(self._converter, self._options.dtype is not None, self._first_name)
 
-    # --- before the first block ---------------------------------------------------------------
+    def check_counts(self, count: Callable[[], Shape], /) -> None:
+        """Refuse to go on where the sequence has another number of blocks than it had.
 
-    def check_spreadable(self, *, shares_memory: bool) -> None:
-        """Refuse workers that would not see what they are to write.
-
-        Raises
-        ------
-        NotSpreadableError
-            If they run in other processes, and the store is in the memory of this one.
-        """
-        if not (shares_memory or self.place.is_seen_by_processes):
-            raise NotSpreadableError(
-                f"workers in other processes do not see {self.place}; write to a directory or an "
-                "object store, or use a ThreadPoolExecutor"
-            )
-        self._is_spread = not shares_memory
-
-    def check_readable(self) -> None:
-        """Refuse to resume a pass with other folds if they could not get what is stored.
-
-        Raises
-        ------
-        NotResumableError
-            If blocks cannot be made of what is stored.
-        """
-        why = None
-        if not hasattr(self._converter, "from_numpy"):
-            why = "its converter has no from_numpy; give it one"
-        elif self.options.dtype is not None:
-            why = "dtype= casts what is stored; cast the blocks themselves, with .map"
-        elif self.before is not None:
-            why = "contramap changes blocks on their way to it; apply the function with .map"
-        if why is not None:
-            raise NotResumableError(
-                f"the other folds of this pass need every block, and the sink at {self.place} "
-                f"cannot give back those that it has stored: {why}, or store with to_zarr first"
-            )
-
-    def check_even(self) -> None:
-        """Refuse writers of parts where an earlier start has met blocks of uneven sizes.
-
-        Raises
-        ------
-        BlockShapeError
-            If their sizes are not known for all blocks.
-        """
-        assert self.target is not None
-        if self.target.lists_sizes:
-            return
-        self._check_first(self.target.first)
-        for axis, (partition, count) in enumerate(
-            zip(self.target.plan.axes, self._record.counts, strict=True)
-        ):
-            if partition.sizes is not None and len(partition.sizes) != count:
-                raise BlockShapeError(
-                    f"blocks have sizes {_shorten(partition.sizes)} along axis {axis}, as an "
-                    "earlier start has found; with an executor all blocks but the last have the "
-                    "size of the first: list them in sizes=, or leave out executor= to go on",
-                    expected=partition.size,
-                    got=partition.sizes[-1],
-                )
-
-    def _check_first(self, first: Shape) -> None:
-        """Refuse workers where the size of the first block cannot be that of all blocks."""
-        if (
-            self.workers is not None
-            and self.options.sizes is None
-            and 0 in first[: len(self._counts)]
-        ):
-            raise BlockShapeError(
-                f"the first block has shape {first}, and with an executor all blocks have its "
-                "size; list the sizes in sizes=, or leave out executor=, or the empty block",
-                block=self._first_name,
-                expected="positive sizes",
-                got=first,
-            )
-
-    def check_counts(self, count: Callable[[], Shape]) -> None:
-        """Refuse to return a finished array that has another number of blocks than the sequence.
-
-        ``count`` counts the blocks along each block axis; it is called only where hints do not
-        already agree.
+        ``count`` counts the blocks along each block axis; it is called only if the hints differ.
 
         Raises
         ------
@@ -368,207 +284,84 @@ class Write(Generic[T]):
             way_out = "a run that has grown needs a run_id of its own"
             raise mismatch("the number of blocks", "count", noted, counts, way_out)
 
-    def _survey(self) -> None:
-        """Look at what is at the destination, and decide where to begin."""
-        options = self.options
-        document = parse(self.place.read("zarr.json"))
-        record = record_of(document)
-        if options.resume and document and record and record.run_id == options.run_id:
-            self._take_finished(document, record)
-            return
-        if self.place.holds_array():
-            if not self._overwrite:
-                raise DestinationExistsError(
-                    f"{self.place} holds an array; pass overwrite=True to replace it",
-                    path=str(self.place),
-                )
-            self.place.check_removable()
-        if not self._draft.exists():
-            return
-        if options.resume:
-            self._take_up()
-        elif not self._overwrite:
-            raise DestinationExistsError(
-                f"an unfinished write was left at {self.place}; pass overwrite=True to clear it, "
-                "or resume=True with its run_id to go on with it",
-                path=str(self.place),
-            )
-
-    def _take_finished(self, document: Document, record: Record) -> None:
-        """Return to an array that an earlier start has finished."""
-        self._compare(document, record)
-        where = self.place.in_store(read_only=True)
-        keys = self.place.keys()
-        if keys is not None:
-            way_out = "pass overwrite=True without resume to start anew"
-            self._check_complete(document, keys, way_out)
-        if self._draft.exists() and not self._is_draft_of_another_run():
-            self._draft.discard()  # a start that died when all was published
-        self._document, self._record = document, record
-        self.finished = self._open_stored(document)
-        if record.first:
-            self.target = self._target_of(where, document, record, keys or ())
-        _logger.info("%s was finished by an earlier start of run %r", self.place, record.run_id)
-
-    def _take_up(self) -> None:
-        """Go on with an unfinished write."""
-        value = self._draft.where.read(DRAFT)
-        keys = tuple(self._draft.keys(tidy=True))
-        try:
-            document, record = unseal(value or b"")
-        except DamagedRecordError:
-            if any(key.startswith("c/") for key in keys) and value != OVERWRITING:
-                raise ResumeMismatchError(
-                    f"the metadata of the unfinished write at {self.place} is damaged, so that "
-                    "nobody can tell what its chunks hold; pass overwrite=True without resume to "
-                    "start anew",
-                    field="metadata",
-                ) from None
-            return  # it died before anything was stored: there is nothing to go on with
-        check_same_run(self.options.run_id, record.run_id, str(self.place))
-        self._compare(document, record)
-        record = note_even_ends(record)
-        self._document, self._record = document, record
-        self._has_begun = True
-        if record.is_written:
-            way_out = "pass overwrite=True without resume to start anew"
-            self._check_complete(document, keys, way_out)
-        self.target = self._target_of(self._draft.where, document, record, keys)
-
-    def _compare(self, document: Document, record: Record) -> None:
-        """Refuse to go on with another kind of sequence, layout or dtype."""
-        axes, place = len(record.counts), str(self.place)
-        if not axes:
-            return  # written by a version that noted no more than the name
-        if axes != len(self._counts):
-            way_out = "store a sequence of its kind"
-            raise mismatch("the number of block axes", "axes", axes, len(self._counts), way_out)
-        array = open_array(self._draft.where, document)
-        if self.options.dtype is not None:
-            check_same_dtype(array.dtype, np.dtype(self.options.dtype))
-        options = self.options
-        if options.chunks == "auto":  # it may depend on who computes, which may change
-            options = replace(options, chunks=tuple(array.chunks))
-        planned = self._plan(record.first, array.dtype, options)
-        check_same_layout(document, planned, place)
-        listed = hash_sizes(self.options.sizes)
-        if listed != record.listed:
-            raise mismatch(f"at {place}, sizes", "sizes", record.listed, listed)
-
-    def _is_draft_of_another_run(self) -> bool:
-        """Whether what is unfinished is for another run to go on with."""
-        try:
-            record = unseal(self._draft.where.read(DRAFT) or b"")[1]
-        except DamagedRecordError:
-            return False
-        return bool(record.counts) and record.run_id not in (None, self.options.run_id)
-
-    # --- the array under way ------------------------------------------------------------------
-
-    def begin(self, first: Shape, dtype: np.dtype[Any]) -> None:
+    def begin(self, first: Shape, dtype: np.dtype[Any], /) -> None:
         """Start to write, with the shape and the dtype of the first block."""
-        options = self.options
+        options, axes = self._options, len(self._counts)
+        check_block(first, first, (None,) * axes, block=self._first_name)
+        self._check_first(first)
         self._dtype = dtype
         if options.dtype is not None:
             dtype = np.dtype(options.dtype)
-        check_block(first, first, (None,) * len(self._counts), block=self._first_name)
-        self._check_first(first)
-        document = self._plan(first, dtype, options)
-        self._has_begun = True
         record = Record(
             VERSION,
             run_id=options.run_id if self._keeps else None,
             attempt=secrets.token_hex(8),
             first=first,
             counts=self._counts,
-            lengths=tuple(map(sum, options.sizes)) if options.sizes else self._unknown,
-            sizes=self._unknown,
+            lengths=tuple(map(sum, options.sizes)) if options.sizes else (None,) * axes,
+            sizes=(None,) * axes,
             listed=hash_sizes(options.sizes),
         )
+        document = plan_document(first, dtype, options, self._counts, self.setup.workers)
         self._document, self._record = with_record(document, record), record
-        target = self._target_of(self._draft.where, self._document, record, ())
-        self._draft.begin({"": self._kept_back(target)})
+        target = self._target_of(self._draft.where, ())
+        self._has_begun = True
+        self._draft.begin({"": self._first_document(target)})
         self.target = target
 
+    # --- what is noted for another start, as the part writer's notebook -------------------------
+
+    def forget_units(self, cells: Collection[Shape]) -> None:
+        """Remove units that an earlier start has stored, since they are not where they belong."""
+        assert self.target is not None
+        # Under another name, so that workers which outlive that start do not write them again.
+        self._write_draft(replace(self._record, attempt=secrets.token_hex(8)))
+        self.target.delete_units(cells)
+        spilled = self.target.spilled
+        if spilled is not None:
+            spilled = {cell: pieces for cell, pieces in spilled.items() if cell not in cells}
+        stored = self.target.stored.difference(cells)
+        self.target = replace(self.target, stored=stored, spilled=spilled)
+
     def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
-        """Note the sizes of blocks along the axes on which they are uneven, for another start."""
+        """Note the sizes of blocks along the axes on which they are uneven."""
+        assert self.target is not None
+        if self.target.lists_sizes:
+            return  # they are known as it is
         noted = tuple(
             old if new is None else max(tuple(new), old or (), key=len)
             for new, old in zip(sizes, self._record.sizes, strict=True)
         )
-        self._write_draft(self._document, replace(self._record, sizes=noted))
+        self._write_draft(replace(self._record, sizes=noted))
+        # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
+        axes = tuple(map(Partition, self.target.first, noted))
+        self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
 
     def note_length(self, axis: int, length: int) -> None:
-        """Note where an axis ends, for another start, and for the writers of other parts."""
+        """Note where an axis ends; writers of other parts have to know it as well."""
         lengths = list(self._record.lengths)
         lengths[axis] = length
-        self._write_draft(self._document, replace(self._record, lengths=tuple(lengths)))
+        self._write_draft(replace(self._record, lengths=tuple(lengths)))
         if self.target is not None:
             self.target = replace(self.target, lengths=tuple(lengths))
 
-    @property
-    def _unknown(self) -> tuple[None, ...]:
-        return (None,) * len(self._counts)
-
-    @property
-    def _first_name(self) -> BlockIndex:
-        return block_name((0,) * len(self._counts))
-
-    def _write_all(self) -> PartWriter[T]:
-        """Return the writer of everything, which stores blocks that are stepped."""
-        if self._writer is None:
-            assert self.target is not None
-            axes = len(self._counts)
-            part: AnyPart = Part(0, (0, 0), (), (True, True), axes)
-            notebook = self if self._keeps else None
-            self._writer = PartWriter(self.target, part, is_whole=True, notebook=notebook)
-        return self._writer
-
-    def _plan(self, first: Shape, dtype: np.dtype[Any], options: WriteOptions) -> Document:
-        """Return the metadata of a new array, of which the lengths are not known yet."""
-        plan = WritePlan.from_first_block(
-            first,
-            dtype.itemsize,
-            len(self._counts),
-            chunks=options.chunks,
-            shards=options.shards,
-            counts=self._counts,
+    def _note_all_written(self) -> None:
+        assert self.target is not None
+        shape = (*self._stops, *self.target.plan.trailing)
+        self._document = with_shape(self._document, shape)
+        way_out = "see that nothing removes them, and that workers share the store"
+        check_complete(
+            self._draft.where, self._document, tuple(self._draft.keys()), str(self.place), way_out
         )
-        shape = (*(0 for _ in self._counts), *plan.trailing)
-        return make_document(shape, plan.chunks, plan.shards, dtype, options)
+        record = replace(self._record, counts=self._counts, lengths=self._stops)
+        self._write_draft(replace(record, is_written=True))
 
-    def _target_of(
-        self, where: Keys, document: Document, record: Record, keys: Collection[str]
-    ) -> Target[T]:
-        """Return where blocks go, and what is stored of them."""
-        target: Target[T] = target_of(
-            where,
-            document,
-            record,
-            self._converter,
-            keys=keys,
-            listed=self.options.sizes,
-            dtype=self._dtype,
-            casts=self.options.dtype is not None,
-            is_taken_up=self._dtype is None,
-            name=str(self.place),
-            attempt=record.attempt if self._is_spread else None,
-            rtol=self.options.rtol,
-            max_in_flight=self.options.max_in_flight or WRITES_IN_FLIGHT,
-            is_resumable=self._keeps,
-        )
-        if self._keeps and self._draft.can_spill and self.finished is None:
-            spilled = spill.read_pieces(where, keys, len(self._counts))
-            target = replace(target, spilled=spilled)
-        return target
-
-    def _write_draft(self, document: Document, record: Record) -> None:
-        """Write what a later start has to know."""
-        self._document, self._record = with_record(document, record), record
+    def _write_draft(self, record: Record) -> None:
+        self._document, self._record = with_record(self._document, record), record
         if self._draft.can_be_kept:
-            self._draft.where.write(DRAFT, seal(self._document))
+            self._draft.where.write(KEPT_BACK, seal(self._document))
 
-    def _kept_back(self, target: Target[T]) -> bytes:
+    def _first_document(self, target: Target[T]) -> bytes:
         """Return the metadata that the unfinished write starts with."""
         if self._draft.can_be_kept:
             return seal(self._document)
@@ -576,45 +369,138 @@ class Write(Generic[T]):
         lengths = (extent * MOST_UNITS for extent in target.unit)
         return serialize(with_shape(self._document, (*lengths, *target.plan.trailing)))
 
-    # --- the end --------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
-    def _note_all_written(self) -> None:
-        """Note that only publishing is left."""
-        assert self.target is not None
-        trailing = self.target.plan.trailing
-        document = with_shape(self._document, (*self._stops, *trailing))
-        way_out = "see that nothing removes them, and that workers share the store"
-        self._check_complete(document, self._draft.keys(), way_out)
-        record = replace(self._record, counts=self._counts, lengths=self._stops)
-        self._write_draft(document, replace(record, is_written=True))
+    @property
+    def _keeps(self) -> bool:
+        """Whether a failed start leaves what the next one can go on with."""
+        named = self._options.run_id is not None
+        return named and self.setup.can_skip and self._draft.can_be_kept
+
+    @property
+    def _first_name(self) -> Any:
+        return block_name((0,) * len(self._counts))
+
+    def _write_all(self) -> PartWriter[T]:
+        """Return the writer of everything, which stores blocks that are stepped."""
+        if self._writer is None:
+            assert self.target is not None
+            part: AnyPart = Part(0, (0, 0), (), (True, True), len(self._counts))
+            notebook = self if self._keeps else None
+            self._writer = PartWriter(self.target, part, is_whole=True, notebook=notebook)
+        return self._writer
+
+    def _go_on(self, found: Found) -> None:
+        """Go on with an earlier start, or with what it has finished."""
+        self._document, self._record = found.document, found.record
+        if found.is_published:
+            self._stored = self._open_stored()
+        else:
+            self._has_begun = True
+        if found.record.first:
+            self.target = self._target_of(found.where, found.keys)
+        if self.setup.workers is not None and self.target is not None:
+            self._check_even(self.target)
+
+    def _target_of(self, where: Keys, keys: Collection[str]) -> Target[T]:
+        """Return where blocks go, and what is stored of them."""
+        options = self._options
+        target: Target[T] = target_of(
+            where,
+            self._document,
+            self._record,
+            self._converter,
+            keys=keys,
+            listed=options.sizes,
+            dtype=self._dtype,
+            casts=options.dtype is not None,
+            name=str(self.place),
+            attempt=None if self.setup.shares_memory else self._record.attempt,
+            rtol=options.rtol,
+            max_in_flight=options.max_in_flight or WRITES_IN_FLIGHT,
+            is_taken_up=self._dtype is None,
+            is_resumable=self._keeps,
+        )
+        if self._keeps and self._draft.can_spill and self._stored is None:
+            spilled = spill.read_pieces(where, keys, len(self._counts))
+            target = replace(target, spilled=spilled)
+        return target
 
     def _publish(self) -> StoredArray:
         """Show the array, whose units are all written."""
         spilled = tuple(spill.list_keys(self._draft.keys()))
         self._draft.where.delete(*spilled)
-        record = Record(VERSION)
-        if self.options.run_id is not None:
-            record = replace(self._record.finished(), run_id=self.options.run_id)
-        document = with_record(self._document, record)
-        self._draft.commit({"": serialize(document)}, durable=self.options.durable)
-        return self._open_stored(document)
+        record, run_id = Record(VERSION), self._options.run_id
+        if run_id is not None:
+            record = replace(self._record.finished(), run_id=run_id)
+        self._document = with_record(self._document, record)
+        self._draft.commit({"": serialize(self._document)}, durable=self._options.durable)
+        return self._open_stored()
 
-    def _open_stored(self, document: Document) -> StoredArray:
-        return open_array(self.place.in_store(read_only=False), document)
+    def _open_stored(self) -> StoredArray:
+        return open_array(self.place.in_store(read_only=False), self._document)
 
-    def _check_complete(self, document: Document, keys: Iterable[str], way_out: str) -> None:
-        """Refuse an array of which chunks are not there, whatever has become of them."""
-        array = open_array(self._draft.where, document)
-        expected = cell_count(array.shape, array.shards or array.chunks)
-        if not (expected and self._draft.where.store.supports_listing):
+    # --- refusals -----------------------------------------------------------------------------------
+
+    def _check_setup(self) -> None:
+        """Refuse what cannot be resumed in this pass, before anything is looked at."""
+        if not self._options.resume:
             return
-        found = sum(bool(parse_chunk_key(key)) for key in keys)
-        if found < expected:
-            raise DestinationError(
-                f"{expected - found} of {expected} chunks of {self.place} are not there, although "
-                f"they have been written; {way_out}",
-                path=str(self.place),
+        if not self._draft.can_be_kept:
+            raise NotResumableError(
+                f"{self.place} cannot keep an unfinished write for another start: a zip file "
+                "cannot delete, and what a session has not committed ends with its process; leave "
+                "out resume=True, or write to a directory or another store"
             )
+        why = None
+        if not hasattr(self._converter, "from_numpy"):
+            why = "its converter has no from_numpy; give it one"
+        elif self._options.dtype is not None:
+            why = "dtype= casts what is stored; cast the blocks themselves, with .map"
+        elif self.before is not None:
+            why = "contramap changes blocks on their way to it; apply the function with .map"
+        if why is not None and self.setup.needs_blocks:
+            raise NotResumableError(
+                f"the other folds of this pass need every block, and the sink at {self.place} "
+                f"cannot give back those that it has stored: {why}, or store with to_zarr first"
+            )
+
+    def _check_workers(self) -> None:
+        """Refuse workers that would not see what they are to write."""
+        if not (self.setup.shares_memory or self.place.is_seen_by_processes):
+            raise NotSpreadableError(
+                f"workers in other processes do not see {self.place}; write to a directory or an "
+                "object store, or use a ThreadPoolExecutor"
+            )
+
+    def _check_first(self, first: Shape) -> None:
+        """Refuse workers where the size of the first block cannot be that of all blocks."""
+        sizes = first[: len(self._counts)]
+        if self.setup.workers is not None and self._options.sizes is None and 0 in sizes:
+            raise BlockShapeError(
+                f"the first block has shape {first}, and with an executor all blocks have its "
+                "size; list the sizes in sizes=, or leave out executor=, or the empty block",
+                block=self._first_name,
+                expected="positive sizes",
+                got=first,
+            )
+
+    def _check_even(self, target: Target[T]) -> None:
+        """Refuse workers where an earlier start has met blocks of uneven sizes."""
+        self._check_first(target.first)
+        for axis, count in enumerate(self._record.counts):
+            sizes = target.plan.axes[axis].sizes
+            if sizes is not None and len(sizes) != count:
+                few = "..., " if len(sizes) > 4 else ""
+                raise BlockShapeError(
+                    f"blocks have sizes {few}{str(sizes[-4:])[1:-1]} along axis {axis}, as an "
+                    "earlier start has found; with an executor all blocks but the last have the "
+                    "size of the first: list them in sizes=, or leave out executor= to go on",
+                    expected=target.plan.axes[axis].size,
+                    got=sizes[-1],
+                )
+
+    # --- failures -------------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
@@ -632,7 +518,7 @@ class Write(Generic[T]):
         if self._keeps:
             message += (
                 "what was written is kept aside: to_zarr with resume=True and "
-                f"run_id={self.options.run_id!r} goes on from here"
+                f"run_id={self._options.run_id!r} goes on from here"
             )
         else:
             message += (
@@ -653,8 +539,7 @@ class Write(Generic[T]):
     def _count_done(self) -> int | None:
         """Count the blocks that the next start does not compute."""
         with contextlib.suppress(Exception):  # the failure of the write is what counts
-            keys = tuple(self._draft.keys())
-            target = self._target_of(self._draft.where, self._document, self._record, keys)
+            target = self._target_of(self._draft.where, tuple(self._draft.keys()))
             return count_done(target, self._record.counts)
         return None
 
@@ -664,8 +549,3 @@ class Write(Generic[T]):
             self._draft.discard()
             return self._draft.supports_deletes and not self._draft.exists()
         return False
-
-
-def _shorten(sizes: Sequence[int]) -> str:
-    """Write down sizes, of which there may be many: the last ones."""
-    return str(tuple(sizes)) if len(sizes) <= 5 else f"(..., {str(tuple(sizes[-4:]))[1:]}"

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, TypeAlias, TypeVar
 
-from lazychunks.layout.parts import Part
+from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.runs.passes import AnyPartFold, Counts, State
 
 T = TypeVar("T")
@@ -17,11 +17,11 @@ T = TypeVar("T")
 EVERYWHERE = range(sys.maxsize)
 """Cuts that make each block a part."""
 
-RunPart: TypeAlias = Callable[[AnyPartFold, Part[Any]], State]
+RunPart: TypeAlias = Callable[[AnyPartFold, AnyPart], State]
 """Has somebody go through a part, and returns its state."""
 
 
-def cut_blocks(blocks: Sequence[T], cuts: Container[int]) -> Iterator[Part[T]]:
+def cut_blocks(blocks: Sequence[T], cuts: Container[int]) -> Iterator[AnyPart]:
     """Cut a flat sequence into parts, each of which begins at one of the cuts.
 
     Examples
@@ -36,7 +36,7 @@ def cut_blocks(blocks: Sequence[T], cuts: Container[int]) -> Iterator[Part[T]]:
 
 def cut_rows(
     rows: Sequence[Sequence[T]], row_cuts: Container[int], column_cuts: Container[int]
-) -> Iterator[Part[T]]:
+) -> Iterator[AnyPart]:
     """Cut a nested sequence into rectangles; rows of different lengths stay whole.
 
     Examples
@@ -58,7 +58,7 @@ def cut_rows(
             number += 1
 
 
-def run_part(fold: AnyPartFold, part: Part[Any]) -> State:
+def run_part(fold: AnyPartFold, part: AnyPart) -> State:
     """Go through a part, as a worker does."""
     with fold.start_part(part) as running:
         for row in part.rows:
@@ -69,7 +69,7 @@ def run_part(fold: AnyPartFold, part: Part[Any]) -> State:
         return running.state()
 
 
-def run_part_elsewhere(fold: AnyPartFold, part: Part[Any]) -> State:
+def run_part_elsewhere(fold: AnyPartFold, part: AnyPart) -> State:
     """Go through a part, with the way to another process and back."""
     there = pickle.loads(pickle.dumps((fold, part)))  # noqa: S301  # our own
     return pickle.loads(pickle.dumps(run_part(*there)))  # noqa: S301

@@ -1,191 +1,155 @@
-"""Bounded background writing: a few buffers in flight, the rest waits."""
+"""Writes filled buffers in background threads, a bounded number at a time."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Self, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.layout.shapes import Shape
-from lazychunks.storage.assembly import Filled
-
-_Ended: TypeAlias = tuple[NDArray[Any], BaseException | None]
-"""A buffer that is free again, and what went wrong."""
+from lazychunks.runs.interrupts import uninterrupted
+from lazychunks.storage.chunks.filled import Filled
 
 
-class Turnstile:
-    """Lets in, from any thread, until it is shut, which waits until all have left.
-
-    An interrupt may come anywhere in the thread that waits, even within a lock or a pool of
-    threads, which then hang for good, or know nothing of a thread whose start was interrupted. So
-    those within are known by what they say themselves, and a queue, which no interrupt leaves
-    half-way, tells when to look again.
-    """
-
-    def __init__(self) -> None:
-        self.is_shut: bool = False
-        self._inside: list[int] = []
-        self._left: SimpleQueue[None] = SimpleQueue()
-        self._process = os.getpid()
-
-    def __enter__(self) -> Self:
-        self._inside.append(threading.get_ident())
-        if self.is_shut:  # looked at after it is known to be here, as shutting does it in turn
-            self.__exit__()
-            raise _TooLateError("this comes too late: the run that it belongs to has ended")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._inside.remove(threading.get_ident())
-        self._left.put(None)
-
-    def wait(self) -> None:
-        """Wait until nobody is within."""
-        while self._inside and os.getpid() == self._process:  # a fork has none of the threads
-            self._left.get()
-
-    def shut(self) -> None:
-        """Let no more in, and wait until those within have left."""
-        self.is_shut = True
-        self.wait()
-
-
-class _TooLateError(RuntimeError):
-    """What is turned away."""
-
-
-@dataclass(eq=False)
 class BackgroundWriter:
     """Writes filled buffers in threads, and recycles the buffers.
 
-    - At most ``max_in_flight`` writes are under way. One more buffer may wait for its turn, while
-      the producer goes on; :meth:`allocate` waits where there are more, which is the back-pressure.
+    - At most ``max_in_flight`` writes are under way. One more buffer may wait for its turn while
+      the producer goes on; if there are more, :meth:`allocate` waits, which slows the producer
+      down to the speed of the writes.
     - A failed write is raised by the next call of :meth:`allocate`, :meth:`submit` or
       :meth:`drain`.
-    - After :meth:`close` nothing is written any more.
+    - After :meth:`close` nothing is written any more, even if an interrupt came during any call.
+    - A process that a block function has forked cannot write: it has none of the threads.
+
+    Parameters
+    ----------
+    write
+        Writes one filled buffer; runs in a background thread.
+    shape, dtype
+        Of a buffer.
+    max_in_flight
+        Upper bound of simultaneous writes.
+    recycle
+        Whether a buffer may be used again once it is written. A store that keeps the buffer itself
+        would otherwise see its values change.
     """
 
-    write: Callable[[Filled], None]
-    """Writes one filled buffer; runs in a background thread."""
-    shape: Shape
-    """Shape of a buffer."""
-    dtype: np.dtype[Any]
-    max_in_flight: int
-    """Upper bound of simultaneous writes."""
-    recycle: bool = True
-    """Whether a buffer may be used again once it is written."""
-    _free: list[NDArray[Any]] = field(default_factory=list[NDArray[Any]], init=False)
-    _under_way: int = field(default=0, init=False)
-    _todo: SimpleQueue[Filled | None] = field(
-        default_factory=SimpleQueue[Filled | None], init=False
-    )
-    _ended: SimpleQueue[_Ended] = field(default_factory=SimpleQueue[_Ended], init=False)
-    _threads: list[threading.Thread] = field(default_factory=list[threading.Thread], init=False)
-    _started: SimpleQueue[None] = field(default_factory=SimpleQueue[None], init=False)
-    _turnstile: Turnstile = field(default_factory=Turnstile, init=False)
-
-    def __post_init__(self) -> None:
-        weakref.finalize(self, self._todo.put, None)  # threads end, whatever became of `close`
+    def __init__(
+        self,
+        write: Callable[[Filled], None],
+        shape: Shape,
+        dtype: np.dtype[Any],
+        max_in_flight: int,
+        recycle: bool = True,
+    ) -> None:
+        self._write = write
+        self._shape = shape
+        self._dtype = dtype
+        self._max_in_flight = max_in_flight
+        self._recycle = recycle
+        self._todo: SimpleQueue[Filled | None] = SimpleQueue()
+        """Buffers that wait for a thread; None ends one."""
+        self._ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]] = SimpleQueue()
+        """Buffers whose writes have ended, each with its failure."""
+        self._under_way = 0
+        """Number of buffers that have been submitted and not been taken back."""
+        self._threads: list[threading.Thread] = []
+        self._free: list[NDArray[Any]] = []
+        self._drops = threading.Event()
+        """Set where writes that have not begun are left out."""
+        self._is_closed = False
+        self._process = os.getpid()
+        # Threads end with a writer that nobody closes: they know its queues, and not it.
+        weakref.finalize(self, self._todo.put, None)
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
-        while self._under_way > self.max_in_flight:
-            self._collect()
-        return self._free.pop() if self._free else np.empty(self.shape, self.dtype)
+        self._check_process()
+        while self._under_way > self._max_in_flight:
+            self._take_back()
+        return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
 
     def submit(self, filled: Filled) -> None:
-        """Write a buffer in the background, as soon as there is a free place."""
-        if self._turnstile.is_shut:
-            raise _TooLateError("no write can follow: the run has ended")
+        """Write a buffer in the background, as soon as a thread is free."""
+        self._check_process()
         while not self._ended.empty():
-            self._collect()
-        if self._under_way >= len(self._threads) < self.max_in_flight:
-            desk = (self.write, self._todo, self._ended, self._started, self._turnstile)
-            thread = threading.Thread(target=_work, args=desk, name="lazychunks-write", daemon=True)
-            thread.start()
-            self._started.get()
-            self._threads.append(thread)
+            self._take_back()
+        if self._under_way >= len(self._threads) < self._max_in_flight:
+            # An interrupt would leave a thread that nobody knows.
+            with uninterrupted():
+                desk = (self._write, self._todo, self._ended, self._drops)
+                thread = threading.Thread(
+                    target=_work, args=desk, name="lazychunks-write", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
         self._under_way += 1
         self._todo.put(filled)
 
     def drain(self) -> None:
         """Wait for all writes, and raise the first failure."""
+        self._check_process()
         while self._under_way:
-            self._collect()
+            self._take_back()
 
     def close(self, *, drop: bool = True) -> None:
         """Wait for the writes under way, and drop those that have not begun, or wait for them too.
 
-        Failures of theirs are not raised; an interrupt is, once they have ended.
+        Failures of writes are not raised. An interrupt is raised once the writes have ended.
         """
-        try:
-            wait_out(lambda: self._leave(drop=drop))
-        finally:
-            self._free.clear()
+        self._is_closed = True
+        if os.getpid() == self._process:
+            with uninterrupted():
+                if drop:
+                    self._drops.set()
+                self._todo.put(None)
+                for thread in self._threads:
+                    thread.join()
+                self._threads.clear()
+        self._free.clear()
 
-    def _leave(self, *, drop: bool) -> None:
-        """Send the threads away, which may be done again where it was interrupted."""
-        if drop:
-            self._turnstile.is_shut = True
-        self._todo.put(None)
-        self._turnstile.wait()
-        self._turnstile.shut()  # a thread whose start was interrupted may come only now
-        for thread in self._threads:
-            thread.join()
-
-    def _collect(self) -> None:
-        """Wait for a write to end, and take its buffer back."""
+    def _take_back(self) -> None:
+        """Wait for a write to end, take its buffer back, and raise its failure."""
         buffer, failure = self._ended.get()
         self._under_way -= 1
         if failure is not None:
             raise failure
-        if self.recycle:
+        if self._recycle:
             self._free.append(buffer)
+
+    def _check_process(self) -> None:
+        # The child of a fork would wait forever for threads that only its parent has, or write
+        # into the array that its parent is writing.
+        if self._is_closed:
+            raise RuntimeError("this writer has been closed, so nothing can be written any more")
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                f"process {os.getpid()} was forked from process {self._process}, which is writing "
+                "this array; only that one can go on with it, so leave the child with os._exit"
+            )
 
 
 def _work(
     write: Callable[[Filled], None],
     todo: SimpleQueue[Filled | None],
-    ended: SimpleQueue[_Ended],
-    started: SimpleQueue[None],
-    turnstile: Turnstile,
+    ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]],
+    drops: threading.Event,
 ) -> None:
-    """Write what there is to do, in a background thread."""
-    with contextlib.suppress(_TooLateError), turnstile:
-        started.put(None)
-        while (filled := todo.get()) is not None:
-            failure: BaseException | None = None
-            try:
-                if not turnstile.is_shut:
-                    write(filled)
-            except BaseException as error:  # noqa: BLE001 -- raised where it is collected
-                failure = error
-            ended.put((filled.buffer, failure))
-            del filled, failure
-        todo.put(None)  # for the next thread
-
-
-def wait_out(wait: Callable[[], object]) -> None:
-    """Wait to the end, however often that is interrupted; an interrupt is raised after it.
-
-    A handler of signals may raise anything. What is raised twice is a failure of the waiting.
-    """
-    interrupt: BaseException | None = None
-    while True:
+    """Write buffers, in a thread, until there is a None among them."""
+    while (filled := todo.get()) is not None:
+        failure: BaseException | None = None
         try:
-            wait()
-            break
-        except BaseException as error:  # one more: what is under way ends all the same
-            if isinstance(error, Exception) and type(error) is type(interrupt):
-                raise
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+            if not drops.is_set():
+                write(filled)
+        except BaseException as error:  # noqa: BLE001  # raised where it is taken back
+            failure = error
+        ended.put((filled.buffer, failure))
+        del filled, failure  # a thread that waits must not keep a buffer alive
+    todo.put(None)  # for the next thread

@@ -1,30 +1,29 @@
-"""The short way of a chunk to its file and back, taken by the thread that has it or wants it.
+"""Direct file access: reads and writes chunk files in the calling thread, without zarr.
 
-zarr's own way leads through an event loop and its thread pool: to write a chunk costs as much again
-as compressing it, and two threads read hardly faster than one. Where the layout is the usual one
-(no shards, no filters, zstd or no compression, a local directory), the same bytes can be made and
-written at once, and decompressed right into a block; a test holds them against zarr's. For
-everything else there is zarr's way.
+zarr goes through an event loop and its thread pool: writing a small chunk costs as much again as
+compressing it, and two threads read hardly faster than one. Where the layout is plain (no shards,
+no filters, zstd or no compression, a local directory), this module makes the same bytes, which a
+test holds against zarr's, and decompresses right into a block. zarr handles any other layout.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
+from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from lazychunks.errors import UntrustedArrayError
-from lazychunks.layout.shapes import Region, Shape, overlaps, region_shape
+from lazychunks.errors import MissingChunkError, UntrustedArrayError
+from lazychunks.layout.shapes import Region, Shape, region_shape
+from lazychunks.storage.chunks.filled import meet_chunks
+from lazychunks.storage.chunks.whole import read_frame_header
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
     from zarr.storage import StorePath
 
-    from lazychunks.storage.assembly import Filled
+    from lazychunks.storage.chunks.filled import Filled
     from lazychunks.storage.chunks.metadata import StoredArray
     from lazychunks.storage.keys import Keys
     from lazychunks.storage.record import Document
@@ -47,72 +46,75 @@ class ChunkFiles:
     chunks: Shape
     """Shape of a chunk."""
     codec: Zstd | None
-    """What compresses, if anything does."""
+    """Compresses the values, unless they are stored as they are."""
     atomic: bool
-    """Whether a file appears whole or not at all, as it must where another run may go on with what
-    is there; it costs a rename."""
+    """Whether a file appears whole or not at all, at the cost of a rename. Without that, another
+    run that goes on with the files may take half a chunk for a whole one."""
 
     @classmethod
     def of(
         cls, where: Keys | StorePath, document: Document, *, atomic: bool = True
     ) -> ChunkFiles | None:
-        """Return the files of an array, if its layout is the usual one."""
-        if not _is_usual(where.store, document):
+        """Return the files of an array if its layout is plain."""
+        if not is_plain_layout(where.store, document):
             return None
-        codecs = document["codecs"]
         chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
-        zstd = _zstd(codecs[1]["configuration"]) if len(codecs) == 2 else None
-        return cls(os.path.join(where.store.root, where.path, "c"), chunks, zstd, atomic)
+        settings = [codec["configuration"] for codec in document["codecs"][1:]]
+        codec = Zstd(settings[0]["level"], settings[0]["checksum"]) if settings else None
+        return cls(os.path.join(where.store.root, where.path, "c"), chunks, codec, atomic)
 
     def write(self, filled: Filled) -> None:
         """Encode and write the chunks of a buffer."""
         data = filled.data
-        for file, in_data, in_chunk in self._parts(filled.region):
+        for index, in_data, in_chunk in meet_chunks(filled.region, self.chunks):
             piece = data[in_data]
             if piece.shape == self.chunks:
                 chunk = np.ascontiguousarray(piece)
-            else:  # at the array's end: a stored chunk is always whole
+            else:  # at the end of the array, where a stored chunk goes on with zeros
                 chunk = np.zeros(self.chunks, piece.dtype)
                 chunk[in_chunk] = piece
             values = _bytes_of(chunk)
-            self._write(file, values if self.codec is None else self.codec.encode(values))
+            encoded = values if self.codec is None else self.codec.encode(values)
+            self._write_file(self._file(index), encoded)
 
-    def read(self, region: Region, dtype: np.dtype[Any], missing: object) -> NDArray[Any]:
-        """Return a region, which must lie within the array; a missing chunk reads as a fill value.
+    def read(
+        self, region: Region, dtype: np.dtype[Any], *, fill_value: object, refuse_missing: bool
+    ) -> NDArray[Any]:
+        """Return a region, which must lie within the array.
 
         Raises
         ------
+        MissingChunkError
+            If a chunk is missing, and ``refuse_missing`` is set; otherwise it has the fill value.
         UntrustedArrayError
-            If a file holds more than a chunk, for which no memory is taken.
+            If a file holds more than a chunk; no memory is allocated for it.
         RuntimeError, ValueError
-            If it is damaged.
+            If a file is damaged.
         """
         block = np.empty(region_shape(region), dtype)
-        for file, in_block, in_chunk in self._parts(region):
+        for index, in_block, in_chunk in meet_chunks(region, self.chunks):
             part = block[in_block]
-            whole = part.shape == self.chunks and part.flags.c_contiguous
-            chunk = part if whole else np.empty(self.chunks, dtype)
+            # Decoded in place where a chunk is a contiguous part of the block.
+            is_direct = part.shape == self.chunks and part.flags.c_contiguous
+            chunk = part if is_direct else np.empty(self.chunks, dtype)
+            file = self._file(index)
             try:
-                with open(file, "rb", buffering=0) as stream:
-                    self._fill(_bytes_of(chunk), stream, file)
+                # A FIFO in place of a chunk would block until somebody writes to it.
+                with open(file, "rb", buffering=0, opener=_open_nonblocking) as stream:
+                    self._read_file(_bytes_of(chunk), stream, file)
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                part[...] = missing
+                if refuse_missing:
+                    raise _missing("/".join(map(str, ("c", *index))), file) from None
+                part[...] = fill_value
             else:
-                if not whole:
+                if not is_direct:
                     part[...] = chunk[in_chunk]
         return block
 
-    def _parts(self, region: Region) -> Iterator[tuple[str, Region, Region]]:
-        """Of each chunk that a region touches: its file, and what they share, seen from both."""
-        spans = (
-            overlaps(span.start, span.stop - span.start, size)
-            for span, size in zip(region, self.chunks, strict=True)
-        )
-        for parts in product(*spans):  # hot
-            file = os.path.join(self.root, *[str(part.cell) for part in parts])
-            yield file, tuple([part.in_span for part in parts]), tuple([p.in_cell for p in parts])
+    def _file(self, index: Shape) -> str:
+        return os.path.join(self.root, *map(str, index))
 
-    def _write(self, file: str, value: Any) -> None:
+    def _write_file(self, file: str, value: Any) -> None:
         partial = f"{file}.partial" if self.atomic else file
         try:
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
@@ -126,89 +128,92 @@ class ChunkFiles:
         if self.atomic:
             os.replace(partial, file)
 
-    def _fill(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
+    def _read_file(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
+        """Decode a file into the bytes of a chunk, which it must fill exactly."""
+        too_large = UntrustedArrayError(
+            f"{file} holds more than a chunk, which has {values.size} bytes; it is damaged, or "
+            "meant to exhaust memory"
+        )
+        # Compressors add little to what they cannot compress.
         most = values.size if self.codec is None else 2 * values.size + 2**10
         found = os.fstat(stream.fileno())
         if found.st_size > most or not stat.S_ISREG(found.st_mode):
-            raise _too_large(file, values.size)
+            raise too_large
         if self.codec is None:
-            rest = values.data
-            while rest and (count := stream.readinto(rest)):
-                rest = rest[count:]
-            is_whole = not rest
+            size = 0
+            while count := stream.readinto(values[size:].data):
+                size += count
         else:
             frame = stream.read()
-            is_whole = content_size(frame) == values.size or not self._fits(frame, values[:-1])
-            try:
-                self.codec.decode(frame, values)
-            except ValueError as error:
-                raise _too_large(file, values.size) from error
-            except RuntimeError as error:
-                raise RuntimeError(f"{file} is damaged: {error}") from error
-        if not is_whole:
-            raise ValueError(f"{file} is damaged: it holds less than {values.size} bytes")
-
-    def _fits(self, frame: bytes, room: NDArray[np.uint8]) -> bool:
-        """Whether a frame holds no more than there is room for.
-
-        numcodecs refuses more, by what the frame says of itself and before it allocates or decodes,
-        but takes less without a word.
-        """
-        assert self.codec is not None
-        try:
-            self.codec.decode(frame, room)
-        except (RuntimeError, ValueError):
-            return False
-        return True
+            header = read_frame_header(frame)
+            # A frame may keep its size to itself. Then numcodecs refuses any other than that of the
+            # chunk; where the size is said, it fills a part of the chunk without an error.
+            size = values.size
+            if header is not None and header.content_size is not None:
+                size = header.content_size
+            if size > values.size:
+                raise too_large
+            if size == values.size:
+                try:
+                    self.codec.decode(frame, values)
+                except (RuntimeError, ValueError) as error:
+                    raise RuntimeError(f"{file} is damaged: {error}") from error
+        if size < values.size:
+            raise ValueError(f"{file} is damaged: it holds {size} of {values.size} bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads regions of an array, the short way where that can be."""
+    """Reads regions of an array, directly from files if its layout is plain."""
 
     array: StoredArray
     files: ChunkFiles | None
+    refuse_missing: bool = False
+    """Whether a missing chunk is an error, or has the fill value."""
 
     @classmethod
-    def of(cls, array: StoredArray) -> Reader:
+    def of(cls, array: StoredArray, *, refuse_missing: bool = False) -> Reader:
         """Return the reader of an array."""
         metadata: Any = array.metadata  # of Zarr 2 or 3
-        usual = array.dtype.isnative
-        return cls(array, ChunkFiles.of(array.store_path, metadata.to_dict()) if usual else None)
+        # A file holds values in this machine's byte order, a block has that of the array.
+        files = None
+        if array.dtype.isnative:
+            files = ChunkFiles.of(array.store_path, metadata.to_dict())
+        return cls(array, files, refuse_missing)
 
     def __call__(self, region: Region) -> NDArray[Any]:
-        """Read a region, with a slice for each axis."""
-        if self.files is None:
-            return np.asarray(self.array[region])
-        return self.files.read(region, self.array.dtype, self.array.fill_value)
+        """Read a region, with a slice for each axis; raises as :meth:`ChunkFiles.read` does."""
+        array = self.array
+        if self.files is not None:
+            return self.files.read(
+                region,
+                array.dtype,
+                fill_value=array.fill_value,
+                refuse_missing=self.refuse_missing,
+            )
+        values = np.asarray(array[region])
+        if self.refuse_missing:
+            self._check_all_stored(region, values)
+        return values
+
+    def _check_all_stored(self, region: Region, values: NDArray[Any]) -> None:
+        """Look for a chunk's key where all values read of it are the fill value.
+
+        zarr gives the fill value for a missing chunk. Older versions of it cannot be told to raise.
+        """
+        array = self.array
+        for index, in_region, _ in meet_chunks(region, array.shards or array.chunks):
+            part, fill_value = values[in_region], array.fill_value
+            is_fill_value = np.isnan(part) if np.isnan(fill_value) else part == fill_value
+            if part.size and is_fill_value.all():
+                key = array.metadata.encode_chunk_key(index)
+                place = array.store_path / key
+                if not sync(place.exists()):
+                    raise _missing(key, str(place))
 
 
-def content_size(frame: bytes) -> int | None:
-    """Number of bytes that a zstd frame says it holds, if it does (RFC 8878, section 3.1.1.1)."""
-    if len(frame) < 5 or frame[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    flags = frame[4]
-    is_single = flags >> 5 & 1
-    width = (is_single, 2, 4, 8)[flags >> 6]
-    start = 6 - is_single + (0, 1, 2, 4)[flags & 3]
-    size = int.from_bytes(frame[start : start + width], "little")
-    return (size + 256 if width == 2 else size) if width else None
-
-
-def keep_freed_memory() -> None:
-    """Have what compressing frees stay in the process, for the next chunk.
-
-    A codec takes memory of the size of a chunk and frees it, and glibc gives it back to the system
-    where it is above thresholds that start low. To get it anew, page by page, takes 6 % of the time
-    of zstd at its default level. The thresholds rise with the largest block that was mapped and
-    freed, up to 32 MiB. Where that is not so, this does nothing. Source: ``mallopt(3)``.
-    """
-    with contextlib.suppress(MemoryError):
-        np.empty(31 * 2**20, np.uint8)
-
-
-def _is_usual(store: Store, document: Document) -> TypeGuard[LocalStore]:
-    """Whether chunks are files of plain values, compressed by zstd or by nothing."""
+def is_plain_layout(store: Store, document: Document) -> TypeGuard[LocalStore]:
+    """Whether chunks are files of plain values in a local directory, compressed by zstd at most."""
     if type(store) is not LocalStore or document["zarr_format"] != 3:
         return False
     codecs, keys = document["codecs"], document["chunk_key_encoding"]
@@ -222,16 +227,17 @@ def _is_usual(store: Store, document: Document) -> TypeGuard[LocalStore]:
     )
 
 
-def _zstd(settings: Document) -> Zstd:
-    return Zstd(level=settings["level"], checksum=settings["checksum"])
+def _missing(key: str, place: str) -> MissingChunkError:
+    return MissingChunkError(
+        f"the chunk {place} is missing, or was left out by a copy that skips fill values; pass "
+        'missing="fill" to take the fill value for it',
+        key=key,
+    )
 
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return chunk.reshape(-1).view(np.uint8)
 
 
-def _too_large(file: str, size: int) -> UntrustedArrayError:
-    return UntrustedArrayError(
-        f"{file} holds more than a chunk, which has {size} bytes; it is damaged, or "
-        "meant to exhaust memory"
-    )
+def _open_nonblocking(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import zarr
-from zarr.abc.store import Store
-from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore, StorePath, WrapperStore
+from zarr.storage import MemoryStore, StorePath
 
 from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks import bfloat16
-from lazychunks.storage.chunks.background import Turnstile
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.record import Document, parse, serialize
@@ -31,27 +28,6 @@ OVERWRITING = b"null"
 """What is there as long as an overwrite has not removed the old array."""
 
 WRITE_EVERYTHING: ArrayConfigParams = {"order": "C", "write_empty_chunks": True}
-
-
-class Gate(WrapperStore[Store]):
-    """Lets keys be set until it is shut.
-
-    zarr sets the keys of several chunks at the same time. When one fails, it raises at once, and
-    the others would land some time later.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(store)
-        self._turnstile = Turnstile()
-
-    async def set(self, key: str, value: Buffer) -> None:
-        """Set a key."""
-        with self._turnstile:
-            await self._store.set(key, value)
-
-    def shut(self) -> None:
-        """Let no more through, and wait until what has come through has ended."""
-        self._turnstile.shut()
 
 
 def open_array(where: Keys, document: Document) -> StoredArray:

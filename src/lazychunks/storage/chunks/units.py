@@ -6,21 +6,28 @@ share none never get into each other's way.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from lazychunks.layout.shapes import Region
-from lazychunks.storage.assembly import Filled
+from lazychunks.layout.shapes import Region, Shape
 from lazychunks.storage.chunks.files import ChunkFiles, Reader
-from lazychunks.storage.chunks.metadata import Gate, open_array
+from lazychunks.storage.chunks.filled import Filled
+from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.record import Document, with_shape
 
+if TYPE_CHECKING:
+    from lazychunks.storage.chunks.metadata import StoredArray
+
 COMPRESSING = frozenset({"blosc", "gzip", "zstd"})
 """Codecs that make new bytes of a chunk."""
+
+MOST_UNITS = 2**31
+"""Number of units along an axis whose end is not known yet."""
 
 
 class Units:
@@ -31,16 +38,24 @@ class Units:
     where
         Where the array is.
     document
-        Its metadata. The shape there does not matter: nobody knows yet where the array ends.
+        Its metadata. The lengths of its block axes do not matter: nobody knows yet where they end.
+    unit
+        Extents of a unit along the block axes.
     atomic
         Whether the file of a chunk must appear whole, as it must where another start may go on.
     """
 
-    def __init__(self, where: Keys, document: Document, *, atomic: bool) -> None:
+    def __init__(self, where: Keys, document: Document, unit: Shape, *, atomic: bool) -> None:
         self._where = where
         self._document = document
+        self._unit = unit
         self._files = ChunkFiles.of(where, document, atomic=atomic)
-        self.dtype: np.dtype[Any] = open_array(where, document).dtype
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the array."""
+        dtype: np.dtype[Any] = self._endless.dtype
+        return dtype
 
     @property
     def buffer_is_free_after_write(self) -> bool:
@@ -57,17 +72,26 @@ class Units:
         if self._files is not None:
             self._files.write(filled)
             return
-        gate = Gate(self._where.store)
-        array = open_array(Keys(gate, self._where.path), self._ending_with(filled.region))
-        try:
-            array[filled.region] = filled.data
-        finally:
-            gate.shut()
+        # One key at a time: zarr sets the keys of several chunks at once, and when one of them
+        # fails, it raises while the others are still on their way.
+        array = self._ending_with(filled.region)
+        for piece in filled.pieces(array.shards or array.chunks):
+            array[piece.region] = piece.data
 
     def read(self, region: Region) -> NDArray[Any]:
         """Read a region, all units of which are stored."""
-        return Reader.of(open_array(self._where, self._ending_with(region)))(region)
+        return Reader.of(self._ending_with(region))(region)
 
-    def _ending_with(self, region: Region) -> Document:
-        """Return the metadata of the array as if it ended with a region."""
-        return with_shape(self._document, tuple(span.stop for span in region))
+    @cached_property
+    def _endless(self) -> StoredArray:
+        """The array, as if its block axes went on and on."""
+        trailing = self._document["shape"][len(self._unit) :]
+        lengths = (extent * MOST_UNITS for extent in self._unit)
+        return open_array(self._where, with_shape(self._document, (*lengths, *trailing)))
+
+    def _ending_with(self, region: Region) -> StoredArray:
+        """Return the array; if a region ends inside a unit, as if the array ended there too."""
+        if all(span.stop % extent == 0 for span, extent in zip(region, self._unit, strict=False)):
+            return self._endless
+        shape = tuple(span.stop for span in region)
+        return open_array(self._where, with_shape(self._document, shape))

@@ -37,6 +37,7 @@ from lazychunks.storage.places.file_system import (
     unlink,
     walk_files,
 )
+from lazychunks.storage.places.location import locate
 from lazychunks.storage.places.lock import hold_lock
 from lazychunks.storage.places.protocol import NO_DOCUMENTS
 from lazychunks.storage.places.refusals import (
@@ -51,7 +52,7 @@ from lazychunks.storage.places.refusals import (
     refuse_neighbor,
     refuse_newcomer,
 )
-from lazychunks.storage.places.register import REGISTER, locate
+from lazychunks.storage.places.register import REGISTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,7 @@ class LocalDirectory:
             raise ValueError(f"{name} does not name a directory that could be made; say its name")
         if path.is_symlink():
             raise refuse(name, "a symbolic link")
+        # A symbolic link may lead into an array that no parent shows by its name.
         real = Path(os.path.realpath(path))
         check_above(name, map(LocalDirectory, dict.fromkeys((*path.parents, *real.parents))))
         self._check_directory(next(parent for parent in path.parents if parent.exists()))
@@ -156,6 +158,7 @@ class LocalDirectory:
         """
         location = locate(LocalStore(self.path), "")
         with REGISTER.enter(location, str(self), is_staged=True):
+            # Now for a refusal that leaves no trace, and again below as the only writer.
             self.holds_array()
             self._check_siblings()
             with self._make_parents(), hold_lock(self.beside("lock"), str(self)):
@@ -239,7 +242,7 @@ class SiblingDirectory:
 
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Make an empty staging directory, open to nobody to whom the destination is not."""
-        if self._staging.exists():
+        if self._staging.exists():  # of another run, or half begun
             shutil.rmtree(self._staging)
         if self._place.path.is_dir():
             make_directory_like(self._staging, self._place.path)
@@ -276,6 +279,7 @@ class SiblingDirectory:
             If an array came to be there although none was to be replaced.
         """
         staging, target = self._staging, self._place.path
+        # From here on, the directory looks like an array, and without its mark like a user's own.
         if not (staging / KEPT_BACK).exists():
             (staging / KEPT_BACK).write_bytes(documents[""])
         for path, document in sorted(documents.items(), reverse=True):  # the root's path is ""
@@ -283,6 +287,7 @@ class SiblingDirectory:
             (staging / path / METADATA).write_bytes(document)
         if durable:
             sync_tree(staging)
+        # A program that knows nothing of our lock may have stored something in the meantime.
         replaces = self._place.holds_array()
         if replaces and not self._overwrite:
             raise refuse_newcomer(str(self._place))

@@ -63,11 +63,12 @@ def make_directory_like(directory: Path, model: Path) -> None:
     """Make a directory with the group and the mode of another one, and never wider than that."""
     wanted = os.stat(model)
     mode = stat.S_IMODE(wanted.st_mode) | stat.S_IRWXU
+    # Closed until it has its group: the mode of the other one is for the group of the other one.
     os.mkdir(directory, stat.S_IRWXU)
     try:
         os.chown(directory, -1, wanted.st_gid)
     except PermissionError:
-        mode &= ~(stat.S_IRWXG | stat.S_ISGID)  # it would be open to another group
+        mode &= ~(stat.S_IRWXG | stat.S_ISGID)
     os.chmod(directory, mode)
 
 
@@ -104,7 +105,7 @@ def swap_in(new: Path, array: Path, old: Path) -> bool:
             os.rename(array, old)
             os.rename(new, array)
         except BaseException as error:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # fails if it has not moved, or the new one is there
                 os.rename(old, array)
             if not (isinstance(error, OSError) and error.errno == errno.EXDEV):
                 raise

@@ -14,6 +14,7 @@ from typing import ClassVar
 from lazychunks.errors import DestinationExistsError
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, OVERWRITING
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.location import Location, locate
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
 from lazychunks.storage.places.refusals import (
     METADATA_NAMES,
@@ -23,7 +24,7 @@ from lazychunks.storage.places.refusals import (
     refuse_newcomer,
     refuse_read_only,
 )
-from lazychunks.storage.places.register import REGISTER, Location, locate
+from lazychunks.storage.places.register import REGISTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ def resolve_destination(destination: Destination) -> Place:
 
 def _resolve_store(store: Store, path: str) -> Place:
     """Return a place in a store, by the store's kind: each has one line here."""
+    # Paths are made absolute, since the working directory may change during a write. A subclass of
+    # LocalStore may keep its values anywhere.
     if type(store) is LocalStore and not store.read_only:
         return LocalDirectory((store.root / path).absolute())
     if type(store) is LocalStore:
@@ -58,6 +60,7 @@ def _resolve_store(store: Store, path: str) -> Place:
 
 def _resolve_url(url: str) -> Place:
     parts = urlsplit(url)
+    # Not by fsspec, which takes file://localhost/a for a relative path and does not unquote %20.
     if parts.scheme in ("file", "local"):
         if "?" in url or "#" in url:
             raise ValueError(f"{url} is more than a path; write ? as %3F and # as %23")
@@ -73,6 +76,7 @@ def _is_mapper(value: object) -> bool:
 
 
 def _resolve_mapper(mapper: Any) -> Place:  # fsspec has no types
+    # A directory keeps more promises as a path than as a store of files.
     protocol: str | tuple[str, ...] = mapper.fs.protocol
     if "file" in ((protocol,) if isinstance(protocol, str) else protocol):
         return LocalDirectory(Path(mapper.root).absolute())
@@ -93,6 +97,7 @@ def _resolve_path(path: str | os.PathLike[str]) -> LocalDirectory:
             f"{name} looks like a URL that was made a path, and lost a slash; pass it as a str, or "
             "put ./ before it if that is what the directory is called"
         )
+    # A shell does this; a program would make a directory called ~ in the working directory.
     expanded = os.path.expanduser(name)
     if name.startswith("~") and expanded == name:
         raise ValueError(

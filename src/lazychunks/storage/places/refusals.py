@@ -18,11 +18,13 @@ METADATA_NAMES = (METADATA, ".zarray")
 """Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
 
 _NAMES_OF_AN_ARRAY = re.compile(
+    # What begins with our name is ours, of whatever version.
     r"zarr\.json(\.partial)?|lazychunks\.\w+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr writes a file under such a name at first
     r"|(?P<older>\d+(\.\d+)*)"  # chunk keys as in Zarr 2
 )
 
+# zarr's own choice: all chunks are below one member, `c`, so that numbers are foreign there.
 _USUAL_KEYS = {"name": "default", "configuration": {"separator": "/"}}
 
 
@@ -32,7 +34,7 @@ def parse_metadata(value: bytes | None) -> Mapping[str, object] | None:
         return None
     try:
         document = json.loads(value)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # the second for lists within lists within lists
         return {}
     return document if _is_object(document) else {}
 
@@ -62,6 +64,7 @@ def is_array(name: str, members: Collection[str], document: Mapping[str, object]
         raise refuse(name, "a zarr group")
     if kind != "array":
         raise refuse(name, f"no array but other content ({_enumerate(sorted(members))})")
+    # What is replaced is removed whole, so nothing may be in it that is not the array's.
     keys = (document or {}).get("chunk_key_encoding")
     foreign = find_foreign_names(members, are_keys_usual=keys == _USUAL_KEYS)
     if foreign:
@@ -105,10 +108,7 @@ def check_above(
 
 
 def find_foreign_names(members: Iterable[str], *, are_keys_usual: bool = False) -> list[str]:
-    """Return the names that neither an array nor a writer gives to a member.
-
-    With the usual chunk keys, all chunks are below one member, so a number is foreign as well.
-    """
+    """Return the names that neither an array nor a writer gives to a member."""
     matches = ((name, _NAMES_OF_AN_ARRAY.fullmatch(name)) for name in members)
     return sorted(
         name for name, match in matches if match is None or (are_keys_usual and match["older"])
@@ -139,9 +139,11 @@ def refuse(name: str, found: str) -> DestinationExistsError:
     )
 
 
-def refuse_neighbor(path: str, found: str = "was not left by a writer") -> DestinationExistsError:
+def refuse_neighbor(path: str) -> DestinationExistsError:
     """Refuse something at a path that writers use beside the destination."""
-    return DestinationExistsError(f"{path} is in the way and {found}; move or remove it", path=path)
+    return DestinationExistsError(
+        f"{path} is in the way and was not left by a writer; move or remove it", path=path
+    )
 
 
 def refuse_link(path: str) -> DestinationExistsError:

@@ -7,123 +7,16 @@ are written. So within a process, writers and readers are told of each other her
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Protocol
 from weakref import WeakSet
 
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, WrapperStore, ZipStore
 
 from lazychunks.errors import DestinationBusyError
+from lazychunks.storage.places.location import Location, locate
 from lazychunks.storage.places.refusals import refuse_readers, refuse_second_writer
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a place is, the same for all its names as far as that is cheap to know."""
-
-    root: object
-    """What the path is in: the name of a protocol, or a store that is known by itself."""
-    path: str
-
-    def overlaps(self, other: Location) -> bool:
-        """Whether one of the two is within the other, or both are the same."""
-        # Some stores compare as equal if they are the same, others only look the same as text.
-        if self.root != other.root and str(self.root) != str(other.root):
-            return False
-        one, two = (f"{path}/" if path else "" for path in (self.path, other.path))
-        return one.startswith(two) or two.startswith(one)
-
-    @property
-    def is_private(self) -> bool:
-        """Whether no other process sees what this one writes there."""
-        return str(self.root).startswith(("memory", "zip"))  # a zip file has one writer
-
-
-def locate(store: Store, path: str) -> Location:
-    """Tell where a path in a store is.
-
-    Of a bucket, its name counts and not its endpoint: two buckets of one name count as one, so that
-    a writer may be refused in vain rather than two arrays be mixed.
-    """
-    store = unwrap(store)
-    match store:
-        case LocalStore():
-            return _locate_file(store.root, path)
-        case MemoryStore():
-            return Location(str(store), path)  # names the dict, while == compares what it holds
-        case FsspecStore():
-            return _locate_in_filesystem(store.fs, _join(store.path, path))
-        case ObjectStore():
-            return _locate_in_obstore(store.store, path)
-        case ZipStore():
-            return Location(f"zip {os.path.realpath(store.path)}", path)
-        case _:
-            return Location(store, path)
-
-
-def unwrap(store: Store) -> Store:
-    """Return the store within a zarr ``WrapperStore``, or the store itself."""
-    inner: Store = vars(store)["_store"] if isinstance(store, WrapperStore) else store
-    return inner if inner is store else unwrap(inner)
-
-
-class _FileSystem(Protocol):
-    """The part of an fsspec file system that tells where it is."""
-
-    protocol: str | tuple[str, ...]
-
-
-_INNER_FILE_SYSTEM = {
-    "fsspec.implementations.asyn_wrapper": "sync_fs",
-    "fsspec.implementations.cached": "fs",
-    "fsspec.implementations.dirfs": "fs",
-}
-"""File systems of fsspec that show another one: their module, and the attribute that has it."""
-
-
-def _locate_in_filesystem(fs: _FileSystem, path: str) -> Location:
-    for kind in type(fs).__mro__:
-        attribute = _INNER_FILE_SYSTEM.get(kind.__module__)
-        inner: _FileSystem | None = getattr(fs, attribute, None) if attribute else None
-        if inner is not None:
-            below = str(getattr(fs, "path", "")) if kind.__name__ == "DirFileSystem" else ""
-            return _locate_in_filesystem(inner, _join(below, path))
-    protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
-    return _locate_file("/", path) if protocol in ("file", "local") else Location(protocol, path)
-
-
-_BUCKETS = {
-    "S3Store": ("s3", "bucket"),
-    "GCSStore": ("gs", "bucket"),
-    "AzureStore": ("abfs", "container_name"),
-}
-"""Stores of obstore: what fsspec calls their protocol, and the setting with the bucket's name."""
-
-
-def _locate_in_obstore(store: object, path: str) -> Location:
-    kind = type(store).__name__
-    prefix = str(getattr(store, "prefix", None) or "")
-    if kind == "LocalStore":
-        return _locate_file(prefix or "/", path)
-    if kind == "MemoryStore":
-        return Location(f"memory of obstore, {id(store)}", path)
-    protocol, setting = _BUCKETS.get(kind, ("", ""))
-    bucket = getattr(store, "config", {}).get(setting)
-    if bucket is None:
-        return Location(store, _join(prefix, path))
-    return Location(protocol, _join(bucket, prefix, path))
-
-
-def _locate_file(*parts: str | os.PathLike[str]) -> Location:
-    return Location("file", _join(os.path.realpath(os.path.join(*parts))))
-
-
-def _join(*parts: str) -> str:
-    return "/".join(filter(None, (part.strip("/") for part in parts)))
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -132,16 +25,17 @@ class _Writer:
     is_staged: bool
     """Whether an array that it replaces stays until the new one is complete."""
     is_removing: bool = False
-    """Whether it has begun to remove an array."""
+    """Whether it has begun to remove that array."""
     has_readers: bool = False
-    """Whether this process has read from there since it is at work."""
+    """Whether this process has read from there since the writer entered."""
 
 
 @dataclass(slots=True)
 class Register:
     """The writers at work in this process."""
 
-    # Weak: a writer whose end was cut short by an interrupt is not at work for ever.
+    # Weak references: an interrupt may cut the end of a writer short, and it would be at work for
+    # ever. The generator of `enter` holds the only other one.
     _writers: WeakSet[_Writer] = field(default_factory=WeakSet[_Writer])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -180,24 +74,24 @@ class Register:
             If this process has read from there since the writer entered.
         """
         with self._lock:
-            for writer in self._find(location):
+            for writer in self._find_removers(location):
                 if writer.has_readers:
                     raise refuse_readers(name)
                 writer.is_removing = True
 
     def note_read(self, store: Store, path: str) -> None:
-        """Keep in mind that an array is read, in case somebody is about to replace it.
+        """Keep in mind that an array is read, in case a writer is about to replace it.
 
         Raises
         ------
         DestinationBusyError
             If a writer has begun to: chunks that are gone would read as fill values.
         """
-        if all(writer.is_staged for writer in self._writers):  # hot: called for each block
-            return
-        location = locate(store, path)
         with self._lock:
-            for writer in self._find(location):
+            # Called for each block: where the array is need not be known if nobody removes any.
+            if all(writer.is_staged for writer in self._writers):
+                return
+            for writer in self._find_removers(locate(store, path)):
                 if writer.is_removing:
                     name = f"{store}/{path}" if path else str(store)
                     raise DestinationBusyError(
@@ -207,13 +101,13 @@ class Register:
                     )
                 writer.has_readers = True
 
-    def _find(self, location: Location) -> Iterator[_Writer]:
-        return (
+    def _find_removers(self, location: Location) -> list[_Writer]:
+        return [
             writer
             for writer in self._writers
             if not writer.is_staged and writer.location.overlaps(location)
-        )
+        ]
 
 
 REGISTER = Register()
-"""That of this process."""
+"""The register of this process."""

@@ -15,10 +15,11 @@ from zarr.abc.store import Store
 
 from lazychunks.storage.chunks.metadata import METADATA
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.location import unwrap
 from lazychunks.storage.places.metadata_last import StoreKeys
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
 from lazychunks.storage.places.refusals import refuse_newcomer
-from lazychunks.storage.places.register import REGISTER, unwrap
+from lazychunks.storage.places.register import REGISTER
 
 _MANY_CHUNKS = 2**31 - 1
 """Number of chunks along each axis of an array whose length is not known yet."""
@@ -96,6 +97,7 @@ class SessionDraft:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
         self._has_begun = True
+        # New metadata alone would keep the old chunks, whatever their shape is.
         if holds_array:
             place.delete_directory()
         for path, document in documents.items():

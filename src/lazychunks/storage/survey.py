@@ -1,0 +1,224 @@
+"""What an earlier start has left at a destination, and whether this one may go on with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from zarr.storage import LocalStore
+
+from lazychunks.errors import DestinationError, DestinationExistsError, ResumeMismatchError
+from lazychunks.layout.plan import WritePlan
+from lazychunks.layout.shapes import Shape, cell_count
+from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, make_document, open_array
+from lazychunks.storage.chunks.whole import WholeUnits
+from lazychunks.storage.keys import Keys
+from lazychunks.storage.mismatches import (
+    check_same_dtype,
+    check_same_layout,
+    check_same_run,
+    mismatch,
+)
+from lazychunks.storage.options import WriteOptions
+from lazychunks.storage.record import (
+    DamagedRecordError,
+    Document,
+    Record,
+    hash_sizes,
+    parse,
+    record_of,
+    unseal,
+)
+from lazychunks.storage.target import count_chunks, parse_chunk_key
+from lazychunks.storage.unfinished import note_even_ends
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lazychunks.storage.places.protocol import Draft, Place
+
+START_ANEW = "pass overwrite=True without resume to start anew"
+
+_logger = logging.getLogger("lazychunks")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier start of the same run has left."""
+
+    where: Keys
+    document: Document
+    record: Record
+    keys: Collection[str]
+    """Of all that is stored there."""
+    is_published: bool
+    """Whether readers see it."""
+
+
+def survey(
+    place: Place,
+    draft: Draft,
+    options: WriteOptions,
+    counts: tuple[int | None, ...],
+    *,
+    overwrite: bool,
+) -> Found | None:
+    """Look at a destination, before any block is computed.
+
+    Returns
+    -------
+    Found or None
+        What to go on with; None to begin.
+
+    Raises
+    ------
+    DestinationExistsError, DestinationReadOnlyError
+        If the destination may not, or cannot, be written.
+    ResumeMismatchError
+        If it has an earlier start of another run, or of this one with something else.
+    """
+    document = parse(place.read("zarr.json"))
+    record = record_of(document)
+    if options.resume and document and record and record.run_id == options.run_id:
+        keys = place.keys()
+        found = Found(place.in_store(read_only=True), document, record, keys or (), True)
+        _compare(found, options, counts, str(place))
+        if keys is not None:
+            check_complete(found.where, document, keys, str(place), START_ANEW)
+        if draft.exists() and _is_of_this_run(draft, options.run_id):
+            draft.discard()  # an earlier start died right after it had published
+        _logger.info("%s was finished by an earlier start of run %r", place, record.run_id)
+        return found
+    if place.holds_array():
+        if not overwrite:
+            raise DestinationExistsError(
+                f"{place} holds an array; pass overwrite=True to replace it", path=str(place)
+            )
+        place.check_removable()
+    if not draft.exists():
+        return None
+    if options.resume:
+        return _take_up(draft, options, counts, str(place))
+    if not overwrite:
+        raise DestinationExistsError(
+            f"an unfinished write was left at {place}; pass overwrite=True to clear it, or "
+            "resume=True with its run_id to go on with it",
+            path=str(place),
+        )
+    return None
+
+
+def plan_document(
+    first: Shape,
+    dtype: np.dtype[Any],
+    options: WriteOptions,
+    counts: tuple[int | None, ...],
+    workers: int | None = None,
+) -> Document:
+    """Make the metadata of a new array, whose block axes have no length yet."""
+    plan = WritePlan.from_first_block(
+        first,
+        dtype.itemsize,
+        len(counts),
+        chunks=options.chunks,
+        shards=options.shards,
+        counts=counts,
+    )
+    shape = (*(0 for _ in counts), *plan.trailing)
+    return make_document(shape, plan.chunks, plan.shards, dtype, options)
+
+
+def check_complete(
+    where: Keys, document: Document, keys: Iterable[str], place: str, way_out: str
+) -> None:
+    """Refuse an array of which chunks are not there, whatever has become of them.
+
+    Raises
+    ------
+    DestinationError
+        If there are fewer than it has.
+    """
+    array = open_array(where, document)
+    unit = array.shards or array.chunks
+    expected = cell_count(array.shape, unit)
+    if not (expected and where.store.supports_listing):
+        return
+    found = count_chunks(keys, array.shape, unit)
+    if found < expected:
+        raise DestinationError(
+            f"{expected - found} of {expected} chunks of {place} are not there, although they have "
+            f"been written; {way_out}",
+            path=place,
+        )
+
+
+def _take_up(
+    draft: Draft, options: WriteOptions, counts: tuple[int | None, ...], place: str
+) -> Found | None:
+    """Go on with an unfinished write."""
+    value = draft.where.read(KEPT_BACK)
+    keys = tuple(draft.keys(tidy=True))
+    try:
+        document, record = unseal(value or b"")
+    except DamagedRecordError:
+        if any(key.startswith("c/") for key in keys) and value != OVERWRITING:
+            raise ResumeMismatchError(
+                f"the metadata of the unfinished write at {place} is damaged, so that nobody can "
+                f"tell what its chunks hold; {START_ANEW}",
+                field="metadata",
+            ) from None
+        return None  # it died before anything was stored
+    check_same_run(options.run_id, record.run_id, place)
+    found = Found(draft.where, document, note_even_ends(record), keys, False)
+    _compare(found, options, counts, place)
+    cut = _find_cut_units(draft.where, document, keys)
+    draft.where.delete(*cut)  # zarr would read what is there of a shard before it writes it again
+    found = replace(found, keys=[key for key in keys if key not in cut])
+    if record.is_written:
+        check_complete(draft.where, document, found.keys, place, START_ANEW)
+    return found
+
+
+def _find_cut_units(where: Keys, document: Document, keys: Collection[str]) -> frozenset[str]:
+    """Find chunk files that are empty or cut, as a power cut leaves them.
+
+    Other stores than a local directory set a key whole or not at all.
+    """
+    if type(where.store) is not LocalStore:
+        return frozenset()
+    units = WholeUnits.of(open_array(where, document))
+    return frozenset(key for key in keys if parse_chunk_key(key) and not units.is_whole(key))
+
+
+def _compare(
+    found: Found, options: WriteOptions, counts: tuple[int | None, ...], place: str
+) -> None:
+    """Refuse to go on with another kind of sequence, layout or dtype."""
+    record, axes = found.record, len(found.record.counts)
+    if not axes:
+        return  # written by a version that noted no more than the name
+    if axes != len(counts):
+        way_out = "store a sequence of its kind"
+        raise mismatch("the number of block axes", "axes", axes, len(counts), way_out)
+    array = open_array(found.where, found.document)
+    if options.dtype is not None:
+        check_same_dtype(array.dtype, np.dtype(options.dtype))
+    if options.chunks == "auto":  # which depends on who computes, and that may change
+        options = replace(options, chunks=tuple(array.chunks))
+    planned = plan_document(record.first, array.dtype, options, counts)
+    check_same_layout(found.document, planned, place)
+    listed = hash_sizes(options.sizes)
+    if listed != record.listed:
+        raise mismatch(f"at {place}, sizes", "sizes", record.listed, listed)
+
+
+def _is_of_this_run(draft: Draft, run_id: str | None) -> bool:
+    """Whether no other run may want to go on with an unfinished write."""
+    try:
+        record = unseal(draft.where.read(KEPT_BACK) or b"")[1]
+    except DamagedRecordError:
+        return True
+    return not record.counts or record.run_id in (None, run_id)
