@@ -22,6 +22,7 @@ process too. Builtin bases are in parentheses::
     ├── NotSpreadableError (TypeError)
     ├── ResumeMismatchError (ValueError)
     ├── UntrustedArrayError (ValueError)
+    ├── MissingChunkError (RuntimeError)
     └── WriteAbortedError (RuntimeError)
     LengthHintWarning (UserWarning)
 """

@@ -64,9 +64,6 @@ T = TypeVar("T")
 WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
 
-MOST_UNITS = 2**31
-"""Number of units along an axis whose end is not known yet, for stores that must know."""
-
 VERSION = metadata.version("lazychunks")
 
 
@@ -306,7 +303,7 @@ class Write(Generic[T]):
         self._document, self._record = with_record(document, record), record
         target = self._target_of(self._draft.where, ())
         self._has_begun = True
-        self._draft.begin({"": self._first_document(target)})
+        self._draft.begin({"": self._first_document()})
         self.target = target
 
     # --- what is noted for another start, as the part writer's notebook -------------------------
@@ -361,13 +358,11 @@ class Write(Generic[T]):
         if self._draft.can_be_kept:
             self._draft.where.write(KEPT_BACK, seal(self._document))
 
-    def _first_document(self, target: Target[T]) -> bytes:
+    def _first_document(self) -> bytes:
         """Return the metadata that the unfinished write starts with."""
         if self._draft.can_be_kept:
             return seal(self._document)
-        # Where nothing can be kept back, as in a session, chunks may lie anywhere below the shape.
-        lengths = (extent * MOST_UNITS for extent in target.unit)
-        return serialize(with_shape(self._document, (*lengths, *target.plan.trailing)))
+        return serialize(self._document)
 
     # --- inside -----------------------------------------------------------------------------------
 
