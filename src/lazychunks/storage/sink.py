@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from lazychunks.runs.passes import Counts
+from lazychunks.runs.passes import Counts, PartFold
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.write import Write
 
@@ -30,6 +30,8 @@ class ArraySink(Generic[T_contra]):
     """Whether parts may be stored elsewhere, whose receipts are absorbed here."""
     needs_blocks: ClassVar[bool] = False
     """Whether it needs blocks that are stored already."""
+    sends_blocks: ClassVar[bool] = False
+    """Whether workers send blocks, and not only receipts."""
 
     destination: Destination
     converter: ToNumpy[T_contra]
@@ -48,7 +50,7 @@ class ArraySink(Generic[T_contra]):
         known = (*counts, None, None)[:2]
         return Write(self.destination, self.converter, self.overwrite, self.options, known)
 
-    def for_parts(self, running: Any, /) -> Target[Any]:
+    def for_parts(self, running: Any, /) -> PartFold[Any]:
         """Return what stores parts: where they go, and what is stored already."""
         target: Target[Any] = running.target
         return target
