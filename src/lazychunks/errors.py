@@ -21,8 +21,8 @@ process too. Builtin bases are in parentheses::
     ├── NotResumableError (TypeError)
     ├── NotSpreadableError (TypeError)
     ├── ResumeMismatchError (ValueError)
-    ├── UntrustedArrayError (ValueError)
     ├── MissingChunkError (RuntimeError)
+    ├── UntrustedArrayError (ValueError)
     └── WriteAbortedError (RuntimeError)
     LengthHintWarning (UserWarning)
 """
