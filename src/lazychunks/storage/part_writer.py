@@ -49,8 +49,8 @@ class Notebook(Protocol):
         """Remove units that an earlier start has stored, since they are not where they belong."""
         ...
 
-    def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
-        """Note the sizes of the blocks so far, along each axis on which they are uneven."""
+    def note_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Note the sizes of the blocks so far along each block axis."""
         ...
 
     def note_length(self, axis: int, length: int) -> None:
@@ -156,9 +156,10 @@ class PartWriter(Generic[T]):
         """Take the next block, which has been converted and checked."""
         self._check(array.shape)
         units = self._units or self._open()
+        is_news = self._notebook is not None and self._notice_uneven(array.shape, units)
         origin = self._advance(array.shape[: len(self._origin)])
-        if self._notebook is not None:
-            self._notice_uneven(origin, array.shape, units)
+        if is_news:
+            self._note_sizes()
         units.add(origin, array)
         if self._target.is_resumable and time.monotonic() >= self._next_checkpoint:
             self._checkpoint()
@@ -216,6 +217,14 @@ class PartWriter(Generic[T]):
 
     def _check(self, shape: Shape) -> None:
         """Refuse a block that does not fit where it has to go."""
+        self._check_sizes(shape)
+        for axis, (start, size, length) in enumerate(
+            zip(self._origin, shape, self._lengths, strict=False)
+        ):
+            if length is not None and start + size > length:
+                raise mismatch(f"the length of axis {axis}", "length", length, start + size)
+
+    def _check_sizes(self, shape: Shape) -> None:
         target, axes = self._target, len(self._origin)
         wanted = self._wanted_sizes()
         if (
@@ -294,6 +303,8 @@ class PartWriter(Generic[T]):
     def _advance(self, sizes: Shape) -> Shape:
         """Go on to the next block, and return the origin of this one."""
         origin = self._origin
+        if self._notebook is not None and self._tells_size(0):
+            self._heights.append(sizes[0])
         self.taken += 1
         if len(origin) == 1:
             self._row += 1
@@ -304,24 +315,22 @@ class PartWriter(Generic[T]):
             self._column += 1
             self._origin = (origin[0], origin[1] + sizes[1])
             self.stops = (origin[0] + sizes[0], max(self._origin[1], self.stops[1]))
-        if self._notebook is not None and self._tells_size(0, origin):
-            self._heights.append(sizes[0])
         self._height = sizes[0]
-        for axis, length in enumerate(self._lengths):
-            if length is not None and self.stops[axis] > length:
-                raise mismatch(f"the length of axis {axis}", "length", length, self.stops[axis])
         return origin
 
-    def _notice_uneven(self, origin: Shape, shape: Shape, units: OpenUnits) -> None:
-        """Have it noted that blocks are uneven, before anything is written at a place of theirs."""
+    def _notice_uneven(self, shape: Shape, units: OpenUnits) -> bool:
+        """Tell whether the next block is the first of another size; forget what that disproves.
+
+        The sizes must be noted before anything is written at a place of such a block.
+        """
         assert self._notebook is not None
         found = False
-        for axis, start in enumerate(origin):
+        for axis, start in enumerate(self._origin):
             if (
                 shape[axis] != self._target.first[axis]
                 and not self._is_uneven[axis]
-                and self._tells_size(axis, origin)
-                and start + shape[axis] != self._target.lengths[axis]
+                and self._tells_size(axis)
+                and start + shape[axis] != self._lengths[axis]
             ):
                 # Workers had stored them where blocks of one size would lie. Sizes are noted once
                 # they are gone: a start that knows the sizes would believe them.
@@ -329,20 +338,16 @@ class PartWriter(Generic[T]):
                 if wrong:
                     self._notebook.forget_units(wrong)
                 self._is_uneven[axis] = found = True
-        if found:
-            self._note_sizes()
+        return found
 
-    def _tells_size(self, axis: int, origin: Shape) -> bool:
-        """Whether the block that was placed last is the first one of its row, or of its column."""
-        if axis == 1:
-            return self._columns is None
-        return len(origin) == 1 or self._column - self._part.index[1] == 1
+    def _tells_size(self, axis: int) -> bool:
+        """Whether the next block is the first one of its row, or of its column."""
+        return self._columns is None if axis == 1 else self._column == self._part.index[1]
 
     def _note_sizes(self) -> None:
-        if self._notebook is not None and any(self._is_uneven):
+        if self._notebook is not None:
             sizes = (self._heights, self._widths)
-            noted = [s if odd else None for s, odd in zip(sizes, self._is_uneven, strict=False)]
-            self._notebook.note_sizes(noted)
+            self._notebook.note_sizes(sizes[: len(self._origin)])
 
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""
