@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -40,7 +37,7 @@ from lazychunks import (
 )
 from lazychunks.runs import drive
 from lazychunks.testing.values import Layout, any_bits, laid_out
-from tests.executors import Shuffling, processes
+from tests.executors import Shuffling
 from tests.strategies import DTYPES, Array, bits, layouts, partitions, seeds
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -259,5 +256,7 @@ def test_who_computes_the_blocks_does_not_show(make: Make, data: st.DataObject) 
         found = outcome(
             lambda: make.sequence.compute(folded, executor=executor, max_in_flight=bound)
         )
-    from hypothesis import event; event(str(expected) if isinstance(expected, type) else "ok")
+    from hypothesis import event
+
+    event(str(expected) if isinstance(expected, type) else "ok")
     assert found == expected

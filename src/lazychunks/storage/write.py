@@ -44,6 +44,7 @@ from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.record import (
     Document,
     Record,
+    Sizes,
     hash_sizes,
     seal,
     serialize,
@@ -337,16 +338,16 @@ class Write(Generic[T]):
         stored = self.target.stored.difference(cells)
         self.target = replace(self.target, stored=stored, spilled=spilled)
 
-    def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
-        """Note the sizes of blocks along the axes on which they are uneven."""
+    def note_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Note the sizes of the blocks so far, as far as another start could not tell them."""
         assert self.target is not None
         if self.target.lists_sizes:
             return  # they are known as it is
-        noted = tuple(
-            old if new is None else max(tuple(new), old or (), key=len)
-            for new, old in zip(sizes, self._record.sizes, strict=True)
-        )
-        self._write_draft(replace(self._record, sizes=noted))
+        record = self._record
+        noted = tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        if noted == record.sizes:
+            return
+        self._write_draft(replace(record, sizes=noted))
         # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
         axes = tuple(map(Partition, self.target.first, noted))
         self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
@@ -565,3 +566,14 @@ class Write(Generic[T]):
             self._draft.discard()
             return self._draft.supports_deletes and not self._draft.exists()
         return False
+
+
+def _longer(
+    first: int, count: int | None, sizes: Sequence[int], noted: Sizes | None
+) -> Sizes | None:
+    """Return the sizes along an axis that are to be noted: those so far, if they tell anything.
+
+    That is, if they differ; or if they are those of all blocks, since the last one may be smaller.
+    """
+    is_news = len(sizes) > len(noted or ()) and (len(sizes) == count or {*sizes} != {first})
+    return tuple(sizes) if is_news else noted
