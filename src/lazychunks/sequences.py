@@ -15,6 +15,7 @@ from typing_extensions import TypeVar, Unpack
 
 from lazychunks.blocks import sources
 from lazychunks.blocks.ahead import Ahead, AheadRows
+from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.progress import is_shown, logged_duration
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from lazychunks.storage.options import Destination, ZarrOptions
 
     StoredArray: TypeAlias = zarr.Array[Any]
-
-MAX_CHUNK_BYTES = 2**30
-"""Bytes of one chunk above which an array is not read, unless more is allowed (1 GiB)."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -424,7 +422,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), rows=2).compute()
         [array([0, 1]), array([2, 3]), array([4])]
         """
-        from lazychunks.storage.reading import read_flat
+        from lazychunks.storage.read import read_flat
 
         return LazyChunkSequence(*read_flat(array_or_path, converter, rows, max_chunk_bytes))
 
@@ -523,7 +521,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         All else is as in :meth:`LazyChunkSequence.from_zarr`; ``columns`` is to axis 1 what
         ``rows`` is to axis 0.
         """
-        from lazychunks.storage.reading import read_nested
+        from lazychunks.storage.read import read_nested
 
         return NestedLazyChunkSequence(
             *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes)

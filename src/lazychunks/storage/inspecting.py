@@ -20,7 +20,7 @@ from zarr.core.sync import sync
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import partition_slices
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, Document, record_of
-from lazychunks.storage.chunks.trust import document_of, found, judged
+from lazychunks.storage.chunks.trust import check_metadata, parse_metadata, read_metadata
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.destinations import InStore, LocalPath, files_below, located
 from lazychunks.storage.resuming import DoneUnits, noted_sizes, segments_of
@@ -104,7 +104,7 @@ def status(source: Destination) -> Status:
 
 def _status(place: LocalPath | InStore) -> Status:
     under_way = _unfinished(place)
-    document = found(place)
+    document = read_metadata(place)
     is_published = document is not None
     state: Literal["complete", "unfinished", "absent"] = "complete" if is_published else "absent"
     where = place
@@ -114,7 +114,7 @@ def _status(place: LocalPath | InStore) -> Status:
     known = Status(str(place), state, is_published=is_published, set_aside=_set_aside(place))
     if document is None:
         return known
-    array = judged(where.in_store(read_only=True), document, str(place))
+    array = check_metadata(where.in_store(read_only=True), document, str(place))
     record = record_of(document)
     run_id = record.get("run_id")
     is_begun = state == "unfinished" and "first" in record
@@ -150,13 +150,15 @@ def _unfinished(place: LocalPath | InStore) -> tuple[LocalPath | InStore, Docume
             return None
         draft = staging.read(KEPT_BACK)
         if draft is not None:
-            return staging, document_of(draft, 3, str(place))
-        return staging, found(staging)  # it died when it was about to publish, or before it began
+            return staging, parse_metadata(draft, 3, str(place))
+        return staging, read_metadata(
+            staging
+        )  # it died when it was about to publish, or before it began
     kept_back = place.read(KEPT_BACK)
     if kept_back is None or kept_back == place.read("zarr.json"):
         return None
     is_mark = kept_back == OVERWRITING  # of an overwrite that has only begun
-    return place, None if is_mark else document_of(kept_back, 3, str(place))
+    return place, None if is_mark else parse_metadata(kept_back, 3, str(place))
 
 
 class _Axis(NamedTuple):
