@@ -385,6 +385,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         *,
         rows: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
@@ -401,11 +402,17 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
             Rows of a block; by default those of a chunk, several chunks if they are small.
         max_chunk_bytes
             Bytes of one chunk, uncompressed, above which the array is refused.
+        missing
+            This library stores every chunk, so by default it is an error if one is missing from an
+            array that it wrote. With ``"fill"``, a missing chunk has the fill value, as it always
+            has in arrays of other programs.
 
         Raises
         ------
         FileNotFoundError
             If there is no array.
+        MissingChunkError
+            When blocks are read, if a chunk of an array of this library is missing.
         UntrustedArrayError
             If its metadata names codecs or dtypes that are not known to be harmless, larger chunks,
             or more of them in a row than can be read at once; when it is read, also if the file of
@@ -421,10 +428,18 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         >>> LazyChunkSequence(lambda: [np.arange(5)]).to_zarr(store, IdentityConverter())
         >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), rows=2).compute()
         [array([0, 1]), array([2, 3]), array([4])]
+
+        The array loses its only chunk:
+
+        >>> del store["c/0"]
+        >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), missing="fill").compute()
+        [array([0, 0, 0, 0, 0])]
         """
         from lazychunks.storage.read import read_flat
 
-        return LazyChunkSequence(*read_flat(array_or_path, converter, rows, max_chunk_bytes))
+        return LazyChunkSequence(
+            *read_flat(array_or_path, converter, rows, max_chunk_bytes, missing)
+        )
 
     def __iter__(self) -> Iterator[T_co]:
         """Generate the blocks.
@@ -515,6 +530,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         rows: int | None = None,
         columns: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
     ) -> NestedLazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axes 0 and 1.
 
@@ -524,7 +540,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         from lazychunks.storage.read import read_nested
 
         return NestedLazyChunkSequence(
-            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes)
+            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes, missing)
         )
 
     def __iter__(self) -> Iterator[Iterator[T_co]]:

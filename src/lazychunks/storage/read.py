@@ -44,7 +44,7 @@ def read_flat(
     converter: FromNumpy[T],
     rows: int | None,
     max_chunk_bytes: int,
-    missing: Missing = None,
+    missing: Missing,
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
     read = _prepare(source, converter, {"rows": rows}, max_chunk_bytes, missing)
@@ -58,7 +58,7 @@ def read_nested(
     rows: int | None,
     columns: int | None,
     max_chunk_bytes: int,
-    missing: Missing = None,
+    missing: Missing,
 ) -> tuple[AheadRows[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     asked = {"rows": rows, "columns": columns}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +35,7 @@ _CODECS = {
 _CHECKSUMS = frozenset({"bz2", "crc32", "crc32c", "gzip", "lzma", "zlib"})
 """Codecs that keep a checksum; zstd does if its settings say so."""
 
-MOST_METADATA_BYTES = 2**24
+MOST_METADATA_BYTES = 2**22
 """Bytes of metadata, above which they are not read."""
 
 MOST_LISTED = 64
@@ -218,28 +221,34 @@ def unknown_extensions(document: Document) -> Iterator[str]:
 
 
 def _read_bounded(where: Keys, name: str, place: str) -> bytes | None:
-    """Read a value of metadata, and no more of it than any metadata have."""
+    """Read a value of metadata, unless it has more bytes than any metadata need."""
+    too_large = UntrustedArrayError(
+        f"the metadata of {place} have more than {MOST_METADATA_BYTES} bytes, or no end; read the "
+        "array with zarr itself if you trust its origin"
+    )
     store, key = where.store, where.key(name)
-    if isinstance(store, LocalStore) and (store.root / key).is_fifo():
-        raise UntrustedArrayError(f"the metadata of {place} is a FIFO, which nobody may ever write")
+    if isinstance(store, LocalStore):
+        with suppress(OSError):  # what is not there has neither kind nor size
+            found = os.stat(store.root / key)
+            is_endless = not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
+            if is_endless or found.st_size > MOST_METADATA_BYTES:
+                raise too_large
+        return where.read(name)
 
-    async def read() -> bytes | None:
+    async def read_part() -> bytes | None:
         await StorePath.open(store, where.path)  # reading does not always open it
         part = RangeByteRequest(0, MOST_METADATA_BYTES + 1)
-        found = await store.get(key, default_buffer_prototype(), part)
-        return None if found is None else found.to_bytes()
+        value = await store.get(key, default_buffer_prototype(), part)
+        return None if value is None else value.to_bytes()
 
     try:
-        value = sync(read())
+        value = sync(read_part())
     except FileNotFoundError:  # not even the directory, or the file
         return None
     except Exception:  # noqa: BLE001  # some stores refuse to read a part of an empty value
-        value = where.read(name)
+        return where.read(name)
     if value is not None and len(value) > MOST_METADATA_BYTES:
-        raise UntrustedArrayError(
-            f"the metadata of {place} has more than {MOST_METADATA_BYTES} bytes; read the array "
-            "with zarr itself if you trust its origin"
-        )
+        raise too_large
     return value
 
 
@@ -251,9 +260,9 @@ def _check_lists(document: Document, name: str) -> None:
     pending: list[Any] = [value for key, value in document.items() if key != "attributes"]
     while pending:
         part = pending.pop()
-        if isinstance(part, dict):
+        if type(part) is dict:
             pending += part.values()
-        elif isinstance(part, list | tuple):
+        elif type(part) in (list, tuple):
             if len(part) > MOST_LISTED:
                 raise UntrustedArrayError(
                     f"the metadata of {name} has a list of {len(part)} entries, more than "
