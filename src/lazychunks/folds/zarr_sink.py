@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Unpack
 
 from lazychunks.folds.fold import CollectBlocks, EitherFold
-from lazychunks.runs.passes import PartFold
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
 from lazychunks.storage.sink import ArraySink
 
@@ -70,6 +69,6 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
 
     __slots__ = ()
 
-    def for_parts(self, running: Any, /) -> PartFold[T_contra]:
+    def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; where the pass stores blocks itself, what collects them."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()

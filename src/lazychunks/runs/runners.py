@@ -1,7 +1,7 @@
 """Who goes through parts: the workers of an executor, or of a dask cluster.
 
-A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer, ``send``
-what all tasks share, and have ``each`` task done by somebody.
+A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer,
+``send`` what all tasks share, and have ``each`` task done by somebody.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Write(Generic[T]):
         self._stack = ExitStack()
         self._process = os.getpid()
 
-    # --- the pass of a fold -------------------------------------------------------------------
+    # --- the pass of a fold ---------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Lock the destination, and look at it.
@@ -211,7 +211,7 @@ class Write(Generic[T]):
         """Do what may fail before publishing. It is harmless to call this twice.
 
         It is noted that all is written. So, if several arrays are written at a time and a kill
-        comes between the first one's publishing and the last one's, the next start computes nothing.
+        comes between the first publishing and the last, the next start computes nothing.
         """
         if self.is_finished:
             return
@@ -382,7 +382,7 @@ class Write(Generic[T]):
             return seal(self._document)
         return serialize(self._document)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- inside ---------------------------------------------------------------------------------
 
     @property
     def _keeps(self) -> bool:
@@ -453,7 +453,7 @@ class Write(Generic[T]):
     def _open_stored(self) -> StoredArray:
         return open_array(self.place.in_store(read_only=False), self._document)
 
-    # --- refusals -----------------------------------------------------------------------------------
+    # --- refusals -------------------------------------------------------------------------------
 
     def _check_setup(self) -> None:
         """Refuse what cannot be resumed in this pass, before anything is looked at."""
@@ -517,7 +517,7 @@ class Write(Generic[T]):
                     got=sizes[-1],
                 )
 
-    # --- failures -------------------------------------------------------------------------------------
+    # --- failures -------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
