@@ -7,6 +7,7 @@ come back in any order and are absorbed in the order of the blocks, so that the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import chain
 from typing import Any, Protocol
@@ -158,8 +159,10 @@ class _Division:
         self._begin(fn, first[0].args)
         plans = [sink.plan for sink in self._sinks if sink.plan is not None]
         parts = split(chain([first], rows), plans, self._axes, blocks=self._blocks_each(plans))
-        for part, state in self._runner.each(self._tasks(parts, fn)):
-            self._absorb(part, state)
+        # Closed here: with an error, as long as somebody keeps it, the generator would live on.
+        with closing(self._runner.each(self._tasks(parts, fn))) as done:
+            for part, state in done:
+                self._absorb(part, state)
 
     def _begin(self, fn: Sent[Callable[..., Any]], items: tuple[Any, ...]) -> None:
         """Start the sinks that have not begun, with the first block."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import FrameType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+LOOK_EVERY = 0.1
+"""Seconds after which a wait ends for a moment, so that a signal held back takes effect."""
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
@@ -74,19 +80,16 @@ class uninterrupted:  # noqa: N801  # reads as a statement: `with uninterrupted(
             signal.signal(number, handler)
 
 
-def wait_out(wait: Callable[[], object]) -> None:
-    """Wait to the end, however often that is interrupted, then raise the interrupt.
+def wait_for_any(futures: Collection[Future[T]]) -> set[Future[T]]:
+    """Wait until one of some futures has ended, and return those that have; none if there is none.
 
-    The same exception twice means that ``wait`` itself fails: then it is raised at once.
+    Even to look at a future takes a lock, which an interrupt in the middle would leave locked, so
+    that the worker that has the task would wait for it forever. So interrupts are held back, and
+    let through every now and then.
     """
-    interrupt: BaseException | None = None
-    while True:
-        try:
-            wait()
-            break
-        except BaseException as error:  # what is under way ends all the same
-            if isinstance(error, Exception) and type(error) is type(interrupt):
-                raise
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    while futures:
+        with uninterrupted():
+            ended, _ = wait(futures, LOOK_EVERY, FIRST_COMPLETED)
+        if ended:
+            return ended
+    return set()

@@ -1,7 +1,7 @@
 """Who goes through parts: the workers of an executor, or of a dask cluster.
 
-A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer, ``send``
-what all tasks share, and have ``each`` task done by somebody.
+A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer,
+``send`` what all tasks share, and have ``each`` task done by somebody.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from lazychunks.errors import NotSpreadableError
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.interrupts import wait_out
+from lazychunks.runs.interrupts import uninterrupted, wait_for_any
 from lazychunks.runs.passes import State
 from lazychunks.runs.shipping import Sent, Shipped, receive
 from lazychunks.runs.walk import PartWork
@@ -74,11 +74,11 @@ class Runner(Protocol):
         """
         ...
 
-    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
+    def each(self, tasks: Iterable[Task | None]) -> Generator[tuple[AnyPart, State]]:
         """Have every task done by somebody, and yield the states of parts as they come.
 
         Tasks are drawn as there is room for them; None among them waits until all before it have
-        ended. Nothing is under way once the iterator has ended, or has been closed.
+        ended. Nothing is under way once the generator has ended, or has been closed.
         """
         ...
 
@@ -127,11 +127,14 @@ class Workers:
 
     def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Have one worker call a function, and wait for its result."""
-        future = self.executor.submit(fn, *args)
+        pending: set[Future[T]] = set()
         try:
-            return future.result()
+            with uninterrupted():  # no interrupt comes before the future is known
+                pending.add(self.executor.submit(fn, *args))
+            (ended,) = wait_for_any(pending)
+            return ended.result()
         finally:
-            self._wait_for({future})
+            self._wait_for(pending)
 
     def send(self, value: T, what: str) -> Sent[T]:
         """Pickle what all tasks share, once, if workers are in other processes.
@@ -161,7 +164,7 @@ class Workers:
             return scattered
         return shipped
 
-    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
+    def each(self, tasks: Iterable[Task | None]) -> Generator[tuple[AnyPart, State]]:
         """Give tasks to the workers, and yield the states of parts in the order of completion."""
         pending: dict[Future[State], AnyPart] = {}
         try:
@@ -170,19 +173,21 @@ class Workers:
                 while len(pending) >= room:
                     yield from _collect(pending)
                 if task is not None:
-                    future = self.executor.submit(do_task, task.work, task.part, task.verify)
-                    pending[future] = task.part
+                    with uninterrupted():  # no interrupt comes before the future is known
+                        future = self.executor.submit(do_task, task.work, task.part, task.verify)
+                        pending[future] = task.part
             while pending:
                 yield from _collect(pending)
         finally:
-            self._wait_for(set(pending))
+            self._wait_for(pending)
 
-    def _wait_for(self, futures: set[Future[Any]]) -> None:
-        """Cancel what has not begun, and wait for the rest, however often that is interrupted."""
-        if self._client is None:  # dask forgets what is cancelled, but does not stop it
-            for future in futures:
-                future.cancel()
-        wait_out(lambda: wait(futures))
+    def _wait_for(self, futures: Collection[Future[Any]]) -> None:
+        """Cancel what has not begun, and wait for the rest; an interrupt is handled after that."""
+        with uninterrupted():
+            if self._client is None:  # dask forgets what is cancelled, but does not stop it
+                for future in futures:
+                    future.cancel()
+            wait(futures)
 
 
 def do_task(work: Sent[PartWork[Any]], part: AnyPart, verify: bool) -> State:
@@ -192,8 +197,7 @@ def do_task(work: Sent[PartWork[Any]], part: AnyPart, verify: bool) -> State:
 
 def _collect(pending: dict[Future[State], AnyPart]) -> Iterator[tuple[AnyPart, State]]:
     """Wait until something has ended, and hand it out."""
-    ended, _ = wait(pending, return_when=FIRST_COMPLETED)
-    for future in ended:
+    for future in wait_for_any(pending):
         yield pending.pop(future), future.result()
 
 
