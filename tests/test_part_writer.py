@@ -27,7 +27,7 @@ from lazychunks.storage import part_writer, spill
 from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.part_writer import PartWriter, Receipt
+from lazychunks.storage.part_writer import PartWriter, PartWriters, Receipt
 from lazychunks.storage.record import Record, seal, serialize, with_record, with_shape
 from lazychunks.storage.target import Target, list_stored_units
 from tests.places import values_at
@@ -221,7 +221,7 @@ def test_parts_in_any_order_store_the_same(
     order.shuffle(parts)
     receipts: list[Receipt] = []
     for part in parts:
-        with target.start_part(part) as writer:
+        with PartWriters(target).start_part(part) as writer:
             for row in part.rows:
                 for call in row:
                     writer.step(call())
@@ -242,7 +242,7 @@ def one_part(
     """Write a part of blocks of these shapes."""
     rows = tuple(tuple(partial(np.zeros, shape, int) for shape in row) for row in shapes)
     part: AnyPart = Part(0, index, rows, ends, target.block_axes)
-    with target.start_part(part) as writer:
+    with PartWriters(target).start_part(part) as writer:
         for row in rows:
             for call in row:
                 writer.step(call())
@@ -603,7 +603,7 @@ def test_a_late_worker_neither_writes_nor_spills(clock: Clock) -> None:
     target.where.write(KEPT_BACK, seal(with_record(target.document, record)))
     rows = [[partial(np.ones, (2, 3), int)]] * 3
     part: AnyPart = Part(0, (0, 0), rows, (False, True), 1)
-    with target.start_part(part) as writer:
+    with PartWriters(target).start_part(part) as writer:
         writer.step(np.ones((2, 3), int))
         taken = replace(record, attempt="another")
         target.where.write(KEPT_BACK, seal(with_record(target.document, taken)))

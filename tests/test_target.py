@@ -325,22 +325,22 @@ def test_a_block_that_cannot_be_read_is_told(damage: str) -> None:
 def test_a_block_is_converted_and_checked() -> None:
     target = make_target((2, 3), (2,))
     same: Array = np.zeros((2, 3), np.int64)
-    assert target.to_array(same, 0) is same
+    assert target.to_array(same, (0,)) is same
     with pytest.raises(BlockDTypeError, match="block 4"):
-        target.to_array(np.zeros((2, 3), "f4"), 4)
+        target.to_array(np.zeros((2, 3), "f4"), (4,))
     with pytest.raises(BlockTypeError, match="block 4"):
-        target.to_array(np.ma.masked_equal(same, 0), 4)
+        target.to_array(np.ma.masked_equal(same, 0), (4,))
     casting = replace(target, casts=True, dtype=np.dtype("f4"))
-    assert casting.to_array(same, 0).dtype == np.int64, "cast where it is stored"
+    assert casting.to_array(same, (0,)).dtype == np.int64, "cast where it is stored"
 
 
 def test_a_dtype_of_before_is_told_apart_from_that_of_the_first_block() -> None:
     target = make_target((2, 3), (2,), is_taken_up=True)
     with pytest.raises(ResumeMismatchError, match="dtype is float32, was int64") as caught:
-        target.to_array(np.zeros((2, 3), "f4"), 4)
+        target.to_array(np.zeros((2, 3), "f4"), (4,))
     assert caught.value.field == "dtype"
     swapped: Any = np.arange(6).reshape(2, 3).astype(">i8")
-    assert target.to_array(swapped, 4).tolist() == swapped.tolist(), "byte order does not count"
+    assert target.to_array(swapped, (4,)).tolist() == swapped.tolist(), "byte order does not count"
 
 
 def test_a_directory_is_read_as_a_memory_store_is(tmp_path: Any) -> None:

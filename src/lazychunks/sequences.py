@@ -41,8 +41,8 @@ from lazychunks.blocks.iterate import (
     open_rows,
 )
 from lazychunks.progress import is_shown, log_duration
-from lazychunks.runs.drive import run_fold
-from lazychunks.runs.runners import Provider, Workers
+from lazychunks.runs.drive import find_calls, run_fold
+from lazychunks.runs.runners import BlockExecutor, Provider, Workers
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -243,7 +243,8 @@ class _Sequence(Generic[T_co, E_co]):
             Whose workers compute the blocks of a map-backed sequence: any
             ``concurrent.futures.Executor``, or a ``dask.distributed.Client``. A fold that merges
             is folded there as well, and only its states travel; sinks store there. All else gets
-            the blocks, in order, as from :meth:`parallel`. The result is the same to the bit.
+            the blocks, in order, as from :meth:`parallel`. The result is the same to the bit, and
+            nothing is under way any more when this returns or raises.
         max_in_flight
             Number of tasks that the executor has been given and that have not ended, at most; by
             default two for each worker.
@@ -274,18 +275,22 @@ class _Sequence(Generic[T_co, E_co]):
         """
         with log_duration(f"{type(self).__name__}.compute"):
             sequence = self._reporting(progress)
-            if executor is not None:
-                workers = Workers(executor, max_in_flight)
-                fold: Any = aggregator
-                if getattr(aggregator, "merges", False):
-                    folded: R = run_fold(fold, sequence, self._axes, workers)
-                    return folded
-                sequence = sequence.parallel(workers.executor, max_in_flight)
-            if aggregator is not None:
-                return aggregator(sequence)
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
-            listed: list[E_co] = listing(sequence)
-            return listed
+            aggregate: Any = listing if aggregator is None else aggregator
+            if executor is None:
+                result: list[E_co] | R = aggregate(sequence)
+                return result
+            workers = Workers(executor, max_in_flight)
+            # A fold over blocks takes the rows of a nested sequence for blocks, and the other way
+            # round: that is for the fold itself to do, or to refuse.
+            start = "start_rows" if is_nested(self) else "start"
+            if getattr(aggregate, "merges", False) and hasattr(aggregate, start):
+                result = run_fold(aggregate, sequence, self._axes, workers)
+                return result
+            find_calls(sequence, self._axes, spreads=True)  # refuses what workers cannot compute
+            with BlockExecutor(workers) as blocks:
+                result = aggregate(sequence.parallel(blocks, workers.max_in_flight))
+                return result
 
     @overload
     def to_zarr(

@@ -11,13 +11,13 @@ from typing import Self, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-LOOK_EVERY = 0.1
-"""Seconds after which a wait ends for a moment, so that a signal held back takes effect."""
-
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals whose Python handlers may raise an exception at any line of the main thread."""
+
+LOOK_EVERY = 0.1
+"""Seconds after which a wait for futures ends for a moment, so that a held Ctrl-C takes effect."""
 
 
 class uninterrupted:  # noqa: N801  # reads as a statement: `with uninterrupted():`
@@ -81,15 +81,13 @@ class uninterrupted:  # noqa: N801  # reads as a statement: `with uninterrupted(
 
 
 def wait_for_any(futures: Collection[Future[T]]) -> set[Future[T]]:
-    """Wait until one of some futures has ended, and return those that have; none if there is none.
+    """Wait until at least one of some futures has ended, and return all that have.
 
-    Even to look at a future takes a lock, which an interrupt in the middle would leave locked, so
-    that the worker that has the task would wait for it forever. So interrupts are held back, and
-    let through every now and then.
+    Ctrl-C takes effect between two looks at the futures. In the middle of one, it would leave a
+    lock taken that the worker needs to hand over its result, and so the worker would hang.
     """
-    while futures:
+    while True:
         with uninterrupted():
             ended, _ = wait(futures, LOOK_EVERY, FIRST_COMPLETED)
-        if ended:
+        if ended or not futures:
             return ended
-    return set()

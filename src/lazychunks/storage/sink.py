@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from lazychunks.runs.passes import Counts
 from lazychunks.storage.options import Destination, WriteOptions
+from lazychunks.storage.part_writer import PartWriters
 from lazychunks.storage.write import Write
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class ArraySink(Generic[T_contra]):
     """Whether parts may be stored elsewhere, whose receipts are absorbed here."""
     needs_blocks: ClassVar[bool] = False
     """Whether it needs blocks that are stored already."""
+    sends_blocks: ClassVar[bool] = False
+    """Whether workers send blocks, and not only receipts."""
 
     destination: Destination
     converter: ToNumpy[T_contra]
@@ -48,10 +51,10 @@ class ArraySink(Generic[T_contra]):
         known = (*counts, None, None)[:2]
         return Write(self.destination, self.converter, self.overwrite, self.options, known)
 
-    def for_parts(self, running: Any, /) -> Target[Any]:
-        """Return what stores parts: where they go, and what is stored already."""
-        target: Target[Any] = running.target
-        return target
+    def for_parts(self, running: Any, /) -> PartWriters[T_contra]:
+        """Return what stores parts."""
+        target: Target[T_contra] = running.target
+        return PartWriters(target)
 
 
 def check_converter(converter: object) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -64,9 +65,6 @@ T = TypeVar("T")
 
 WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
-
-MOST_UNITS = 2**31
-"""Number of units along an axis whose end is not known yet, for stores that must know."""
 
 VERSION = metadata.version("lazychunks")
 
@@ -174,21 +172,31 @@ class Write(Generic[T]):
 
     def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
-        if self._writer is None and self.target is None:
+        if self._writer is not None:
+            self._writer.step(block)
+        elif self.is_finished:
+            pass  # other folds of the pass need the block, which is stored already
+        elif self.target is not None:
+            self._write_all().step(block)
+        else:
             array = self.probe().convert(block)
             self.begin(array.shape, array.dtype)
             self._write_all().add(array)
-        else:
-            self._write_all().step(block)
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
+        if self.is_finished:
+            return
         if self._writer is None and self.target is None:
             check_row(0, 0, 0)
         self._write_all().end_row()
 
-    def absorb(self, receipt: Receipt, part: AnyPart, /) -> None:
-        """Take the receipt of a part that has been stored elsewhere."""
+    def absorb(self, receipt: Receipt | Sequence[Sequence[T]], part: AnyPart, /) -> None:
+        """Take the receipt of a part that has been stored elsewhere, or else its blocks."""
+        if not isinstance(receipt, Receipt):
+            for block in chain.from_iterable(receipt):  # of one row, inside of nest()
+                self.step(block)
+            return
         assert self.target is not None
         self._taken += receipt.blocks
         self._stops = tuple(map(max, self._stops, receipt.stops))
@@ -200,7 +208,11 @@ class Write(Generic[T]):
                 raise mismatch(f"the length of axis {axis}", "length", known, length)
 
     def prepare(self) -> None:
-        """Do what may fail before publishing. It is harmless to call this twice."""
+        """Do what may fail before publishing. It is harmless to call this twice.
+
+        It is noted that all is written. So, if several arrays are written at a time and a kill
+        comes between the first one's publishing and the last one's, the next start computes nothing.
+        """
         if self.is_finished:
             return
         if self._writer is not None:
@@ -208,13 +220,12 @@ class Write(Generic[T]):
             self._counts = self._writer.counts
         if self.target is None or not (self._writer or self._taken):
             raise empty_sequence()
+        self._note_all_written()
 
     def finish(self) -> StoredArray:
         """Write what is left, and publish."""
         if self._stored is None:
             self.prepare()
-            if not self._record.is_written:
-                self._note_all_written()
             self._stored = self._publish()
         return self._stored
 
@@ -254,6 +265,11 @@ class Write(Generic[T]):
     def plan(self) -> ArrayPlan | None:
         """Where blocks lie, once the first of them is known."""
         return None if self.target is None else self.target.plan
+
+    @property
+    def stores_parts(self) -> bool:
+        """Whether workers store blocks; inside of nest() they do not, where rows do not begin."""
+        return self.target is not None and not (self.is_finished and self.shelf is None)
 
     def is_open_at(self, part: AnyPart, /) -> bool:
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
@@ -305,7 +321,7 @@ class Write(Generic[T]):
         self._document, self._record = with_record(document, record), record
         target = self._target_of(self._draft.where, ())
         self._has_begun = True
-        self._draft.begin({"": self._first_document(target)})
+        self._draft.begin({"": self._first_document()})
         self.target = target
 
     # --- what is noted for another start, as the part writer's notebook -------------------------
@@ -360,13 +376,11 @@ class Write(Generic[T]):
         if self._draft.can_be_kept:
             self._draft.where.write(KEPT_BACK, seal(self._document))
 
-    def _first_document(self, target: Target[T]) -> bytes:
+    def _first_document(self) -> bytes:
         """Return the metadata that the unfinished write starts with."""
         if self._draft.can_be_kept:
             return seal(self._document)
-        # Where nothing can be kept back, as in a session, chunks may lie anywhere below the shape.
-        lengths = (extent * MOST_UNITS for extent in target.unit)
-        return serialize(with_shape(self._document, (*lengths, *target.plan.trailing)))
+        return serialize(self._document)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -451,13 +465,17 @@ class Write(Generic[T]):
                 "cannot delete, and what a session has not committed ends with its process; leave "
                 "out resume=True, or write to a directory or another store"
             )
+        if self.before is not None:
+            raise NotResumableError(
+                f"contramap changes blocks on their way to the sink at {self.place}, so that those "
+                "it has stored cannot be compared, nor given to other folds; apply the function "
+                "with .map, or leave out resume=True"
+            )
         why = None
         if not hasattr(self._converter, "from_numpy"):
             why = "its converter has no from_numpy; give it one"
         elif self._options.dtype is not None:
             why = "dtype= casts what is stored; cast the blocks themselves, with .map"
-        elif self.before is not None:
-            why = "contramap changes blocks on their way to it; apply the function with .map"
         if why is not None and self.setup.needs_blocks:
             raise NotResumableError(
                 f"the other folds of this pass need every block, and the sink at {self.place} "
