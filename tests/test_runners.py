@@ -49,15 +49,16 @@ def dying(item: int) -> int:
 
 
 def tasks_of(
-    workers: Workers, fn: Callable[[int], int], count: int, barriers: frozenset[int] = frozenset()
+    workers: Workers, fn: Callable[[int], int], count: int, waits: frozenset[int] = frozenset()
 ) -> Iterator[Task | None]:
     """Yield a task for each of some numbers, and None before some of them."""
-    work = workers.send(PartWork(fn, Joining(), Walk((), needs_blocks=True)), "the work")
+    sent = workers.send(fn, "the function")
+    work = workers.send(PartWork(Joining(), Walk((), needs_blocks=True)), "the work")
     for number in range(count):
-        if number in barriers:
+        if number in waits:
             yield None
         part: AnyPart = Part(number, (number, 0), (((number,),),), (False, True), 1)
-        yield Task(work, part, verify=False)
+        yield Task(sent, work, part, frozenset())
 
 
 def results(workers: Workers, tasks: Iterator[Task | None]) -> list[tuple[int, Any]]:
@@ -80,8 +81,8 @@ def test_every_task_is_done_once(make: Callable[[], Any], bound: int | None) -> 
     st.frozensets(st.integers(0, 20), max_size=3),
     st.integers(0, 9),
 )
-def test_no_more_tasks_are_under_way_than_allowed_and_barriers_hold(
-    count: int, bound: int, barriers: frozenset[int], seed: int
+def test_no_more_tasks_are_under_way_than_allowed(
+    count: int, bound: int, waits: frozenset[int], seed: int
 ) -> None:
     with Shuffling(seed) as executor:
         workers = Workers(executor, bound)
@@ -89,11 +90,15 @@ def test_no_more_tasks_are_under_way_than_allowed_and_barriers_hold(
         drawn: list[int] = []
 
         def watched() -> Iterator[Task | None]:
-            for task in tasks_of(workers, doubled, count, barriers):
-                if task is not None:
-                    drawn.append(task.part.number)
-                    if task.part.number in barriers:
-                        assert handed_out == set(range(task.part.number)), "all before have ended"
+            before = 0
+            for task in tasks_of(workers, doubled, count, waits):
+                if task is None:
+                    before = len(handed_out)
+                else:
+                    number = task.part.number
+                    if number in waits and before < len(drawn):
+                        assert len(handed_out) > before, "one more has ended"
+                    drawn.append(number)
                 assert len(drawn) - len(handed_out) <= bound + 1, "drawn as there is room"
                 yield task
 
@@ -103,6 +108,24 @@ def test_no_more_tasks_are_under_way_than_allowed_and_barriers_hold(
                 handed_out.add(part.number)
         assert handed_out == set(range(count))
         assert executor.most <= bound
+
+
+def test_it_can_wait_until_all_have_ended() -> None:
+    with Shuffling() as executor:
+        workers = Workers(executor, 4)
+        handed_out: set[int] = set()
+
+        def watched() -> Iterator[Task | None]:
+            for task in tasks_of(workers, doubled, 9):
+                if task is not None and task.part.number == 6:
+                    while len(handed_out) < 6:
+                        yield None
+                yield task
+
+        for part, _ in workers.each(watched()):
+            assert part.number < 6 or len(handed_out) >= 6
+            handed_out.add(part.number)
+        assert len(handed_out) == 9
 
 
 @dataclass

@@ -100,28 +100,35 @@ def grids(draw: st.DrawFn) -> Grid:
     )
 
 
-@given(grids(), st.integers(0, 2), st.booleans(), st.booleans(), st.data())
+@given(grids(), st.integers(0, 2), st.booleans(), st.data())
 def test_each_block_is_stepped_once_in_order_and_computed_unless_all_have_stored_it(
-    grid: Grid, shelves: int, needs_blocks: bool, verify: bool, data: st.DataObject
+    grid: Grid, shelves: int, needs_blocks: bool, data: st.DataObject
 ) -> None:
     log = Log()
-    subsets = st.frozensets(st.sampled_from(grid.indices))
-    stored = [Stored(data.draw(subsets), log) for _ in range(shelves)]
-    walk = Walk(tuple(stored), needs_blocks)
-    walk.go_through(grid.part(log), log, verify=verify)
-    known: set[Index] = set(grid.indices) if shelves else set()
-    for shelf in stored:
-        known &= shelf.indices
-    first = next((index for index in grid.indices if index in known), None) if verify else None
-    expected: list[Any] = []
-    for index in grid.indices:
-        if index not in known:
-            expected.append(index)
-        else:
-            expected.append(("read", index) if needs_blocks else STORED)
-    assert log.named("step") == expected
-    assert log.named("compute") == [i for i in grid.indices if i not in known or i == first]
-    assert log.named("compare") == ([(first, first)] * shelves if first is not None else [])
+    subsets = st.none() | st.frozensets(st.sampled_from(grid.indices))
+    drawn = [data.draw(subsets) for _ in range(shelves)]
+    stored = [None if indices is None else Stored(indices, log) for indices in drawn]
+    verify = (
+        data.draw(st.frozensets(st.sampled_from(range(shelves)))) if shelves else frozenset[int]()
+    )
+    Walk(tuple(stored), needs_blocks).go_through(grid.part(log), log, verify)
+    done = set(grid.indices) if shelves else set[Index]()
+    for indices in drawn:
+        done &= indices or frozenset()
+    compared = {
+        number: next((index for index in grid.indices if index in (drawn[number] or ())), None)
+        for number in verify
+    }
+    read = [("read", index) if needs_blocks else STORED for index in grid.indices]
+    assert log.named("step") == [
+        read[number] if index in done else index for number, index in enumerate(grid.indices)
+    ]
+    assert log.named("compute") == [
+        index for index in grid.indices if index not in done or index in compared.values()
+    ]
+    assert sorted(log.named("compare")) == sorted(
+        (index, index) for index in compared.values() if index is not None
+    )
     rows = [number for number, event in enumerate(log.events) if event[0] == "end of row"]
     assert len(rows) == (grid.shape[0] if grid.axes == 2 else 0)
     steps = [number for number, event in enumerate(log.events) if event[0] == "step"]
@@ -132,22 +139,27 @@ def test_each_block_is_stepped_once_in_order_and_computed_unless_all_have_stored
 @given(grids())
 def test_it_knows_which_blocks_are_the_last(grid: Grid) -> None:
     shelf = Stored(frozenset())
-    Walk((shelf,), needs_blocks=False).go_through(grid.part(Log()), Log(), verify=True)
+    Walk((shelf,), needs_blocks=False).go_through(grid.part(Log()), Log())
     for row, column in itertools.product(*map(range, grid.shape)):
         index = (grid.start[0] + row, grid.start[1] + column)[: grid.axes]
         last = (row + 1 == grid.shape[0], column + 1 == grid.shape[1])
         assert shelf.asked[index] == (last[0] and grid.ends[0], last[1] and grid.ends[1])
 
 
-@given(grids(), st.data())
-def test_it_tells_of_a_part_whether_any_and_whether_all_are_stored(
-    grid: Grid, data: st.DataObject
+@given(grids(), st.integers(0, 2), st.data())
+def test_it_tells_who_has_stored_any_block_of_a_part_and_whether_all_have_all(
+    grid: Grid, shelves: int, data: st.DataObject
 ) -> None:
-    stored = data.draw(st.frozensets(st.sampled_from(grid.indices)))
+    subsets = st.frozensets(st.sampled_from(grid.indices))
+    drawn = [data.draw(subsets) for _ in range(shelves)]
     log = Log()
-    walk = Walk((Stored(stored),), needs_blocks=False)
-    assert walk.has_stored(grid.part(log)) == (bool(stored), stored == set(grid.indices))
-    assert Walk((), needs_blocks=False).has_stored(grid.part(log)) == (False, False)
+    walk = Walk(tuple(Stored(indices) for indices in drawn), needs_blocks=False)
+    assert walk.look_at(grid.part(log)) == (
+        {number for number, indices in enumerate(drawn) if indices},
+        bool(drawn) and all(indices == set(grid.indices) for indices in drawn),
+    )
+    assert walk.is_empty == (not drawn)
+    assert Walk((None,), needs_blocks=False).is_empty
     assert not log.events, "nothing is computed"
 
 
@@ -161,7 +173,7 @@ def test_what_is_stored_is_asked_block_by_block() -> None:
             log.step(block)
 
     grid = Grid((0, 0), (3, 1), (True, True), axes=1)
-    Walk((shelf,), needs_blocks=False).go_through(grid.part(log), Forgetting(), verify=False)
+    Walk((shelf,), needs_blocks=False).go_through(grid.part(log), Forgetting())
     assert log.named("step") == [STORED, (1,), (2,)]
 
 
@@ -180,7 +192,7 @@ def test_the_part_that_is_everything_stays_lazy() -> None:
         def step(self, block: Any, /) -> None:
             seen.append((block, len(drawn)))
 
-    Walk((), needs_blocks=False).go_through(whole(rows(), 1), Seeing(), verify=False)
+    Walk((), needs_blocks=False).go_through(whole(rows(), 1), Seeing())
     assert seen == [(0, 2), (1, 3), (2, 4), (3, 4)]
 
 
@@ -250,20 +262,20 @@ def part_of(items: list[list[tuple[float, ...]]]) -> AnyPart:
 
 def test_a_worker_goes_through_a_part_and_returns_its_state() -> None:
     fold = Joining()
-    work = PartWork(inverse, fold, Walk((), needs_blocks=True))
+    work = PartWork(fold, Walk((), needs_blocks=True))
     flat = strip_functions(part_of([[(1.0,)], [(2.0,)]]))
-    assert work(flat, verify=False) == [1.0, 0.5]
+    assert work(inverse, flat) == [1.0, 0.5]
     nested = strip_functions(part_of([[(1.0, 2.0), (1.0, 3.0)], [(2.0, 2.0), (2.0, 3.0)]]))
-    assert work(nested, verify=False) == [2.0, 3.0, "|", 1.0, 1.5, "|"]
+    assert work(inverse, nested) == [2.0, 3.0, "|", 1.0, 1.5, "|"]
     assert fold.exits == [None, None]
     assert fold.indices == [[1, 1], [2, 2]], "a part knows its size when it is started"
 
 
 def test_a_part_that_fails_is_left_by_its_error() -> None:
     fold = Joining()
-    work = PartWork(inverse, fold, Walk((), needs_blocks=True))
+    work = PartWork(fold, Walk((), needs_blocks=True))
     with pytest.raises(ZeroDivisionError):
-        work(strip_functions(part_of([[(1.0,)], [(0.0,)]])), verify=False)
+        work(inverse, strip_functions(part_of([[(1.0,)], [(0.0,)]])))
     assert fold.exits == [ZeroDivisionError]
 
 
