@@ -199,7 +199,8 @@ def test_a_commit_that_fails_after_its_effect_is_one() -> None:
             if key == "zarr.json":
                 raise OSError(key)
 
-    store: Any = Unanswered(MemoryStore())
+    memory = MemoryStore()
+    store: Any = Unanswered(memory)
     place = resolve_destination(store)
     draft = place.draft(overwrite=False)
     with place.lock():
@@ -209,4 +210,4 @@ def test_a_commit_that_fails_after_its_effect_is_one() -> None:
             draft.commit(documents_of(), durable=False)
         assert draft.is_committed
         draft.discard()
-    np.testing.assert_array_equal(seen_in(place), WHOLE)
+    np.testing.assert_array_equal(values_at(memory), WHOLE)

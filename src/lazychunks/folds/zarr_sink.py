@@ -72,7 +72,4 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
 
     def for_parts(self, running: Any, /) -> PartFold[T_contra]:
         """Return what stores parts; where the pass stores blocks itself, what collects them."""
-        if not running.stores_parts:
-            return CollectBlocks()
-        target: PartFold[T_contra] = running.target
-        return target
+        return super().for_parts(running) if running.stores_parts else CollectBlocks()

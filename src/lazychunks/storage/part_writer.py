@@ -42,6 +42,17 @@ class Receipt:
     """Number of blocks that it has stored, or has found stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class PartWriters(Generic[T]):
+    """Makes the writers of parts, wherever they run: a value that can be pickled."""
+
+    target: Target[T]
+
+    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
+        """Start to write a part."""
+        return PartWriter(self.target, part)
+
+
 class Notebook(Protocol):
     """Listens to the writer of a whole run, so that another start of it may go on."""
 
@@ -105,6 +116,8 @@ class PartWriter(Generic[T]):
         self._is_uneven: list[bool] = [axis.sizes is not None for axis in target.plan.axes]
         self._lengths: list[int | None] = list(target.lengths)
         """Of the block axes, where their ends are known."""
+        self._usual: Shape | None = self._find_usual()
+        """Shape that the next block most likely has."""
         self.taken: int = 0
         """Number of blocks taken."""
         self._background: BackgroundWriter | None = None
@@ -150,15 +163,18 @@ class PartWriter(Generic[T]):
             if self._target.spilled:
                 (self._units or self._open()).take_spilled(region_at(origin, sizes))
         else:
-            self.add(self._target.to_array(block, block_name(self.next_index)))
+            self.add(self._target.to_array(block, self.next_index))
 
     def add(self, array: NDArray[Any]) -> None:
         """Take the next block, which has been converted and checked."""
-        self._check(array.shape)
+        shape = array.shape
+        is_usual = shape == self._usual
+        if not is_usual:
+            self._check(shape)
         units = self._units or self._open()
-        origin = self._advance(array.shape[: len(self._origin)])
-        if self._notebook is not None:
-            self._notice_uneven(origin, array.shape, units)
+        origin = self._advance(shape)
+        if self._notebook is not None and not is_usual:
+            self._notice_uneven(origin, shape, units)
         units.add(origin, array)
         if self._target.is_resumable and time.monotonic() >= self._next_checkpoint:
             self._checkpoint()
@@ -173,6 +189,7 @@ class PartWriter(Generic[T]):
                 self._fix_length(1)
         self._row, self._column = self._row + 1, self._part.index[1]
         self._origin = (self.stops[0], *self._left)
+        self._usual = self._find_usual()
 
     def state(self) -> Receipt:
         """Write what is left of the part, and tell where it ends. Harmless if called twice."""
@@ -217,14 +234,13 @@ class PartWriter(Generic[T]):
     def _check(self, shape: Shape) -> None:
         """Refuse a block that does not fit where it has to go."""
         target, axes = self._target, len(self._origin)
+        is_alike = len(shape) == len(target.first) and shape[axes:] == target.plan.trailing
+        if is_alike and axes == 1 and self._is_whole and not target.plan.axes[0].sizes:
+            return  # it may have any number of rows
         wanted = self._wanted_sizes()
-        if (
-            len(shape) >= axes
-            and shape[axes:] == target.plan.trailing
-            and all(
-                want == size if want is not None else self._is_whole or size <= most
-                for want, size, most in zip(wanted, shape, target.first, strict=False)
-            )
+        if is_alike and all(
+            want == size if want is not None else self._is_whole or size <= most
+            for want, size, most in zip(wanted, shape, target.first, strict=False)
         ):
             return
         index = self.next_index
@@ -291,26 +307,44 @@ class PartWriter(Generic[T]):
                 sizes.append(min(partition.size, most))
         return tuple(sizes)
 
-    def _advance(self, sizes: Shape) -> Shape:
-        """Go on to the next block, and return the origin of this one."""
+    def _advance(self, shape: Shape) -> Shape:
+        """Go on to the next block, and return the origin of this one, by its sizes."""
         origin = self._origin
         self.taken += 1
         if len(origin) == 1:
             self._row += 1
-            self._origin = self.stops = (origin[0] + sizes[0],)
+            self._origin = self.stops = (origin[0] + shape[0],)
         else:
             if self._columns is None:
-                self._widths.append(sizes[1])
+                self._widths.append(shape[1])
             self._column += 1
-            self._origin = (origin[0], origin[1] + sizes[1])
-            self.stops = (origin[0] + sizes[0], max(self._origin[1], self.stops[1]))
+            self._origin = (origin[0], origin[1] + shape[1])
+            self.stops = (origin[0] + shape[0], max(self._origin[1], self.stops[1]))
+        self._height = shape[0]
         if self._notebook is not None and self._tells_size(0, origin):
-            self._heights.append(sizes[0])
-        self._height = sizes[0]
+            self._heights.append(shape[0])
         for axis, length in enumerate(self._lengths):
             if length is not None and self.stops[axis] > length:
                 raise mismatch(f"the length of axis {axis}", "length", length, self.stops[axis])
+        self._usual = self._find_usual()
         return origin
+
+    def _find_usual(self) -> Shape | None:
+        """Return the shape that the next block most likely has: that one needs no check.
+
+        To check each block takes longer than all else that is done for a small one.
+        """
+        if any(self._is_uneven) or not self._is_whole:
+            return None
+        first = self._target.first
+        if len(self._origin) == 1:
+            return first
+        height = self._height if self._column else first[0]
+        if self._columns is None:
+            return (height, *first[1:])
+        if self._column >= self._columns:
+            return None
+        return (height, self._widths[self._column], *first[2:])
 
     def _notice_uneven(self, origin: Shape, shape: Shape, units: OpenUnits) -> None:
         """Have it noted that blocks are uneven, before anything is written at a place of theirs."""

@@ -69,8 +69,8 @@ class Record:
             "attempt": self.attempt,
             "first": list(self.first) or None,
             "counts": list(self.counts) or None,
-            "lengths": list(self.lengths) if any(self.lengths) else None,
-            "sizes": [_packed(sizes) for sizes in self.sizes] if any(self.sizes) else None,
+            "lengths": list(self.lengths) if _has_known(self.lengths) else None,
+            "sizes": [_packed(sizes) for sizes in self.sizes] if _has_known(self.sizes) else None,
             "listed": self.listed,
             "is_written": self.is_written or None,
         }
@@ -89,16 +89,18 @@ class Record:
             facts: Any = json.loads(text) if isinstance(text, str) else text
             axes = len(facts.get("counts") or ())
             unknown = [None] * axes
+            first = tuple(_length(size) for size in facts.get("first") or ())
+            sizes = facts.get("sizes") or unknown
+            _check_axes(axes, first, sizes)
             return cls(
                 version=_text(facts["version"]) or "",
                 run_id=_text(facts.get("run_id")),
                 attempt=_text(facts.get("attempt")),
-                first=tuple(_length(size) for size in facts.get("first") or ()),
+                first=first,
                 counts=_lengths(facts.get("counts") or (), axes),
                 lengths=_lengths(facts.get("lengths") or unknown, axes),
                 sizes=tuple(
-                    None if packed is None else tuple(_unpacked(packed))
-                    for packed in facts.get("sizes") or unknown
+                    None if packed is None else tuple(_unpacked(packed)) for packed in sizes
                 ),
                 listed=_text(facts.get("listed")),
                 is_written=facts.get("is_written") is True,
@@ -109,7 +111,7 @@ class Record:
     def finished(self) -> Record:
         """Return what is kept of the record in a finished array."""
         runs = sum(len(list(groupby(sizes))) for sizes in self.sizes if sizes is not None)
-        kept = self.sizes if runs <= MOST_RUNS else ()
+        kept = self.sizes if runs <= MOST_RUNS else (None,) * len(self.sizes)
         return replace(self, attempt=None, is_written=False, sizes=kept)
 
 
@@ -126,8 +128,8 @@ def record_of(document: Document | None) -> Record | None:
 
 def with_record(document: Document, record: Record) -> Document:
     """Return metadata that holds a record."""
-    attributes = {**(document.get("attributes") or {}), ATTRIBUTE: record.to_json()}
-    return {**document, "attributes": attributes}
+    attributes: Document = document.get("attributes") or {}
+    return {**document, "attributes": {**attributes, ATTRIBUTE: record.to_json()}}
 
 
 def with_shape(document: Document, shape: Shape) -> Document:
@@ -137,7 +139,7 @@ def with_shape(document: Document, shape: Shape) -> Document:
 
 def own_attributes(document: Document) -> Document:
     """Return the attributes that the user has given."""
-    attributes = document.get("attributes") or {}
+    attributes: Document = document.get("attributes") or {}
     return {key: value for key, value in attributes.items() if key != ATTRIBUTE}
 
 
@@ -191,6 +193,10 @@ def hash_sizes(sizes: Sequence[Sizes] | None) -> str | None:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
+def _has_known(values: Sequence[object]) -> bool:
+    return any(value is not None for value in values)
+
+
 def _packed(sizes: Sizes | None) -> list[list[int]] | None:
     """Pack sizes into pairs of a size and how often it comes in a row."""
     if sizes is None:
@@ -205,6 +211,11 @@ def _unpacked(packed: Sequence[Sequence[Any]]) -> Iterator[int]:
         if total > MOST_BLOCKS:  # a hostile record must not fill memory
             raise ValueError(f"it lists more than {MOST_BLOCKS} blocks")
         yield from [_length(size)] * number
+
+
+def _check_axes(axes: int, first: Shape, sizes: Sequence[object]) -> None:
+    if len(first) < axes or len(sizes) != axes:
+        raise ValueError(f"{first} and {sizes} are not of {axes} block axes")
 
 
 def _lengths(values: Sequence[Any], axes: int) -> tuple[int | None, ...]:

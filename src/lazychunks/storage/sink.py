@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from lazychunks.runs.passes import Counts, PartFold
+from lazychunks.runs.passes import Counts
 from lazychunks.storage.options import Destination, WriteOptions
+from lazychunks.storage.part_writer import PartWriters
 from lazychunks.storage.write import Write
 
 if TYPE_CHECKING:
@@ -50,10 +51,10 @@ class ArraySink(Generic[T_contra]):
         known = (*counts, None, None)[:2]
         return Write(self.destination, self.converter, self.overwrite, self.options, known)
 
-    def for_parts(self, running: Any, /) -> PartFold[Any]:
-        """Return what stores parts: where they go, and what is stored already."""
-        target: Target[Any] = running.target
-        return target
+    def for_parts(self, running: Any, /) -> PartWriters[T_contra]:
+        """Return what stores parts."""
+        target: Target[T_contra] = running.target
+        return PartWriters(target)
 
 
 def check_converter(converter: object) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationError, DestinationExistsError, ResumeMismatchError
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape, cell_count
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, make_document, open_array
+from lazychunks.storage.chunks.whole import WholeUnits
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.mismatches import (
     check_same_dtype,
@@ -30,7 +32,7 @@ from lazychunks.storage.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.target import parse_chunk_key
+from lazychunks.storage.target import count_chunks, parse_chunk_key
 from lazychunks.storage.unfinished import note_even_ends
 
 if TYPE_CHECKING:
@@ -140,10 +142,11 @@ def check_complete(
         If there are fewer than it has.
     """
     array = open_array(where, document)
-    expected = cell_count(array.shape, array.shards or array.chunks)
+    unit = array.shards or array.chunks
+    expected = cell_count(array.shape, unit)
     if not (expected and where.store.supports_listing):
         return
-    found = sum(bool(parse_chunk_key(key)) for key in keys)
+    found = count_chunks(keys, array.shape, unit)
     if found < expected:
         raise DestinationError(
             f"{expected - found} of {expected} chunks of {place} are not there, although they have "
@@ -171,9 +174,23 @@ def _take_up(
     check_same_run(options.run_id, record.run_id, place)
     found = Found(draft.where, document, note_even_ends(record), keys, False)
     _compare(found, options, counts, place)
+    cut = _find_cut_units(draft.where, document, keys)
+    draft.where.delete(*cut)  # zarr would read what is there of a shard before it writes it again
+    found = replace(found, keys=[key for key in keys if key not in cut])
     if record.is_written:
-        check_complete(draft.where, document, keys, place, START_ANEW)
+        check_complete(draft.where, document, found.keys, place, START_ANEW)
     return found
+
+
+def _find_cut_units(where: Keys, document: Document, keys: Collection[str]) -> frozenset[str]:
+    """Find chunk files that are empty or cut, as a power cut leaves them.
+
+    Other stores than a local directory set a key whole or not at all.
+    """
+    if type(where.store) is not LocalStore:
+        return frozenset()
+    units = WholeUnits.of(open_array(where, document))
+    return frozenset(key for key in keys if parse_chunk_key(key) and not units.is_whole(key))
 
 
 def _compare(

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
 from lazychunks.layout.checks import block_name
 from lazychunks.layout.partition import ArrayPlan
-from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import (
     Region,
     Shape,
@@ -36,7 +35,6 @@ from lazychunks.storage.spill import Pieces
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.part_writer import PartWriter
 
 T = TypeVar("T")
 
@@ -79,12 +77,6 @@ class Target(Generic[T]):
     lists_sizes: bool = False
     """Whether the user has listed the sizes of all blocks."""
 
-    def start_part(self, part: AnyPart, /) -> PartWriter[T]:
-        """Start to write a part."""
-        from lazychunks.storage.part_writer import PartWriter
-
-        return PartWriter(self, part)
-
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
@@ -124,7 +116,7 @@ class Target(Generic[T]):
             names = ["/".join(map(str, ("c", *cell, *rest))) for rest in product(*beside)]
             self.where.delete(spill.key_of(cell), *names)
 
-    def to_array(self, block: T, index: BlockIndex) -> NDArray[Any]:
+    def to_array(self, block: T, index: Shape) -> NDArray[Any]:
         """Convert and check a block.
 
         Raises
@@ -137,10 +129,11 @@ class Target(Generic[T]):
         array = self.converter.to_numpy(block)
         if type(array) is np.ndarray and array.dtype == self.dtype:  # as nearly all are
             return array
+        name = block_name(index)
         if self.casts or not self.is_taken_up:
             expected = None if self.casts else self.dtype
-            return checked_block(array, block=index, dtype=expected, cast=self.casts)
-        array = checked_array(array, block=index)
+            return checked_block(array, block=name, dtype=expected, cast=self.casts)
+        array = checked_array(array, block=name)
         check_same_dtype(self.dtype, array.dtype)
         return array
 
@@ -239,8 +232,8 @@ class Target(Generic[T]):
         ResumeMismatchError
             If they differ.
         """
-        name = block_name(index)
-        check_same_values(self.read(index, is_last), self.to_array(block, name), name, self.rtol)
+        again = self.to_array(block, index)
+        check_same_values(self.read(index, is_last), again, block_name(index), self.rtol)
 
     def check_attempt(self) -> None:
         """Refuse to write where this run is not, or is not any more.
@@ -319,6 +312,19 @@ def list_stored_units(keys: Iterable[str], plan: ArrayPlan) -> frozenset[Shape]:
         if len(cell) == len(plan.unit) and all(map(operator.lt, cell[axes:], beside))
     )
     return frozenset(cell for cell, count in counts.items() if count == math.prod(beside))
+
+
+def count_chunks(keys: Iterable[str], shape: Shape, unit: Shape) -> int:
+    """Count the keys of an array's chunks (shards, where there are shards), and no other keys.
+
+    >>> count_chunks(["c/0/0", "c/1/0", "c/0", "c/00/0", "zarr.json"], (4, 3), (4, 3))
+    1
+    """
+    grid = tuple(-(-length // extent) for length, extent in zip(shape, unit, strict=True))
+    return sum(
+        len(cell) == len(grid) and all(map(operator.lt, cell, grid))
+        for cell in map(parse_chunk_key, keys)
+    )
 
 
 def parse_chunk_key(key: str) -> Shape:

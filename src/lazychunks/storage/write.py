@@ -176,12 +176,14 @@ class Write(Generic[T]):
         """Take the next block; its memory may be reused as soon as this returns."""
         if self.is_finished:
             return  # others need the block, and it is stored already
-        if self._writer is None and self.target is None:
+        if self._writer is not None:
+            self._writer.step(block)
+        elif self.target is not None:
+            self._write_all().step(block)
+        else:
             array = self.probe().convert(block)
             self.begin(array.shape, array.dtype)
             self._write_all().add(array)
-        else:
-            self._write_all().step(block)
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""

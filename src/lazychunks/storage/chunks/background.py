@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import weakref
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,6 @@ from numpy.typing import NDArray
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.interrupts import uninterrupted
 from lazychunks.storage.chunks.filled import Filled
-
-LOOK_EVERY = 0.1
-"""Seconds after which a wait ends for a moment, so that a held Ctrl-C takes effect."""
 
 
 class BackgroundWriter:
@@ -55,66 +54,102 @@ class BackgroundWriter:
         self._dtype = dtype
         self._max_in_flight = max_in_flight
         self._recycle = recycle
-        self._pool = ThreadPoolExecutor(max_in_flight, thread_name_prefix="lazychunks-write")
-        self._pending: dict[Future[None], NDArray[Any]] = {}
+        self._todo: SimpleQueue[Filled | None] = SimpleQueue()
+        """Buffers that wait for a thread; None ends one."""
+        self._ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]] = SimpleQueue()
+        """Buffers whose writes have ended, each with its failure."""
+        self._under_way = 0
+        """Number of buffers that have been submitted and not been taken back."""
+        self._threads: list[threading.Thread] = []
         self._free: list[NDArray[Any]] = []
+        self._drops = threading.Event()
+        """Set where writes that have not begun are left out."""
+        self._is_closed = False
         self._process = os.getpid()
+        # Threads end with a writer that nobody closes: they know its queues, and not it.
+        weakref.finalize(self, self._todo.put, None)
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
-        self._wait_until_pending(self._max_in_flight)
+        self._check_process()
+        while self._under_way > self._max_in_flight:
+            self._take_back()
         return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
 
     def submit(self, filled: Filled) -> None:
         """Write a buffer in the background, as soon as a thread is free."""
         self._check_process()
-        with uninterrupted():
+        while not self._ended.empty():
             self._take_back()
-            self._pending[self._pool.submit(self._write, filled)] = filled.buffer
+        if self._under_way >= len(self._threads) < self._max_in_flight:
+            # An interrupt would leave a thread that nobody knows.
+            with uninterrupted():
+                desk = (self._write, self._todo, self._ended, self._drops)
+                thread = threading.Thread(
+                    target=_work, args=desk, name="lazychunks-write", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+        self._under_way += 1
+        self._todo.put(filled)
 
     def drain(self) -> None:
         """Wait for all writes, and raise the first failure."""
-        self._wait_until_pending(0)
+        self._check_process()
+        while self._under_way:
+            self._take_back()
 
     def close(self, *, drop: bool = True) -> None:
         """Wait for the writes under way, and drop those that have not begun, or wait for them too.
 
         Failures of writes are not raised. An interrupt is raised once the writes have ended.
         """
+        self._is_closed = True
         if os.getpid() == self._process:
             with uninterrupted():
-                self._pool.shutdown(cancel_futures=drop)
-        self._pending.clear()
+                if drop:
+                    self._drops.set()
+                self._todo.put(None)
+                for thread in self._threads:
+                    thread.join()
+                self._threads.clear()
         self._free.clear()
 
-    def _wait_until_pending(self, most: int) -> None:
-        """Wait until at most so many writes have not ended."""
-        self._check_process()
-        while True:
-            with uninterrupted():
-                if len(self._pending) > most:
-                    wait(self._pending, LOOK_EVERY, FIRST_COMPLETED)
-                self._take_back()
-            if len(self._pending) <= most:
-                return
-
     def _take_back(self) -> None:
-        """Take the buffers of ended writes back, and raise the first failure.
-
-        Even to look at a future takes a lock, which an interrupt would leave locked: the thread
-        that writes would wait for it forever. So interrupts are held whenever this is called.
-        """
-        for future in [future for future in self._pending if future.done()]:
-            buffer = self._pending.pop(future)
-            future.result()
-            if self._recycle:
-                self._free.append(buffer)
+        """Wait for a write to end, take its buffer back, and raise its failure."""
+        buffer, failure = self._ended.get()
+        self._under_way -= 1
+        if failure is not None:
+            raise failure
+        if self._recycle:
+            self._free.append(buffer)
 
     def _check_process(self) -> None:
         # The child of a fork would wait forever for threads that only its parent has, or write
         # into the array that its parent is writing.
+        if self._is_closed:
+            raise RuntimeError("this writer has been closed, so nothing can be written any more")
         if os.getpid() != self._process:
             raise RuntimeError(
                 f"process {os.getpid()} was forked from process {self._process}, which is writing "
                 "this array; only that one can go on with it, so leave the child with os._exit"
             )
+
+
+def _work(
+    write: Callable[[Filled], None],
+    todo: SimpleQueue[Filled | None],
+    ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]],
+    drops: threading.Event,
+) -> None:
+    """Write buffers, in a thread, until there is a None among them."""
+    while (filled := todo.get()) is not None:
+        failure: BaseException | None = None
+        try:
+            if not drops.is_set():
+                write(filled)
+        except BaseException as error:  # noqa: BLE001  # raised where it is taken back
+            failure = error
+        ended.put((filled.buffer, failure))
+        del filled, failure  # a thread that waits must not keep a buffer alive
+    todo.put(None)  # for the next thread

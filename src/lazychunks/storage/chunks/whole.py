@@ -18,7 +18,8 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
-    from lazychunks.storage.chunks.metadata import Document, StoredArray
+    from lazychunks.storage.chunks.metadata import StoredArray
+    from lazychunks.storage.record import Document
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
