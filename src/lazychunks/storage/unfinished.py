@@ -76,7 +76,7 @@ def note_even_ends(record: Record) -> Record:
     """Return the record with a length in place of sizes, where only the last block is smaller."""
     sizes, lengths = list(record.sizes), list(record.lengths)
     for axis, (noted, first) in enumerate(zip(record.sizes, record.first, strict=False)):
-        complete = bool(noted) and len(noted) == record.counts[axis]
+        complete = noted is not None and len(noted) == record.counts[axis]
         if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
             sizes[axis], lengths[axis] = None, sum(noted)
     return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))

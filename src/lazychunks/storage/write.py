@@ -9,7 +9,6 @@ is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import secrets
 from collections.abc import Callable, Collection, Sequence
@@ -22,14 +21,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from lazychunks.errors import (
-    BlockShapeError,
-    LazyChunksError,
-    NotResumableError,
-    NotSpreadableError,
-    ResumeMismatchError,
-    WriteAbortedError,
-)
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
@@ -37,6 +28,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, Setup
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
+from lazychunks.storage.failure import Failure
 from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.part_writer import PartWriter, Receipt
@@ -51,6 +43,7 @@ from lazychunks.storage.record import (
     with_record,
     with_shape,
 )
+from lazychunks.storage.refusals import check_can_resume, check_even, check_sizes, check_workers
 from lazychunks.storage.survey import Found, check_complete, plan_document, survey
 from lazychunks.storage.target import FirstBlock, Target
 from lazychunks.storage.unfinished import count_done, target_of
@@ -120,7 +113,7 @@ class Write(Generic[T]):
         self._stack = ExitStack()
         self._process = os.getpid()
 
-    # --- the pass of a fold ---------------------------------------------------------------------
+    # --- the pass of a fold --------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Lock the destination, and look at it.
@@ -132,13 +125,17 @@ class Write(Generic[T]):
         ResumeMismatchError, NotResumableError, NotSpreadableError
             If the pass cannot go on with an earlier start, or workers cannot do it.
         """
-        self._check_setup()
+        name, options, setup = str(self.place), self._options, self.setup
+        can_be_kept = self._draft.can_be_kept
+        check_can_resume(
+            name, options, setup, self._converter, self.before, can_be_kept=can_be_kept
+        )
         with ExitStack() as stack:
             stack.enter_context(self.place.lock())
             found = survey(
-                self.place, self._draft, self._options, self._counts, overwrite=self._overwrite
+                self.place, self._draft, options, self._counts, overwrite=self._overwrite
             )
-            self._check_workers()
+            check_workers(name, setup, is_seen_by_processes=self.place.is_seen_by_processes)
             if found is not None:
                 self._go_on(found)
             self._stack = stack.pop_all()
@@ -229,7 +226,7 @@ class Write(Generic[T]):
             self._stored = self._publish()
         return self._stored
 
-    # --- as a driver of passes sees it ----------------------------------------------------------
+    # --- as a driver of passes sees it ---------------------------------------------------------
 
     @property
     def resumes(self) -> bool:
@@ -303,7 +300,7 @@ class Write(Generic[T]):
         """Start to write, with the shape and the dtype of the first block."""
         options, axes = self._options, len(self._counts)
         check_block(first, first, (None,) * axes, block=self._first_name)
-        self._check_first(first)
+        check_sizes(first, axes, options, self.setup)
         self._dtype = dtype
         if options.dtype is not None:
             dtype = np.dtype(options.dtype)
@@ -382,7 +379,7 @@ class Write(Generic[T]):
             return seal(self._document)
         return serialize(self._document)
 
-    # --- inside ---------------------------------------------------------------------------------
+    # --- inside --------------------------------------------------------------------------------
 
     @property
     def _keeps(self) -> bool:
@@ -413,7 +410,8 @@ class Write(Generic[T]):
         if found.record.first:
             self.target = self._target_of(found.where, found.keys)
         if self.setup.workers is not None and self.target is not None:
-            self._check_even(self.target)
+            check_sizes(found.record.first, len(self._counts), self._options, self.setup)
+            check_even(self.target.plan, self._record)
 
     def _target_of(self, where: Keys, keys: Collection[str]) -> Target[T]:
         """Return where blocks go, and what is stored of them."""
@@ -453,105 +451,23 @@ class Write(Generic[T]):
     def _open_stored(self) -> StoredArray:
         return open_array(self.place.in_store(read_only=False), self._document)
 
-    # --- refusals -------------------------------------------------------------------------------
-
-    def _check_setup(self) -> None:
-        """Refuse what cannot be resumed in this pass, before anything is looked at."""
-        if not self._options.resume:
-            return
-        if not self._draft.can_be_kept:
-            raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write for another start: a zip file "
-                "cannot delete, and what a session has not committed ends with its process; leave "
-                "out resume=True, or write to a directory or another store"
-            )
-        if self.before is not None:
-            raise NotResumableError(
-                f"contramap changes blocks on their way to the sink at {self.place}, so that those "
-                "it has stored cannot be compared, nor given to other folds; apply the function "
-                "with .map, or leave out resume=True"
-            )
-        why = None
-        if not hasattr(self._converter, "from_numpy"):
-            why = "its converter has no from_numpy; give it one"
-        elif self._options.dtype is not None:
-            why = "dtype= casts what is stored; cast the blocks themselves, with .map"
-        if why is not None and self.setup.needs_blocks:
-            raise NotResumableError(
-                f"the other folds of this pass need every block, and the sink at {self.place} "
-                f"cannot give back those that it has stored: {why}, or store with to_zarr first"
-            )
-
-    def _check_workers(self) -> None:
-        """Refuse workers that would not see what they are to write."""
-        if not (self.setup.shares_memory or self.place.is_seen_by_processes):
-            raise NotSpreadableError(
-                f"workers in other processes do not see {self.place}; write to a directory or an "
-                "object store, or use a ThreadPoolExecutor"
-            )
-
-    def _check_first(self, first: Shape) -> None:
-        """Refuse workers where the size of the first block cannot be that of all blocks."""
-        sizes = first[: len(self._counts)]
-        if self.setup.workers is not None and self._options.sizes is None and 0 in sizes:
-            raise BlockShapeError(
-                f"the first block has shape {first}, and with an executor all blocks have its "
-                "size; list the sizes in sizes=, or leave out executor=, or the empty block",
-                block=self._first_name,
-                expected="positive sizes",
-                got=first,
-            )
-
-    def _check_even(self, target: Target[T]) -> None:
-        """Refuse workers where an earlier start has met blocks of uneven sizes."""
-        self._check_first(target.first)
-        for axis, count in enumerate(self._record.counts):
-            sizes = target.plan.axes[axis].sizes
-            if sizes is not None and len(sizes) != count:
-                few = "..., " if len(sizes) > 4 else ""
-                raise BlockShapeError(
-                    f"blocks have sizes {few}{str(sizes[-4:])[1:-1]} along axis {axis}, as an "
-                    "earlier start has found; with an executor all blocks but the last have the "
-                    "size of the first: list them in sizes=, or leave out executor= to go on",
-                    expected=target.plan.axes[axis].size,
-                    got=sizes[-1],
-                )
-
-    # --- failures -------------------------------------------------------------------------------
+    # --- failures ------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
         if self._draft.is_committed:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
-        known = [count for count in self._counts if count is not None]
-        total = math.prod(known) if len(known) == len(self._counts) else None
         taken = self._taken if self._writer is None else self._writer.taken
-        done = self._count_done() if self._keeps else taken
-        message = (
-            f"writing {self.place} stopped after {taken if done is None else done} of "
-            f"{'an unknown number of' if total is None else total} blocks; "
+        failure = Failure(
+            str(self.place),
+            done=self._count_done() if self._keeps else taken,
+            taken=taken,
+            counts=self._counts,
+            run_id=self._options.run_id if self._keeps else None,
+            is_removed=not self._keeps and self._discard(),
         )
-        if self._keeps:
-            message += (
-                "what was written is kept aside: to_zarr with resume=True and "
-                f"run_id={self._options.run_id!r} goes on from here"
-            )
-        else:
-            message += (
-                f"what was written {'has been' if self._discard() else 'could not be'} removed; to "
-                "be able to go on after a failure, use from_map or from_product, and pass run_id= "
-                "and resume=True"
-            )
-        if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
-            raise WriteAbortedError(
-                f"{message} (the failure: {type(error).__name__}: {error})",
-                done=done,
-                total=total,
-                resumable=self._keeps,
-            ) from error
-        if not isinstance(error, ResumeMismatchError):  # its own message says: do not resume
-            error.add_note(message)
+        failure.report(error)
 
     def _count_done(self) -> int | None:
         """Count the blocks that the next start does not compute."""
