@@ -33,7 +33,7 @@ ROOMS = (
 )
 """The house from the ground up: a room imports from those before it, and from itself."""
 
-LOADING_ZARR = ("storage", "folds.zarr_sink")
+LOADING_ZARR = {"storage", "folds.zarr_sink"}
 """What loads zarr; all else imports from there late, or for types only."""
 
 SIDE_ROOMS = ("torch", "dask", "testing")
@@ -107,7 +107,7 @@ def _allowed(module: str, found: Import) -> bool:
     if room not in ROOMS or target not in ROOMS or ROOMS.index(target) > ROOMS.index(room):
         return False
     loads_zarr = any(rest == name or rest.startswith(f"{name}.") for name in LOADING_ZARR)
-    if not loads_zarr or any(module == name or room == name for name in LOADING_ZARR):
+    if not loads_zarr or LOADING_ZARR.isdisjoint({module, room}):
         return target != "__init__" or room == "__main__"
     return found.deferred or found.typing_only
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from lazychunks.layout.plan import MERGE_BELOW, SPLIT_ABOVE, WritePlan
 from lazychunks.layout.shapes import Shape
-from tests.strategies import shapes
 
 itemsizes = st.sampled_from([1, 2, 4, 8, 16])
 MIB = 2**20
@@ -111,7 +110,6 @@ def test_a_tuple_is_the_chunk(data: st.DataObject, drawn: tuple[Shape, int]) -> 
     shards = tuple(n * one for n, one in zip(times, chunks, strict=True))
     made = plan(first, axes, chunks=chunks, shards=shards)
     assert (made.chunks, made.shards) == (chunks, shards)
-    assert made.unit == shards[:axes], "shards are written whole"
 
 
 @pytest.mark.parametrize("name", ["chunks", "shards"])
@@ -130,32 +128,6 @@ def test_a_shard_is_a_whole_number_of_chunks(shards: Shape) -> None:
         f"shards {shards} are no whole number of chunks (2, 3); pass chunks= and shards= so that "
         "each shard extent is a multiple of the chunk extent"
     )
-
-
-# What is written at once.
-
-
-@given(first_blocks(), st.integers(1, 50), st.data())
-def test_capacity_is_the_least_number_of_whole_units(
-    drawn: tuple[Shape, int], extent: int, data: st.DataObject
-) -> None:
-    first, axes = drawn
-    made = plan(first, axes, chunks=extent)
-    lengths = data.draw(shapes(axes, 1000))
-    capacity = made.capacity(lengths)
-    assert capacity[axes:] == made.trailing == first[axes:]
-    for room, length, unit in zip(capacity, lengths, made.unit, strict=False):
-        assert room % unit == 0
-        assert 0 <= room - length < unit
-
-
-@given(first_blocks(), itemsizes)
-def test_a_buffer_has_whole_trailing_axes(drawn: tuple[Shape, int], itemsize: int) -> None:
-    first, axes = drawn
-    made = plan(first, axes, itemsize)
-    assert made.unit == made.chunks[:axes]
-    assert made.unit_shape == made.unit + first[axes:]
-    assert made.block_axes == axes
 
 
 def test_a_plan_is_a_value() -> None:

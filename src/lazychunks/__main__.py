@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lazychunks.sequences import MAX_CHUNK_BYTES
+from lazychunks.layout.plan import MAX_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from lazychunks.storage import Status, Verification

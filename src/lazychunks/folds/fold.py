@@ -44,7 +44,7 @@ R_co = TypeVar("R_co", covariant=True)
 class FoldInParts(Generic[T_contra]):
     """Base of both kinds of folds: how parts of the blocks are folded elsewhere.
 
-    A fold that starts the pass of another fold hands on these three to it as well.
+    A fold that starts the pass of another fold hands all of these on to it as well.
     """
 
     __slots__ = ()
@@ -58,6 +58,11 @@ class FoldInParts(Generic[T_contra]):
     def needs_blocks(self) -> bool:
         """Whether it needs the blocks that its sinks have stored already, as all but sinks do."""
         return True
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks, as they do for whatever does not merge."""
+        return not self.merges
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
         """Return what workers need to go through parts for a pass: a value that can be pickled."""
@@ -315,6 +320,11 @@ class MappedFold(Fold[T_contra, R_co]):
     def needs_blocks(self) -> bool:
         """Whether the fold inside needs blocks that are stored."""
         return self.inner.needs_blocks
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether the fold inside makes workers send blocks."""
+        return self.inner.sends_blocks
 
     def for_parts(self, running: Any, /) -> PartFold[T_contra]:
         """Return the fold inside, and the function before it."""

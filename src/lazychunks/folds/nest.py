@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.blocks.factories import counts_of
+from lazychunks.errors import NotResumableError
 from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
@@ -17,7 +18,15 @@ from lazychunks.folds.fold import (
     NestedFold,
 )
 from lazychunks.layout.parts import AnyPart, Part
-from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, AnyRunning, Counts, Sink, State
+from lazychunks.runs.passes import (
+    AnyPartFold,
+    AnyPartRunning,
+    AnyRunning,
+    Counts,
+    Setup,
+    Sink,
+    State,
+)
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 
 T = TypeVar("T")
@@ -84,6 +93,11 @@ class NestFold(NestedFold[T_contra, R_co]):
         """Whether workers fold their part of each row."""
         return self.inner.merges
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether the fold of rows makes workers send blocks."""
+        return self.inner.sends_blocks
+
     def for_parts(self, running: Any, /) -> AnyPartFold:
         """Return the fold of rows for workers; row results are folded at the coordinator."""
         # Starting a pass has no effect before it is entered.
@@ -94,7 +108,15 @@ class NestFold(NestedFold[T_contra, R_co]):
         outer = self.outer.start(counts[:1])
         for sink in outer.sinks:
             sink.is_behind_a_fold = True
-        return NestPass(self.inner, outer, counts[1:])
+        running = NestPass(self.inner, outer, counts[1:])
+        for sink in (*outer.sinks, *running.started[0].sinks):
+            if sink.resumes:
+                raise NotResumableError(
+                    "a sink inside of nest() stores single rows, or the results of rows, and only "
+                    "the fold knows how they are made; leave out resume=True, or store the blocks "
+                    "themselves"
+                )
+        return running
 
     def start_part(self, part: AnyPart, /) -> NestPart:
         """Start a pass over a part."""
@@ -165,9 +187,14 @@ class NestPass:
     """Number of blocks in a row, if it is known."""
     blocks: int = field(default=0, init=False)
     """Number of blocks in the current row."""
+    started: list[AnyRunning] = field(init=False)
+    """Inner passes of rows that have not begun. The first one tells which sinks there are."""
     rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
     row_stack: ExitStack = field(default_factory=ExitStack, init=False)
     stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    def __post_init__(self) -> None:
+        self.started = [self._start_row()]
 
     @property
     def sinks(self) -> Sequence[Sink]:
@@ -211,9 +238,17 @@ class NestPass:
         """Return the result of the outer pass."""
         return self.outer.finish()
 
+    def _start_row(self) -> AnyRunning:
+        running = self.inner.start(self.counts)
+        for sink in running.sinks:
+            sink.setup = Setup(can_skip=False)
+        return running
+
     def _open_rows(self, number: int) -> list[AnyRunning]:
-        start, enter = self.inner.start, self.row_stack.enter_context
-        self.rows = [enter(start(self.counts)) for _ in range(number)]
+        rows, self.started = self.started, []
+        while len(rows) < number:
+            rows.append(self._start_row())
+        self.rows = [self.row_stack.enter_context(row) for row in rows]
         return self.rows
 
     def _close_rows(self, rows: list[AnyRunning]) -> None:

@@ -168,6 +168,11 @@ class _Folds:
         """Whether one of the folds needs blocks that are stored."""
         return any(fold.needs_blocks for fold in self.folds)
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether one of the folds makes workers send blocks."""
+        return any(fold.sends_blocks for fold in self.folds)
+
     def for_parts(self, running: Any, /) -> AnyPartFold:
         """Return the folds for workers."""
         pairs = zip(self.folds, running.passes, strict=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
 
-from lazychunks.folds.fold import EitherFold
+from lazychunks.folds.fold import CollectBlocks, EitherFold
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
 from lazychunks.storage.sink import ArraySink
 
@@ -38,7 +38,9 @@ def zarr_sink(
 
     A tee whose sinks have ``run_id=`` and ``resume=True`` goes on where an earlier start of it has
     been killed: blocks that are stored are read back, through the converter's ``from_numpy``, for
-    the other folds, and only the others are computed.
+    the other folds, and only the others are computed. A block that is read back lies in memory in C
+    order, with numbers in native byte order; the last bits of a sum may depend on that, though not
+    in the library's own folds.
 
     Parameters
     ----------
@@ -66,3 +68,7 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
     """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
 
     __slots__ = ()
+
+    def for_parts(self, running: Any, /) -> Any:
+        """Return what stores parts; where the pass stores blocks itself, what collects them."""
+        return super().for_parts(running) if running.stores_parts else CollectBlocks()

@@ -52,7 +52,8 @@ def split(
       array.
     - Parts are no larger than that and ``blocks`` require.
 
-    Rows are read when a part needs them, and one row beyond, to see whether it is the last.
+    Rows are read when a part needs them, and one row beyond, to see whether it is the last. Without
+    a plan, rows may differ in length; a band of such rows is not cut into columns.
 
     Parameters
     ----------
@@ -68,10 +69,10 @@ def split(
     Raises
     ------
     BlockShapeError
-        If blocks do not fall on whole units, if the rows differ in length, or if there is another
-        number of blocks than listed sizes.
+        If blocks do not fall on whole units of a plan, if the rows differ in length, or if there is
+        another number of blocks than listed sizes.
     EmptyRowError
-        If a row has no call.
+        If a row has no call, and there is a plan.
 
     Examples
     --------
@@ -82,10 +83,13 @@ def split(
     [((0, 0), 2, (False, True)), ((2, 0), 1, (True, True))]
     """
     number = first_row = 0
-    for band, is_last in _cut_into_bands(_check_rows(rows, plans, axes), plans, blocks):
-        columns = len(band[0])
-        # A higher band, which units may ask for, needs fewer columns for as many blocks.
-        cuts = _cut_columns(columns, plans, at_least=-(-blocks // len(band)))
+    checked = _check_rows(rows, plans, axes) if plans else rows
+    for band, is_last in _cut_into_bands(checked, plans, blocks):
+        columns = max(map(len, band))
+        cuts: Iterable[int] = ()
+        if all(len(row) == columns for row in band):
+            # A higher band, which units may ask for, needs fewer columns for as many blocks.
+            cuts = _cut_columns(columns, plans, at_least=-(-blocks // len(band)))
         for start, stop in pairwise((0, *cuts, columns)):
             calls = [row[start:stop] for row in band]
             yield Part(number, (first_row, start), calls, (is_last, stop == columns), axes)

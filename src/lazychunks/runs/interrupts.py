@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import FrameType
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypeVar
+
+T = TypeVar("T")
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 HELD_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals whose Python handlers may raise an exception at any line of the main thread."""
+
+LOOK_EVERY = 0.1
+"""Seconds after which a wait for futures ends for a moment, so that a held Ctrl-C takes effect."""
 
 
 class uninterrupted:  # noqa: N801  # reads as a statement: `with uninterrupted():`
@@ -74,19 +80,14 @@ class uninterrupted:  # noqa: N801  # reads as a statement: `with uninterrupted(
             signal.signal(number, handler)
 
 
-def wait_out(wait: Callable[[], object]) -> None:
-    """Wait to the end, however often that is interrupted, then raise the interrupt.
+def wait_for_any(futures: Collection[Future[T]]) -> set[Future[T]]:
+    """Wait until at least one of some futures has ended, and return all that have.
 
-    The same exception twice means that ``wait`` itself fails: then it is raised at once.
+    Ctrl-C takes effect between two looks at the futures. In the middle of one, it would leave a
+    lock taken that the worker needs to hand over its result, and so the worker would hang.
     """
-    interrupt: BaseException | None = None
     while True:
-        try:
-            wait()
-            break
-        except BaseException as error:  # what is under way ends all the same
-            if isinstance(error, Exception) and type(error) is type(interrupt):
-                raise
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+        with uninterrupted():
+            ended, _ = wait(futures, LOOK_EVERY, FIRST_COMPLETED)
+        if ended or not futures:
+            return ended

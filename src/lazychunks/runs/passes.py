@@ -130,6 +130,11 @@ class Sink(Shelf, Protocol):
         """Where blocks lie, once the first of them is known."""
         ...
 
+    @property
+    def stores_parts(self) -> bool:
+        """Whether workers store its blocks; otherwise they send them, and it stores them here."""
+        ...
+
     def is_open_at(self, part: AnyPart, /) -> bool:
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         ...

@@ -1,7 +1,7 @@
 """Who goes through parts: the workers of an executor, or of a dask cluster.
 
-A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer, ``send``
-what all tasks share, and have ``each`` task done by somebody.
+A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer,
+``send`` what all tasks share, and have ``each`` task done by somebody.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ import importlib
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from lazychunks.errors import NotSpreadableError
+from lazychunks.layout.checks import block_name, check_positive
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.interrupts import wait_out
+from lazychunks.runs.interrupts import uninterrupted, wait_for_any
 from lazychunks.runs.passes import State
-from lazychunks.runs.shipping import Sent, Shipped, receive
+from lazychunks.runs.shipping import Sent, Shipped, receive, unpack
 from lazychunks.runs.walk import PartWork
 
 T = TypeVar("T")
@@ -49,10 +51,13 @@ class Provider(Protocol):
 class Task(NamedTuple):
     """A part for somebody to go through."""
 
+    fn: Sent[Callable[..., Any]]
+    """Computes a block from its items."""
     work: Sent[PartWork[Any]]
     part: AnyPart
-    verify: bool
-    """Whether to compute the first stored block of the part again, and compare."""
+    """It has the items of its blocks, and not the function."""
+    verify: frozenset[int]
+    """Numbers of the shelves to be verified, as in :meth:`.walk.Walk.go_through`."""
 
 
 class Runner(Protocol):
@@ -74,11 +79,12 @@ class Runner(Protocol):
         """
         ...
 
-    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
+    def each(self, tasks: Iterable[Task | None]) -> Generator[tuple[AnyPart, State]]:
         """Have every task done by somebody, and yield the states of parts as they come.
 
-        Tasks are drawn as there is room for them; None among them waits until all before it have
-        ended. Nothing is under way once the iterator has ended, or has been closed.
+        Tasks are drawn as there is room for them. None among them means that the next one has to
+        wait, and is drawn once one more of those under way has ended. Nothing is under way any more
+        once the generator has ended, or has been closed.
         """
         ...
 
@@ -97,6 +103,8 @@ class Workers:
     ------
     NotSpreadableError
         If it cannot work for a caller that waits, or would fork what does not survive it.
+    TypeError, ValueError
+        If it is no executor, or the bound is not a positive integer.
     """
 
     def __init__(self, executor: Executor | Provider, max_in_flight: int | None) -> None:
@@ -117,7 +125,11 @@ class Workers:
         )
         self.shares_memory: bool = type(self.executor) is ThreadPoolExecutor
         self.workers: int = _count_workers(executor)
-        self._bound = max_in_flight or TASKS_EACH * self.workers
+        self.max_in_flight: int = (
+            TASKS_EACH * self.workers
+            if max_in_flight is None
+            else check_positive(max_in_flight, "max_in_flight")
+        )
         context = getattr(self.executor, "_mp_context", None)
         if context is not None and context.get_start_method() == "fork" and "torch" in sys.modules:
             raise NotSpreadableError(
@@ -127,19 +139,22 @@ class Workers:
 
     def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Have one worker call a function, and wait for its result."""
-        future = self.executor.submit(fn, *args)
+        pending: dict[Future[T], None] = {}
         try:
-            return future.result()
+            with uninterrupted():  # or nobody would have the future, and wait for it
+                pending[self.executor.submit(fn, *args)] = None
+            (ended,) = wait_for_any(pending)
+            return ended.result()
         finally:
-            self._wait_for({future})
+            self.end(pending)
 
-    def send(self, value: T, what: str) -> Sent[T]:
-        """Pickle what all tasks share, once, if workers are in other processes.
+    def pack(self, value: T, what: str) -> Sent[T]:
+        """Pickle a value, if workers are in other processes.
 
         Raises
         ------
         NotSpreadableError
-            If it cannot be sent there.
+            If it cannot be pickled; ``what`` names it.
         """
         if self.shares_memory:
             return value
@@ -149,51 +164,135 @@ class Workers:
             importlib.import_module("cloudpickle") if package in _CLOUDPICKLING else pickle
         )
         try:
-            shipped: Shipped[T] = Shipped(pickler.dumps(value))
+            return Shipped(pickler.dumps(value))
         except Exception as error:
             raise NotSpreadableError(
                 f"{what} cannot be sent to other processes ({type(error).__name__}: {error}); "
                 "define functions and classes at the top level of a module, or use a "
                 "ThreadPoolExecutor"
             ) from error
-        if self._client is not None and len(shipped.data) > SENT_WITH_EACH_TASK:
-            scattered: Sent[T] = self._client.scatter(shipped, broadcast=True)
-            return scattered
-        return shipped
 
-    def each(self, tasks: Iterable[Task | None]) -> Iterator[tuple[AnyPart, State]]:
-        """Give tasks to the workers, and yield the states of parts in the order of completion."""
+    def send(self, value: T, what: str) -> Sent[T]:
+        """Pickle what all tasks share, once; a large value goes to a dask cluster beforehand.
+
+        Raises
+        ------
+        NotSpreadableError
+            If it cannot be sent there.
+        """
+        packed = self.pack(value, what)
+        if (
+            self._client is not None
+            and isinstance(packed, Shipped)
+            and len(packed.data) > SENT_WITH_EACH_TASK
+        ):
+            scattered: Sent[T] = self._client.scatter(packed, broadcast=True)
+            return scattered
+        return packed
+
+    def each(self, tasks: Iterable[Task | None]) -> Generator[tuple[AnyPart, State]]:
+        """Give tasks to the workers, and yield the states of parts in the order of completion.
+
+        Raises
+        ------
+        NotSpreadableError
+            If an item cannot be sent to other processes.
+        """
         pending: dict[Future[State], AnyPart] = {}
         try:
             for task in tasks:
-                room = self._bound if task is not None else 1
-                while len(pending) >= room:
-                    yield from _collect(pending)
                 if task is not None:
-                    future = self.executor.submit(do_task, task.work, task.part, task.verify)
-                    pending[future] = task.part
+                    while len(pending) >= self.max_in_flight:
+                        yield from _collect(pending)
+                    place = block_name(task.part.index[: task.part.axes])
+                    part = self.pack(task.part, f"an item of block {place}, or of those after it,")
+                    with uninterrupted():  # or nobody would have the future, and wait for it
+                        future = self.executor.submit(
+                            do_task, task.fn, task.work, part, task.verify
+                        )
+                        pending[future] = task.part
+                elif pending:
+                    yield from _collect(pending)
             while pending:
                 yield from _collect(pending)
         finally:
-            self._wait_for(set(pending))
+            self.end(pending)
 
-    def _wait_for(self, futures: set[Future[Any]]) -> None:
-        """Cancel what has not begun, and wait for the rest, however often that is interrupted."""
-        if self._client is None:  # dask forgets what is cancelled, but does not stop it
-            for future in futures:
-                future.cancel()
-        wait_out(lambda: wait(futures))
+    def end(self, futures: Collection[Future[Any]], *, cancels: bool = True) -> None:
+        """Cancel what has not begun, and wait for the rest; an interrupt is raised afterwards."""
+        with uninterrupted():
+            # dask forgets what is canceled, but does not stop it.
+            if cancels and self._client is None:
+                for future in futures:
+                    future.cancel()
+            wait(futures)
 
 
-def do_task(work: Sent[PartWork[Any]], part: AnyPart, verify: bool) -> State:
+class BlockExecutor(Executor):
+    """Computes single blocks by workers, for whatever needs the blocks themselves.
+
+    The function of the blocks is sent once. Leaving it waits until nothing is under way any more;
+    after a failure, what has not begun is canceled.
+
+    Parameters
+    ----------
+    workers
+        Who computes.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._fn: Callable[..., Any] | None = None
+        self._sent: Sent[Callable[..., Any]] | None = None
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., T], /, *_: Any, **__: Any) -> Future[T]:
+        """Compute a block; ``fn`` is its call.
+
+        Raises
+        ------
+        NotSpreadableError
+            If the function or the items cannot be sent to other processes.
+        """
+        call: Any = fn
+        if self._sent is None or self._fn is not call.func:
+            self._fn = call.func
+            self._sent = self._workers.send(call.func, "the function that computes blocks")
+        items = self._workers.pack(call.args, "an item")
+        with uninterrupted():
+            future: Future[T] = self._workers.executor.submit(compute_block, self._sent, items)
+            self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._workers.end(tuple(self._under_way), cancels=kind is not None)
+
+
+def compute_block(fn: Sent[Callable[..., T]], items: Sent[tuple[Any, ...]]) -> T:
+    """Compute one block; runs in a worker."""
+    return receive(fn)(*unpack(items))
+
+
+def do_task(
+    fn: Sent[Callable[..., Any]],
+    work: Sent[PartWork[Any]],
+    part: Sent[AnyPart],
+    verify: frozenset[int],
+) -> State:
     """Go through one part; runs in a worker."""
-    return receive(work)(part, verify=verify)
+    return receive(work)(receive(fn), unpack(part), verify)
 
 
 def _collect(pending: dict[Future[State], AnyPart]) -> Iterator[tuple[AnyPart, State]]:
     """Wait until something has ended, and hand it out."""
-    ended, _ = wait(pending, return_when=FIRST_COMPLETED)
-    for future in ended:
+    for future in wait_for_any(pending):
         yield pending.pop(future), future.result()
 
 

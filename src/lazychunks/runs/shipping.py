@@ -30,7 +30,16 @@ def receive(sent: Sent[T]) -> T:
     return received
 
 
-# Of this run: the function of the blocks and the work; and those of a run that has just ended.
-@lru_cache(maxsize=8)
+def unpack(sent: Sent[T]) -> T:
+    """Return a copy of a value that one task needs, and that is not kept for others."""
+    if not isinstance(sent, Shipped):
+        return sent
+    unpacked: T = pickle.loads(sent.data)  # noqa: S301  # made by the process that sends the tasks
+    return unpacked
+
+
+# A run needs two: the function of the blocks, and the work. A worker may serve two runs at a time.
+# Not more, since whatever is kept (a model, for instance) takes memory when the run has ended.
+@lru_cache(maxsize=4)
 def _load(data: bytes) -> Any:
     return pickle.loads(data)  # noqa: S301  # made by the process that sends the tasks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -10,7 +10,6 @@ from lazychunks.blocks.factories import BlockCall
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import STORED, Ends, PartFold, Shelf, State
-from lazychunks.runs.shipping import Sent, receive
 
 T = TypeVar("T")
 
@@ -31,68 +30,80 @@ class Steps(Protocol):
 class Walk:
     """How to go through blocks, where some of them may be stored already."""
 
-    shelves: tuple[Shelf, ...]
-    """Of all sinks of the pass, if each of them may have stored blocks."""
+    shelves: tuple[Shelf | None, ...]
+    """What each sink of the pass has stored; None for a sink that has stored nothing."""
     needs_blocks: bool
     """Whether there are folds beside the sinks, which need stored blocks as well."""
 
-    def go_through(self, part: AnyPart, running: Steps, *, verify: bool) -> None:
-        """Step a pass with the blocks of a part.
+    def go_through(self, part: AnyPart, running: Steps, verify: Collection[int] = ()) -> None:
+        """Step a pass with the blocks of a part; only those are computed that some sink lacks.
 
-        With ``verify``, the first block that is stored is computed as well, and compared.
+        Parameters
+        ----------
+        part, running
+            The blocks, and the pass.
+        verify
+            Numbers of the shelves to be verified: of each, the first stored block is computed as
+            well, and compared.
         """
-        for row, calls, is_last_row in enumerate_with_last(part.rows, part.index[0]):
-            for column, call, is_last_column in enumerate_with_last(calls, part.index[1]):
-                index = (row, column)[: part.axes]
-                is_last = (is_last_row and part.ends[0], is_last_column and part.ends[1])
-                if not self.has(index, is_last):
-                    running.step(call())
-                    continue
-                if verify:
-                    verify = False
+        unverified = set(verify)
+        for row in enumerate_with_last(part.rows, part.index[0]):
+            for call, index, is_last in _place_calls(part, row):
+                holders = self._find_holders(index, is_last)
+                is_stored = len(holders) == len(self.shelves) > 0
+                doubted = unverified.intersection(holders)
+                if not is_stored or doubted:
                     block = call()
-                    for shelf in self.shelves:
-                        shelf.compare(index, is_last, block)
-                stored = self.shelves[0].read_block if self.needs_blocks else _stand_in
-                running.step(stored(index, is_last))
+                    for number in sorted(doubted):
+                        holders[number].compare(index, is_last, block)
+                    unverified -= doubted
+                    if not is_stored:
+                        running.step(block)
+                    del block  # otherwise it would live on while the next one is computed
+                if is_stored:
+                    read = holders[0].read_block if self.needs_blocks else _stand_in
+                    running.step(read(index, is_last))
             if part.axes == 2:
                 running.end_row()
 
-    def has(self, index: Shape, is_last: Ends) -> bool:
-        """Whether all sinks have stored a block."""
-        return bool(self.shelves) and all(shelf.has(index, is_last) for shelf in self.shelves)
+    def look_at(self, part: AnyPart) -> tuple[set[int], bool]:
+        """Tell which shelves have stored any block of a part, and whether none needs computing."""
+        found = set[int]()
+        is_all_stored = bool(self.shelves)
+        for row in enumerate_with_last(part.rows, part.index[0]):
+            for _, index, is_last in _place_calls(part, row):
+                holders = self._find_holders(index, is_last)
+                found.update(holders)
+                is_all_stored &= len(holders) == len(self.shelves)
+        return found, is_all_stored
 
-    def has_stored(self, part: AnyPart) -> tuple[bool, bool]:
-        """Whether any block of a part is stored, and whether all are."""
-        if not self.shelves:
-            return False, False
-        found = [
-            self.has(
-                (row, column)[: part.axes],
-                (is_last_row and part.ends[0], is_last_column and part.ends[1]),
-            )
-            for row, calls, is_last_row in enumerate_with_last(part.rows, part.index[0])
-            for column, _, is_last_column in enumerate_with_last(calls, part.index[1])
-        ]
-        return any(found), all(found)
+    @property
+    def is_empty(self) -> bool:
+        """Whether no block is stored."""
+        return not any(shelf is not None for shelf in self.shelves)
+
+    def _find_holders(self, index: Shape, is_last: Ends) -> dict[int, Shelf]:
+        """Return the shelves that have stored a block, by number."""
+        return {
+            number: shelf
+            for number, shelf in enumerate(self.shelves)
+            if shelf is not None and shelf.has(index, is_last)
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class PartWork(Generic[T]):
-    """All that somebody must know to go through parts of a pass."""
+    """What a worker does with the blocks of each part that it gets."""
 
-    fn: Sent[Callable[..., T]]
-    """Computes a block from its items; parts hold the items only."""
     fold: PartFold[T]
     walk: Walk
 
-    def __call__(self, part: AnyPart, *, verify: bool) -> State:
-        """Go through a part, and return its state."""
-        fn = receive(self.fn)
+    def __call__(self, fn: Callable[..., T], part: AnyPart, verify: Collection[int] = ()) -> State:
+        """Go through a part, which has the items of its blocks, and return its state."""
         rows = [[BlockCall(fn, items) for items in row] for row in part.rows]
         computed = replace(part, rows=rows)
         with self.fold.start_part(computed) as running:
-            self.walk.go_through(computed, running, verify=verify)
+            self.walk.go_through(computed, running, verify)
             return running.state()
 
 
@@ -115,6 +126,16 @@ def enumerate_with_last(items: Iterable[T], start: int) -> Iterator[tuple[int, T
         held.append(item)
     if held:
         yield number, held.pop(), True
+
+
+def _place_calls(
+    part: AnyPart, row: tuple[int, Sequence[T], bool]
+) -> Iterator[tuple[T, Shape, Ends]]:
+    """Yield the calls of a row of a part, with their places."""
+    number, calls, is_last_row = row
+    for column, call, is_last_column in enumerate_with_last(calls, part.index[1]):
+        index = (number, column)[: part.axes]
+        yield call, index, (is_last_row and part.ends[0], is_last_column and part.ends[1])
 
 
 def _stand_in(index: Shape, is_last: Ends) -> object:  # noqa: ARG001  # as Shelf.read_block

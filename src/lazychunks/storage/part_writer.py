@@ -60,8 +60,8 @@ class Notebook(Protocol):
         """Remove units that an earlier start has stored, since they are not where they belong."""
         ...
 
-    def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
-        """Note the sizes of the blocks so far, along each axis on which they are uneven."""
+    def note_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Note the sizes of the blocks so far along each block axis."""
         ...
 
     def note_length(self, axis: int, length: int) -> None:
@@ -168,13 +168,14 @@ class PartWriter(Generic[T]):
     def add(self, array: NDArray[Any]) -> None:
         """Take the next block, which has been converted and checked."""
         shape = array.shape
-        is_usual = shape == self._usual
-        if not is_usual:
-            self._check(shape)
+        if shape != self._usual:
+            self._check_sizes(shape)
+        self._check_lengths(shape)
         units = self._units or self._open()
+        is_news = self._notebook is not None and self._notice_uneven(shape, units)
         origin = self._advance(shape)
-        if self._notebook is not None and not is_usual:
-            self._notice_uneven(origin, shape, units)
+        if is_news:
+            self._note_sizes()
         units.add(origin, array)
         if self._target.is_resumable and time.monotonic() >= self._next_checkpoint:
             self._checkpoint()
@@ -231,7 +232,15 @@ class PartWriter(Generic[T]):
         if self._units is not None and self._units.is_spilled(cell):
             target.where.delete(spill.key_of(cell))
 
-    def _check(self, shape: Shape) -> None:
+    def _check_lengths(self, shape: Shape) -> None:
+        """Refuse a block beyond the end of the array, where that is known."""
+        for axis, (start, size, length) in enumerate(
+            zip(self._origin, shape, self._lengths, strict=False)
+        ):
+            if length is not None and start + size > length:
+                raise mismatch(f"the length of axis {axis}", "length", length, start + size)
+
+    def _check_sizes(self, shape: Shape) -> None:
         """Refuse a block that does not fit where it has to go."""
         target, axes = self._target, len(self._origin)
         is_alike = len(shape) == len(target.first) and shape[axes:] == target.plan.trailing
@@ -310,6 +319,8 @@ class PartWriter(Generic[T]):
     def _advance(self, shape: Shape) -> Shape:
         """Go on to the next block, and return the origin of this one, by its sizes."""
         origin = self._origin
+        if self._notebook is not None and self._tells_size(0):
+            self._heights.append(shape[0])
         self.taken += 1
         if len(origin) == 1:
             self._row += 1
@@ -321,11 +332,6 @@ class PartWriter(Generic[T]):
             self._origin = (origin[0], origin[1] + shape[1])
             self.stops = (origin[0] + shape[0], max(self._origin[1], self.stops[1]))
         self._height = shape[0]
-        if self._notebook is not None and self._tells_size(0, origin):
-            self._heights.append(shape[0])
-        for axis, length in enumerate(self._lengths):
-            if length is not None and self.stops[axis] > length:
-                raise mismatch(f"the length of axis {axis}", "length", length, self.stops[axis])
         self._usual = self._find_usual()
         return origin
 
@@ -346,16 +352,19 @@ class PartWriter(Generic[T]):
             return None
         return (height, self._widths[self._column], *first[2:])
 
-    def _notice_uneven(self, origin: Shape, shape: Shape, units: OpenUnits) -> None:
-        """Have it noted that blocks are uneven, before anything is written at a place of theirs."""
+    def _notice_uneven(self, shape: Shape, units: OpenUnits) -> bool:
+        """Tell whether the next block is the first of another size; forget what that disproves.
+
+        The sizes must be noted before anything is written at a place of such a block.
+        """
         assert self._notebook is not None
         found = False
-        for axis, start in enumerate(origin):
+        for axis, start in enumerate(self._origin):
             if (
                 shape[axis] != self._target.first[axis]
                 and not self._is_uneven[axis]
-                and self._tells_size(axis, origin)
-                and start + shape[axis] != self._target.lengths[axis]
+                and self._tells_size(axis)
+                and start + shape[axis] != self._lengths[axis]
             ):
                 # Workers had stored them where blocks of one size would lie. Sizes are noted once
                 # they are gone: a start that knows the sizes would believe them.
@@ -363,20 +372,16 @@ class PartWriter(Generic[T]):
                 if wrong:
                     self._notebook.forget_units(wrong)
                 self._is_uneven[axis] = found = True
-        if found:
-            self._note_sizes()
+        return found
 
-    def _tells_size(self, axis: int, origin: Shape) -> bool:
-        """Whether the block that was placed last is the first one of its row, or of its column."""
-        if axis == 1:
-            return self._columns is None
-        return len(origin) == 1 or self._column - self._part.index[1] == 1
+    def _tells_size(self, axis: int) -> bool:
+        """Whether the next block is the first one of its row, or of its column."""
+        return self._columns is None if axis == 1 else self._column == self._part.index[1]
 
     def _note_sizes(self) -> None:
-        if self._notebook is not None and any(self._is_uneven):
+        if self._notebook is not None:
             sizes = (self._heights, self._widths)
-            noted = [s if odd else None for s, odd in zip(sizes, self._is_uneven, strict=False)]
-            self._notebook.note_sizes(noted)
+            self._notebook.note_sizes(sizes[: len(self._origin)])
 
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""

@@ -31,6 +31,8 @@ class ArraySink(Generic[T_contra]):
     """Whether parts may be stored elsewhere, whose receipts are absorbed here."""
     needs_blocks: ClassVar[bool] = False
     """Whether it needs blocks that are stored already."""
+    sends_blocks: ClassVar[bool] = False
+    """Whether workers send blocks, and not only receipts."""
 
     destination: Destination
     converter: ToNumpy[T_contra]

@@ -126,6 +126,7 @@ def plan_document(
         chunks=options.chunks,
         shards=options.shards,
         counts=counts,
+        workers=workers,
     )
     shape = (*(0 for _ in counts), *plan.trailing)
     return make_document(shape, plan.chunks, plan.shards, dtype, options)

@@ -9,26 +9,18 @@ is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import numpy as np
 
-from lazychunks.errors import (
-    BlockShapeError,
-    LazyChunksError,
-    NotResumableError,
-    NotSpreadableError,
-    ResumeMismatchError,
-    WriteAbortedError,
-)
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
@@ -36,6 +28,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, Setup
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
+from lazychunks.storage.failure import Failure
 from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.part_writer import PartWriter, Receipt
@@ -43,12 +36,14 @@ from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.record import (
     Document,
     Record,
+    Sizes,
     hash_sizes,
     seal,
     serialize,
     with_record,
     with_shape,
 )
+from lazychunks.storage.refusals import check_can_resume, check_even, check_sizes, check_workers
 from lazychunks.storage.survey import Found, check_complete, plan_document, survey
 from lazychunks.storage.target import FirstBlock, Target
 from lazychunks.storage.unfinished import count_done, target_of
@@ -63,9 +58,6 @@ T = TypeVar("T")
 
 WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
-
-MOST_UNITS = 2**31
-"""Number of units along an axis whose end is not known yet, for stores that must know."""
 
 VERSION = metadata.version("lazychunks")
 
@@ -121,7 +113,7 @@ class Write(Generic[T]):
         self._stack = ExitStack()
         self._process = os.getpid()
 
-    # --- the pass of a fold -------------------------------------------------------------------
+    # --- the pass of a fold --------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         """Lock the destination, and look at it.
@@ -133,13 +125,17 @@ class Write(Generic[T]):
         ResumeMismatchError, NotResumableError, NotSpreadableError
             If the pass cannot go on with an earlier start, or workers cannot do it.
         """
-        self._check_setup()
+        name, options, setup = str(self.place), self._options, self.setup
+        can_be_kept = self._draft.can_be_kept
+        check_can_resume(
+            name, options, setup, self._converter, self.before, can_be_kept=can_be_kept
+        )
         with ExitStack() as stack:
             stack.enter_context(self.place.lock())
             found = survey(
-                self.place, self._draft, self._options, self._counts, overwrite=self._overwrite
+                self.place, self._draft, options, self._counts, overwrite=self._overwrite
             )
-            self._check_workers()
+            check_workers(name, setup, is_seen_by_processes=self.place.is_seen_by_processes)
             if found is not None:
                 self._go_on(found)
             self._stack = stack.pop_all()
@@ -175,6 +171,8 @@ class Write(Generic[T]):
         """Take the next block; its memory may be reused as soon as this returns."""
         if self._writer is not None:
             self._writer.step(block)
+        elif self.is_finished:
+            pass  # other folds of the pass need the block, which is stored already
         elif self.target is not None:
             self._write_all().step(block)
         else:
@@ -184,12 +182,18 @@ class Write(Generic[T]):
 
     def end_row(self) -> None:
         """Close a row of blocks; the first one fixes the width of the array."""
+        if self.is_finished:
+            return
         if self._writer is None and self.target is None:
             check_row(0, 0, 0)
         self._write_all().end_row()
 
-    def absorb(self, receipt: Receipt, part: AnyPart, /) -> None:
-        """Take the receipt of a part that has been stored elsewhere."""
+    def absorb(self, receipt: Receipt | Sequence[Sequence[T]], part: AnyPart, /) -> None:
+        """Take the receipt of a part that has been stored elsewhere, or else its blocks."""
+        if not isinstance(receipt, Receipt):
+            for block in chain.from_iterable(receipt):  # of one row, inside of nest()
+                self.step(block)
+            return
         assert self.target is not None
         self._taken += receipt.blocks
         self._stops = tuple(map(max, self._stops, receipt.stops))
@@ -201,7 +205,11 @@ class Write(Generic[T]):
                 raise mismatch(f"the length of axis {axis}", "length", known, length)
 
     def prepare(self) -> None:
-        """Do what may fail before publishing. It is harmless to call this twice."""
+        """Do what may fail before publishing. It is harmless to call this twice.
+
+        It is noted that all is written. So, if several arrays are written at a time and a kill
+        comes between the first publishing and the last, the next start computes nothing.
+        """
         if self.is_finished:
             return
         if self._writer is not None:
@@ -209,17 +217,16 @@ class Write(Generic[T]):
             self._counts = self._writer.counts
         if self.target is None or not (self._writer or self._taken):
             raise empty_sequence()
+        self._note_all_written()
 
     def finish(self) -> StoredArray:
         """Write what is left, and publish."""
         if self._stored is None:
             self.prepare()
-            if not self._record.is_written:
-                self._note_all_written()
             self._stored = self._publish()
         return self._stored
 
-    # --- as a driver of passes sees it ----------------------------------------------------------
+    # --- as a driver of passes sees it ---------------------------------------------------------
 
     @property
     def resumes(self) -> bool:
@@ -256,6 +263,11 @@ class Write(Generic[T]):
         """Where blocks lie, once the first of them is known."""
         return None if self.target is None else self.target.plan
 
+    @property
+    def stores_parts(self) -> bool:
+        """Whether workers store blocks; inside of nest() they do not, where rows do not begin."""
+        return self.target is not None and not (self.is_finished and self.shelf is None)
+
     def is_open_at(self, part: AnyPart, /) -> bool:
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         assert self.target is not None
@@ -288,7 +300,7 @@ class Write(Generic[T]):
         """Start to write, with the shape and the dtype of the first block."""
         options, axes = self._options, len(self._counts)
         check_block(first, first, (None,) * axes, block=self._first_name)
-        self._check_first(first)
+        check_sizes(first, axes, options, self.setup)
         self._dtype = dtype
         if options.dtype is not None:
             dtype = np.dtype(options.dtype)
@@ -306,7 +318,7 @@ class Write(Generic[T]):
         self._document, self._record = with_record(document, record), record
         target = self._target_of(self._draft.where, ())
         self._has_begun = True
-        self._draft.begin({"": self._first_document(target)})
+        self._draft.begin({"": self._first_document()})
         self.target = target
 
     # --- what is noted for another start, as the part writer's notebook -------------------------
@@ -323,16 +335,16 @@ class Write(Generic[T]):
         stored = self.target.stored.difference(cells)
         self.target = replace(self.target, stored=stored, spilled=spilled)
 
-    def note_sizes(self, sizes: Sequence[Sequence[int] | None]) -> None:
-        """Note the sizes of blocks along the axes on which they are uneven."""
+    def note_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
+        """Note the sizes of the blocks so far, as far as another start could not tell them."""
         assert self.target is not None
         if self.target.lists_sizes:
             return  # they are known as it is
-        noted = tuple(
-            old if new is None else max(tuple(new), old or (), key=len)
-            for new, old in zip(sizes, self._record.sizes, strict=True)
-        )
-        self._write_draft(replace(self._record, sizes=noted))
+        record = self._record
+        noted = tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        if noted == record.sizes:
+            return
+        self._write_draft(replace(record, sizes=noted))
         # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
         axes = tuple(map(Partition, self.target.first, noted))
         self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
@@ -361,15 +373,13 @@ class Write(Generic[T]):
         if self._draft.can_be_kept:
             self._draft.where.write(KEPT_BACK, seal(self._document))
 
-    def _first_document(self, target: Target[T]) -> bytes:
+    def _first_document(self) -> bytes:
         """Return the metadata that the unfinished write starts with."""
         if self._draft.can_be_kept:
             return seal(self._document)
-        # Where nothing can be kept back, as in a session, chunks may lie anywhere below the shape.
-        lengths = (extent * MOST_UNITS for extent in target.unit)
-        return serialize(with_shape(self._document, (*lengths, *target.plan.trailing)))
+        return serialize(self._document)
 
-    # --- inside -----------------------------------------------------------------------------------
+    # --- inside --------------------------------------------------------------------------------
 
     @property
     def _keeps(self) -> bool:
@@ -400,7 +410,8 @@ class Write(Generic[T]):
         if found.record.first:
             self.target = self._target_of(found.where, found.keys)
         if self.setup.workers is not None and self.target is not None:
-            self._check_even(self.target)
+            check_sizes(found.record.first, len(self._counts), self._options, self.setup)
+            check_even(self.target.plan, self._record)
 
     def _target_of(self, where: Keys, keys: Collection[str]) -> Target[T]:
         """Return where blocks go, and what is stored of them."""
@@ -440,101 +451,23 @@ class Write(Generic[T]):
     def _open_stored(self) -> StoredArray:
         return open_array(self.place.in_store(read_only=False), self._document)
 
-    # --- refusals -----------------------------------------------------------------------------------
-
-    def _check_setup(self) -> None:
-        """Refuse what cannot be resumed in this pass, before anything is looked at."""
-        if not self._options.resume:
-            return
-        if not self._draft.can_be_kept:
-            raise NotResumableError(
-                f"{self.place} cannot keep an unfinished write for another start: a zip file "
-                "cannot delete, and what a session has not committed ends with its process; leave "
-                "out resume=True, or write to a directory or another store"
-            )
-        why = None
-        if not hasattr(self._converter, "from_numpy"):
-            why = "its converter has no from_numpy; give it one"
-        elif self._options.dtype is not None:
-            why = "dtype= casts what is stored; cast the blocks themselves, with .map"
-        elif self.before is not None:
-            why = "contramap changes blocks on their way to it; apply the function with .map"
-        if why is not None and self.setup.needs_blocks:
-            raise NotResumableError(
-                f"the other folds of this pass need every block, and the sink at {self.place} "
-                f"cannot give back those that it has stored: {why}, or store with to_zarr first"
-            )
-
-    def _check_workers(self) -> None:
-        """Refuse workers that would not see what they are to write."""
-        if not (self.setup.shares_memory or self.place.is_seen_by_processes):
-            raise NotSpreadableError(
-                f"workers in other processes do not see {self.place}; write to a directory or an "
-                "object store, or use a ThreadPoolExecutor"
-            )
-
-    def _check_first(self, first: Shape) -> None:
-        """Refuse workers where the size of the first block cannot be that of all blocks."""
-        sizes = first[: len(self._counts)]
-        if self.setup.workers is not None and self._options.sizes is None and 0 in sizes:
-            raise BlockShapeError(
-                f"the first block has shape {first}, and with an executor all blocks have its "
-                "size; list the sizes in sizes=, or leave out executor=, or the empty block",
-                block=self._first_name,
-                expected="positive sizes",
-                got=first,
-            )
-
-    def _check_even(self, target: Target[T]) -> None:
-        """Refuse workers where an earlier start has met blocks of uneven sizes."""
-        self._check_first(target.first)
-        for axis, count in enumerate(self._record.counts):
-            sizes = target.plan.axes[axis].sizes
-            if sizes is not None and len(sizes) != count:
-                few = "..., " if len(sizes) > 4 else ""
-                raise BlockShapeError(
-                    f"blocks have sizes {few}{str(sizes[-4:])[1:-1]} along axis {axis}, as an "
-                    "earlier start has found; with an executor all blocks but the last have the "
-                    "size of the first: list them in sizes=, or leave out executor= to go on",
-                    expected=target.plan.axes[axis].size,
-                    got=sizes[-1],
-                )
-
-    # --- failures -------------------------------------------------------------------------------------
+    # --- failures ------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
         if self._draft.is_committed:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
-        known = [count for count in self._counts if count is not None]
-        total = math.prod(known) if len(known) == len(self._counts) else None
         taken = self._taken if self._writer is None else self._writer.taken
-        done = self._count_done() if self._keeps else taken
-        message = (
-            f"writing {self.place} stopped after {taken if done is None else done} of "
-            f"{'an unknown number of' if total is None else total} blocks; "
+        failure = Failure(
+            str(self.place),
+            done=self._count_done() if self._keeps else taken,
+            taken=taken,
+            counts=self._counts,
+            run_id=self._options.run_id if self._keeps else None,
+            is_removed=not self._keeps and self._discard(),
         )
-        if self._keeps:
-            message += (
-                "what was written is kept aside: to_zarr with resume=True and "
-                f"run_id={self._options.run_id!r} goes on from here"
-            )
-        else:
-            message += (
-                f"what was written {'has been' if self._discard() else 'could not be'} removed; to "
-                "be able to go on after a failure, use from_map or from_product, and pass run_id= "
-                "and resume=True"
-            )
-        if isinstance(error, Exception) and not isinstance(error, LazyChunksError):
-            raise WriteAbortedError(
-                f"{message} (the failure: {type(error).__name__}: {error})",
-                done=done,
-                total=total,
-                resumable=self._keeps,
-            ) from error
-        if not isinstance(error, ResumeMismatchError):  # its own message says: do not resume
-            error.add_note(message)
+        failure.report(error)
 
     def _count_done(self) -> int | None:
         """Count the blocks that the next start does not compute."""
@@ -549,3 +482,14 @@ class Write(Generic[T]):
             self._draft.discard()
             return self._draft.supports_deletes and not self._draft.exists()
         return False
+
+
+def _longer(
+    first: int, count: int | None, sizes: Sequence[int], noted: Sizes | None
+) -> Sizes | None:
+    """Return the sizes along an axis that are to be noted: those so far, if they tell anything.
+
+    That is, if they differ; or if they are those of all blocks, since the last one may be smaller.
+    """
+    is_news = len(sizes) > len(noted or ()) and (len(sizes) == count or {*sizes} != {first})
+    return tuple(sizes) if is_news else noted

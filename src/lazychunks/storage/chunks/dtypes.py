@@ -15,6 +15,13 @@ from lazychunks.storage.chunks import bfloat16
 def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:
     """Return the dtype if Zarr can store its values bitwise.
 
+    Parameters
+    ----------
+    dtype
+        The dtype.
+    block
+        The block that has it; None for the option ``dtype=``.
+
     Raises
     ------
     BlockDTypeError
@@ -25,7 +32,7 @@ def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]
     where = "dtype=" if block is None else f"block {block} has dtype"
     if dtype.name == bfloat16.NAME and dtype.type is bfloat16.register().type:
         return dtype
-    if dtype.kind not in "biufc":
+    if not is_numeric(dtype):
         raise BlockDTypeError(
             f"{where} {dtype}, which cannot be stored; convert it to a boolean, integer, floating "
             "or complex dtype",
@@ -56,7 +63,7 @@ def checked_block(
     block
         Its place, for the message.
     dtype
-        The first block's dtype; none for the first block.
+        The first block's dtype; None for the first block.
     cast
         Whether blocks are cast on purpose, so that dtypes may differ.
 
@@ -67,8 +74,8 @@ def checked_block(
     BlockDTypeError
         If its dtype cannot be stored, or differs from the first block's.
     """
-    if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:  # hot
-        return array
+    if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:
+        return array  # fast path: most blocks of a run
     array = checked_array(array, block=block)
     if cast and not _is_castable(array.dtype):
         raise BlockDTypeError(
@@ -119,8 +126,14 @@ def checked_array(array: object, *, block: BlockIndex) -> NDArray[Any]:
     return array
 
 
+def is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of NumPy's dtypes of numbers, in either byte order."""
+    # Another package's dtype may have the same kind: that of ml_dtypes' float8_e5m2 is f.
+    return dtype.kind in "biufc" and dtype.isbuiltin != 2
+
+
 def _is_castable(dtype: np.dtype[Any]) -> bool:
-    """Whether it is a dtype of numbers, NumPy's or another package's (those have kind V)."""
+    """Whether it is a dtype of numbers, NumPy's or another package's."""
     return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
 
 

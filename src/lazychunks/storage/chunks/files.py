@@ -203,9 +203,11 @@ class Reader:
         """
         array = self.array
         for index, in_region, _ in meet_chunks(region, array.shards or array.chunks):
-            part, fill_value = values[in_region], array.fill_value
-            is_fill_value = np.isnan(part) if np.isnan(fill_value) else part == fill_value
-            if part.size and is_fill_value.all():
+            part = values[in_region]
+            # By bits, as NaN does not equal itself; and by the first value, which mostly differs.
+            fill_bits = np.asarray(array.fill_value, part.dtype).tobytes()
+            starts_so = part.size > 0 and part.flat[0].tobytes() == fill_bits
+            if starts_so and part.tobytes() == fill_bits * part.size:
                 key = array.metadata.encode_chunk_key(index)
                 place = array.store_path / key
                 if not sync(place.exists()):
