@@ -1,7 +1,6 @@
 """The part writer: takes the blocks of a part in order, and writes each unit that is complete.
 
-It is the only place where a block is placed and counted. It runs in the thread that computes the
-blocks: here, in a worker, on a rank.
+It runs in the thread that computes the blocks: here, in a worker, on a rank.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lazychunks.errors import BlockShapeError
-from lazychunks.layout.checks import block_name, check_block, check_row
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
 from lazychunks.storage import spill
 from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.mismatches import mismatch
+from lazychunks.storage.cursor import Cursor
 from lazychunks.storage.open_units import OpenUnits
 from lazychunks.storage.target import Target
 
@@ -98,28 +95,10 @@ class PartWriter(Generic[T]):
         self._part = part
         self._is_whole = is_whole
         self._notebook = notebook
-        self._row, self._column = part.index
-        self._columns: int | None = None
-        """Number of blocks in each row of the part, once its first row has ended."""
-        starts = zip(target.plan.axes, part.index, strict=False)
-        self._origin: Shape = tuple(axis.start_of(number) for axis, number in starts)
-        """Where the next block goes."""
-        self._left: Shape = self._origin[1:]
-        self.stops: Shape = self._origin
-        """Where the part ends so far along each block axis."""
-        self._height = 0
-        """Height of the current row, once its first block has come."""
+        self.cursor = Cursor(target, part, is_whole=is_whole)
+        """Where the next block lies."""
         self._heights: list[int] = []
-        """Of all rows, if they may have to be noted."""
-        self._widths: list[int] = []
-        """Of the columns, as the first row of the part has them."""
-        self._is_uneven: list[bool] = [axis.sizes is not None for axis in target.plan.axes]
-        self._lengths: list[int | None] = list(target.lengths)
-        """Of the block axes, where their ends are known."""
-        self._usual: Shape | None = self._find_usual()
-        """Shape that the next block most likely has."""
-        self.taken: int = 0
-        """Number of blocks taken."""
+        """Sizes of the rows, if they may have to be noted."""
         self._background: BackgroundWriter | None = None
         self._units: OpenUnits | None = None
         self._next_checkpoint: float = time.monotonic() + spill.SECONDS
@@ -145,32 +124,31 @@ class PartWriter(Generic[T]):
                 self._background.close(drop=not keeps)
 
     @property
-    def next_index(self) -> Shape:
-        """Row, and column, of the next block."""
-        return (self._row, self._column)[: self._target.block_axes]
-
-    @property
     def counts(self) -> Shape:
         """Number of blocks along each block axis so far."""
-        columns = self._column if self._columns is None else self._columns
-        return (self._row, columns)[: self._target.block_axes]
+        return self.cursor.counts
+
+    @property
+    def taken(self) -> int:
+        """Number of blocks so far."""
+        return self.cursor.taken
 
     def step(self, block: T, /) -> None:
         """Take the next block; its memory may be reused as soon as this returns."""
         if block is STORED:
-            sizes = self._known_sizes()
+            sizes = self.cursor.known_sizes()
             origin = self._advance(sizes)
             if self._target.spilled:
                 (self._units or self._open()).take_spilled(region_at(origin, sizes))
         else:
-            self.add(self._target.to_array(block, self.next_index))
+            self.add(self._target.to_array(block, self.cursor.index))
 
     def add(self, array: NDArray[Any]) -> None:
         """Take the next block, which has been converted and checked."""
-        shape = array.shape
-        if shape != self._usual:
-            self._check_sizes(shape)
-        self._check_lengths(shape)
+        shape, cursor = array.shape, self.cursor
+        if shape != cursor.usual:
+            cursor.check_sizes(shape)
+        cursor.check_lengths(shape)
         units = self._units or self._open()
         is_news = self._notebook is not None and self._notice_uneven(shape, units)
         origin = self._advance(shape)
@@ -182,26 +160,20 @@ class PartWriter(Generic[T]):
 
     def end_row(self) -> None:
         """Close a row of blocks beside each other."""
-        columns = self._column - self._part.index[1]
-        check_row(self._row, columns, self._columns or columns)
-        if self._columns is None:
-            self._columns = columns
-            if self._part.ends[1]:
-                self._fix_length(1)
-        self._row, self._column = self._row + 1, self._part.index[1]
-        self._origin = (self.stops[0], *self._left)
-        self._usual = self._find_usual()
+        is_first = self.cursor.end_row()
+        if is_first and self._part.ends[1]:
+            self._fix_length(1)
 
     def state(self) -> Receipt:
         """Write what is left of the part, and tell where it ends. Harmless if called twice."""
-        for axis in range(len(self._origin)):
+        for axis in range(self._target.block_axes):
             if self._part.ends[axis]:
                 self._fix_length(axis)
         if self._units is not None:
             assert self._units.is_empty
         if self._background is not None:
             self._background.drain()
-        return Receipt(self.stops, self.taken)
+        return Receipt(self.cursor.stops, self.cursor.taken)
 
     def _open(self) -> OpenUnits:
         """Get ready to write. A part whose blocks are all stored never does."""
@@ -232,125 +204,11 @@ class PartWriter(Generic[T]):
         if self._units is not None and self._units.is_spilled(cell):
             target.where.delete(spill.key_of(cell))
 
-    def _check_lengths(self, shape: Shape) -> None:
-        """Refuse a block beyond the end of the array, where that is known."""
-        for axis, (start, size, length) in enumerate(
-            zip(self._origin, shape, self._lengths, strict=False)
-        ):
-            if length is not None and start + size > length:
-                raise mismatch(f"the length of axis {axis}", "length", length, start + size)
-
-    def _check_sizes(self, shape: Shape) -> None:
-        """Refuse a block that does not fit where it has to go."""
-        target, axes = self._target, len(self._origin)
-        is_alike = len(shape) == len(target.first) and shape[axes:] == target.plan.trailing
-        if is_alike and axes == 1 and self._is_whole and not target.plan.axes[0].sizes:
-            return  # it may have any number of rows
-        wanted = self._wanted_sizes()
-        if is_alike and all(
-            want == size if want is not None else self._is_whole or size <= most
-            for want, size, most in zip(wanted, shape, target.first, strict=False)
-        ):
-            return
-        index = self.next_index
-        if len(shape) == len(target.first):
-            for axis, (number, want) in enumerate(zip(index, wanted, strict=True)):
-                if target.knows_size(axis, number) and want != shape[axis]:
-                    raise self._other_size(axis, want, shape[axis])
-        name = block_name(index)
-        check_block(shape, target.first, wanted, block=name, is_even=not self._is_whole)
-
-    def _other_size(self, axis: int, expected: int | None, size: int) -> Exception:
-        index = self.next_index
-        if not self._target.lists_sizes:
-            what = f"the size of block {index[axis]} along axis {axis}"
-            return mismatch(what, "size", expected, size)
-        return BlockShapeError(
-            f"block {block_name(index)} has size {size} along axis {axis}, and sizes= lists "
-            f"{expected}; list the sizes that the blocks have, or leave out sizes=",
-            block=block_name(index),
-            expected=expected,
-            got=size,
-        )
-
-    def _wanted_sizes(self) -> tuple[int | None, ...]:
-        """Return the size that the next block must have along each block axis; None for any."""
-        if len(self._origin) == 1:
-            return (self._wanted(0, self._row),)
-        column = self._column - self._part.index[1]
-        if self._columns is not None and column == self._columns:
-            check_row(self._row, column + 1, self._columns)
-        return (
-            self._height if column else self._wanted(0, self._row),
-            self._wanted(1, self._column) if self._columns is None else self._widths[column],
-        )
-
-    def _wanted(self, axis: int, number: int) -> int | None:
-        """Return the size that a block must have by its number along an axis."""
-        target = self._target
-        partition = target.plan.axes[axis]
-        if partition.sizes is not None:
-            return partition.sizes[number] if number < len(partition.sizes) else None
-        if self._is_whole:
-            return None
-        if not (self._part.ends[axis] and number == self._last_number(axis)):
-            return partition.size
-        length = target.lengths[axis]
-        return None if length is None else length - partition.start_of(number)
-
-    def _last_number(self, axis: int) -> int:
-        rows = self._part.rows
-        assert isinstance(rows, Sequence)  # only the part that is everything is lazy
-        return self._part.index[axis] + (len(rows[0]) if axis else len(rows)) - 1
-
-    def _known_sizes(self) -> Shape:
-        """Return the sizes of the next block, which is stored."""
-        sizes: list[int] = []
-        for axis, number in enumerate(self.next_index):
-            partition, length = self._target.plan.axes[axis], self._target.lengths[axis]
-            if partition.sizes is not None:
-                sizes.append(partition.sizes[number])
-            else:
-                start = partition.start_of(number)
-                most = partition.size if length is None else length - start
-                sizes.append(min(partition.size, most))
-        return tuple(sizes)
-
     def _advance(self, shape: Shape) -> Shape:
-        """Go on to the next block, and return the origin of this one, by its sizes."""
-        origin = self._origin
-        if self._notebook is not None and self._tells_size(0):
+        """Go on to the next block, and return the origin of this one."""
+        if self._notebook is not None and self.cursor.is_first_along(0):
             self._heights.append(shape[0])
-        self.taken += 1
-        if len(origin) == 1:
-            self._row += 1
-            self._origin = self.stops = (origin[0] + shape[0],)
-        else:
-            if self._columns is None:
-                self._widths.append(shape[1])
-            self._column += 1
-            self._origin = (origin[0], origin[1] + shape[1])
-            self.stops = (origin[0] + shape[0], max(self._origin[1], self.stops[1]))
-        self._height = shape[0]
-        self._usual = self._find_usual()
-        return origin
-
-    def _find_usual(self) -> Shape | None:
-        """Return the shape that the next block most likely has: that one needs no check.
-
-        To check each block takes longer than all else that is done for a small one.
-        """
-        if any(self._is_uneven) or not self._is_whole:
-            return None
-        first = self._target.first
-        if len(self._origin) == 1:
-            return first
-        height = self._height if self._column else first[0]
-        if self._columns is None:
-            return (height, *first[1:])
-        if self._column >= self._columns:
-            return None
-        return (height, self._widths[self._column], *first[2:])
+        return self.cursor.advance(shape)
 
     def _notice_uneven(self, shape: Shape, units: OpenUnits) -> bool:
         """Tell whether the next block is the first of another size; forget what that disproves.
@@ -358,30 +216,22 @@ class PartWriter(Generic[T]):
         The sizes must be noted before anything is written at a place of such a block.
         """
         assert self._notebook is not None
+        cursor = self.cursor
         found = False
-        for axis, start in enumerate(self._origin):
-            if (
-                shape[axis] != self._target.first[axis]
-                and not self._is_uneven[axis]
-                and self._tells_size(axis)
-                and start + shape[axis] != self._lengths[axis]
-            ):
+        for axis, start in enumerate(cursor.origin):
+            if cursor.is_news(axis, shape[axis]):
                 # Workers had stored them where blocks of one size would lie. Sizes are noted once
                 # they are gone: a start that knows the sizes would believe them.
                 wrong = units.forget_earlier(axis, start)
                 if wrong:
                     self._notebook.forget_units(wrong)
-                self._is_uneven[axis] = found = True
+                cursor.is_uneven[axis] = found = True
         return found
-
-    def _tells_size(self, axis: int) -> bool:
-        """Whether the next block is the first one of its row, or of its column."""
-        return self._columns is None if axis == 1 else self._column == self._part.index[1]
 
     def _note_sizes(self) -> None:
         if self._notebook is not None:
-            sizes = (self._heights, self._widths)
-            self._notebook.note_sizes(sizes[: len(self._origin)])
+            sizes = (self._heights, self.cursor.widths)
+            self._notebook.note_sizes(sizes[: self._target.block_axes])
 
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""
@@ -397,14 +247,10 @@ class PartWriter(Generic[T]):
 
     def _fix_length(self, axis: int) -> None:
         """Learn that the array ends here along an axis."""
-        length, known = self.stops[axis], self._lengths[axis]
         reach = (self._units or self._target).reach(axis) if self._is_whole else 0
-        if known not in (None, length) or length < reach:
-            was = known if length >= reach else f"at least {reach}"
-            raise mismatch(f"the length of axis {axis}", "length", was, length)
-        if known is not None:
+        length = self.cursor.fix_length(axis, reach)
+        if length is None:
             return
-        self._lengths[axis] = length
         if self._units is not None:
             self._units.fix_length(axis, length)
         if self._notebook is not None:
