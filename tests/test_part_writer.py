@@ -23,13 +23,14 @@ from lazychunks import (
 from lazychunks.layout.parts import AnyPart, Part, split
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import STORED
-from lazychunks.storage import part_writer, spill
 from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.part_writer import PartWriter, PartWriters, Receipt
-from lazychunks.storage.record import Record, seal, serialize, with_record, with_shape
-from lazychunks.storage.target import Target, list_stored_units
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.record import Record, seal, serialize, with_record, with_shape
+from lazychunks.storage.writing import part_writer
+from lazychunks.storage.writing.part_writer import PartWriter, PartWriters, Receipt
+from lazychunks.storage.writing.target import Target, list_stored_units
 from tests.places import values_at
 from tests.strategies import Array, partitions
 from tests.targets import make_target

@@ -9,8 +9,8 @@ from lazychunks.errors import BlockShapeError
 from lazychunks.layout.checks import block_name, check_block, check_row
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
-from lazychunks.storage.mismatches import mismatch
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming.mismatches import mismatch
+from lazychunks.storage.writing.target import Target
 
 
 class Cursor:

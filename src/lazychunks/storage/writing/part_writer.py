@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.cursor import Cursor
-from lazychunks.storage.open_units import OpenUnits
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing.cursor import Cursor
+from lazychunks.storage.writing.open_units import OpenUnits
+from lazychunks.storage.writing.target import Target
 
 T = TypeVar("T")
 
