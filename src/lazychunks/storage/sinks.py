@@ -68,7 +68,7 @@ def zarr_sink(
             f"converter must be an object with to_numpy, got {converter!r}; for NumPy blocks, pass "
             "IdentityConverter()"
         )
-    return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
+    return ZarrSink(path_or_url, converter, overwrite, WriteOptions.of(**options))
 
 
 @dataclass(frozen=True, slots=True)
