@@ -393,7 +393,7 @@ class _Sequence(Generic[T_co, E_co]):
         from lazychunks.storage.writing.sink import ArraySink
 
         with log_duration(f"{type(self).__name__}.to_zarr"):
-            chosen = WriteOptions(**options)
+            chosen = WriteOptions.of(**options)
             sink = ArraySink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.max_in_flight)
             stored: StoredArray = run_fold(sink, self._reporting(progress), self._axes, workers)

@@ -61,7 +61,7 @@ def zarr_sink(
     >>> bool((stored[:] == joined).all())
     True
     """
-    return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
+    return ZarrSink(path_or_url, converter, overwrite, WriteOptions.of(**options))
 
 
 class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):

@@ -52,6 +52,16 @@ def check_can_resume(
         )
 
 
+def check_listing(sizes: tuple[tuple[int, ...], ...] | None, axes: int) -> None:
+    """Refuse sizes that are not those of the block axes."""
+    if sizes is not None and len(sizes) != axes:
+        kinds = ("a flat sequence takes the size of each block", "a nested one takes two sequences")
+        raise ValueError(
+            f"sizes= lists {len(sizes)} of {axes} block axes: {kinds[0]}, and {kinds[1]}, heights "
+            "of the rows and widths of the columns"
+        )
+
+
 def check_workers(place: str, setup: Setup, *, is_seen_by_processes: bool) -> None:
     """Refuse workers that would not see what they are to write."""
     if not (setup.shares_memory or is_seen_by_processes):

@@ -48,6 +48,7 @@ from lazychunks.storage.writing.part_writer import PartWriter, Receipt
 from lazychunks.storage.writing.refusals import (
     check_can_resume,
     check_even,
+    check_listing,
     check_sizes,
     check_workers,
 )
@@ -129,7 +130,10 @@ class Write(Generic[T]):
             If the destination may not, or cannot, be written.
         ResumeMismatchError, NotResumableError, NotSpreadableError
             If the pass cannot go on with an earlier start, or workers cannot do it.
+        ValueError
+            If ``sizes=`` is not for this kind of sequence.
         """
+        check_listing(self._options.sizes, len(self._counts))
         name, options, setup = str(self.place), self._options, self.setup
         can_be_kept = self._draft.can_be_kept
         check_can_resume(
