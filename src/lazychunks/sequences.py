@@ -390,7 +390,7 @@ class _Sequence(Generic[T_co, E_co]):
         (8, 3)
         """
         from lazychunks.storage.options import WriteOptions
-        from lazychunks.storage.sink import ArraySink
+        from lazychunks.storage.writing.sink import ArraySink
 
         with log_duration(f"{type(self).__name__}.to_zarr"):
             chosen = WriteOptions(**options)

@@ -57,7 +57,7 @@ class Pretending(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         from lazychunks.runs.runners import do_task
         from lazychunks.runs.shipping import unpack
-        from lazychunks.storage.part_writer import Receipt
+        from lazychunks.storage.writing.part_writer import Receipt
 
         future: Future[Any] = Future()
         if fn is do_task:

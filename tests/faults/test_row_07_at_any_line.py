@@ -34,14 +34,6 @@ PURE = {"bfloat16", "dtypes", "filled", "inspecting", "options", "read", "trust"
 ROOMS = tuple(str(path) for path in STORAGE.rglob("*.py") if path.stem not in PURE)
 
 
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def lines_of(
     run: Callable[[], None], rooms: tuple[str, ...], interrupted: Visit | None = None
 ) -> Counter[Line]:

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from lazychunks.folds.fold import CollectBlocks, EitherFold
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
-from lazychunks.storage.sink import ArraySink
+from lazychunks.storage.writing.sink import ArraySink
 
 if TYPE_CHECKING:
     from typing import TypeAlias

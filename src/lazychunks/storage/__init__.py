@@ -1,9 +1,9 @@
 """Storing blocks as a Zarr array and reading them back; the only importer of zarr.
 
-A block's way in: ``sink`` starts a ``write``, whose ``part_writer`` converts and places the block
-and fills ``open_units``; ``chunks`` writes them, and the draft of a place (``places``) shows the
-array. An earlier start is looked at by ``survey``. A block's way back is ``read``. ``status`` and
-``verify`` look at what is there.
+A block's way in is ``writing``: a sink starts a write, whose part writer converts and places the
+block, and fills units that ``chunks`` writes. The draft of a place (``places``) shows the array in
+the end. What an earlier start has left, ``resuming`` tells. A block's way back is ``read``;
+``status`` and ``verify`` look at what is there.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.register import REGISTER
-from lazychunks.storage.record import record_of
+from lazychunks.storage.resuming.record import record_of
 
 if TYPE_CHECKING:
     from lazychunks.converters import FromNumpy

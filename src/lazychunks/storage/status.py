@@ -16,7 +16,6 @@ from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
 from lazychunks.storage.chunks.trust import check_metadata, read_metadata
 from lazychunks.storage.options import Destination
@@ -24,8 +23,15 @@ from lazychunks.storage.places.directory import LocalDirectory
 from lazychunks.storage.places.file_system import walk_files
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.protocol import Place
-from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal
-from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.record import (
+    DamagedRecordError,
+    Document,
+    Record,
+    record_of,
+    unseal,
+)
+from lazychunks.storage.resuming.unfinished import count_done, note_even_ends, target_of
 
 LOOKS = 5
 """Number of times that this looks at an array that somebody replaces meanwhile."""

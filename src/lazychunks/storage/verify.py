@@ -22,7 +22,7 @@ from lazychunks.storage.chunks.files import Reader
 from lazychunks.storage.chunks.trust import check_chunk_count, has_checksums, open_checked
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
-from lazychunks.storage.record import record_of
+from lazychunks.storage.resuming.record import record_of
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lazychunks.storage.chunks.filled import Filled
     from lazychunks.storage.chunks.metadata import StoredArray
     from lazychunks.storage.keys import Keys
-    from lazychunks.storage.record import Document
+    from lazychunks.storage.resuming.record import Document
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.dtypes import is_numeric
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.record import Document, parse
+from lazychunks.storage.resuming.record import Document, parse
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray

@@ -19,7 +19,7 @@ from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray
-    from lazychunks.storage.record import Document
+    from lazychunks.storage.resuming.record import Document
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 

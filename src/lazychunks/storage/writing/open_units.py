@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_region, region_shape
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.spill import Piece
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Piece
+from lazychunks.storage.writing.target import Target
 
 
 @dataclass(slots=True)

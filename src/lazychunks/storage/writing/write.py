@@ -2,8 +2,8 @@
 
 A write is the running pass of a fold. Its blocks are either stepped one by one, or stored by others
 part by part, of which it takes the receipts. Either way a
-:class:`~lazychunks.storage.part_writer.PartWriter` does the work. What happens at the destination
-is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
+:class:`~lazychunks.storage.writing.part_writer.PartWriter` does the work. What happens at the
+destination is up to its place and draft (:mod:`lazychunks.storage.places.protocol`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, Setup
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
-from lazychunks.storage.failure import Failure
-from lazychunks.storage.mismatches import mismatch
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.part_writer import PartWriter, Receipt
 from lazychunks.storage.places.place import resolve_destination
-from lazychunks.storage.record import (
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.mismatches import mismatch
+from lazychunks.storage.resuming.record import (
     Document,
     Record,
     Sizes,
@@ -43,10 +41,17 @@ from lazychunks.storage.record import (
     with_record,
     with_shape,
 )
-from lazychunks.storage.refusals import check_can_resume, check_even, check_sizes, check_workers
-from lazychunks.storage.survey import Found, check_complete, plan_document, survey
-from lazychunks.storage.target import FirstBlock, Target
-from lazychunks.storage.unfinished import count_done, target_of
+from lazychunks.storage.resuming.survey import Found, check_complete, plan_document, survey
+from lazychunks.storage.resuming.unfinished import count_done, target_of
+from lazychunks.storage.writing.failure import Failure
+from lazychunks.storage.writing.part_writer import PartWriter, Receipt
+from lazychunks.storage.writing.refusals import (
+    check_can_resume,
+    check_even,
+    check_sizes,
+    check_workers,
+)
+from lazychunks.storage.writing.target import FirstBlock, Target
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy

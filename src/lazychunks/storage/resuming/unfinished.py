@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.record import Document, Record, Sizes
-from lazychunks.storage.target import Target, list_stored_units
+from lazychunks.storage.resuming.record import Document, Record, Sizes
+from lazychunks.storage.writing.target import Target, list_stored_units
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy

@@ -10,7 +10,7 @@ from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Setup
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.record import Record
+from lazychunks.storage.resuming.record import Record
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
