@@ -21,14 +21,15 @@ from lazychunks import (
     LazyChunksError,
     ResumeMismatchError,
 )
-from lazychunks.storage import part_writer, spill
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places import directory, file_system
 from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.lock import LockFile
-from lazychunks.storage.target import Target
-from lazychunks.storage.write import Write
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing import part_writer
+from lazychunks.storage.writing.target import Target
+from lazychunks.storage.writing.write import Write
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat

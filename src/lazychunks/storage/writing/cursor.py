@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lazychunks.errors import BlockShapeError
-from lazychunks.layout.checks import block_name, check_block, check_row
+from lazychunks.layout.checks import block_name, check_block, check_listed, check_row
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 from lazychunks.storage.resuming.mismatches import mismatch
@@ -100,8 +100,13 @@ class Cursor:
         ResumeMismatchError
             If it ends elsewhere by what is known, or if something is stored beyond: up to
             ``reach``.
+        BlockShapeError
+            If more sizes are listed than blocks have come.
         """
         length, known = self.stops[axis], self._lengths[axis]
+        sizes = self._target.plan.axes[axis].sizes
+        if self._target.lists_sizes and self._is_whole and sizes is not None:
+            check_listed(axis, self.counts[axis], len(sizes), is_all=True)
         if known not in (None, length) or length < reach:
             was = known if length >= reach else f"at least {reach}"
             raise mismatch(f"the length of axis {axis}", "length", was, length)
@@ -194,7 +199,11 @@ class Cursor:
         target = self._target
         partition = target.plan.axes[axis]
         if partition.sizes is not None:
-            return partition.sizes[number] if number < len(partition.sizes) else None
+            if number < len(partition.sizes):
+                return partition.sizes[number]
+            if target.lists_sizes:
+                check_listed(axis, number + 1, len(partition.sizes), is_all=False)
+            return None
         if self._is_whole:
             return None
         if not (self._part.ends[axis] and number == self._last_number(axis)):
