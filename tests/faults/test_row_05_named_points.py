@@ -28,8 +28,8 @@ from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.lock import LockFile
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.writing import part_writer
+from lazychunks.storage.writing.notes import Notes
 from lazychunks.storage.writing.target import Target
-from lazychunks.storage.writing.write import Write
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
@@ -41,15 +41,15 @@ Hook = tuple[Any, str]
 POINTS: dict[str, Hook] = {
     "lock": (LockFile, "acquire"),
     "room for the new array": (SiblingDirectory, "begin"),
-    "record": (Write, "_write_draft"),
-    "sizes": (Write, "note_sizes"),
-    "length": (Write, "note_length"),
-    "what lies at wrong places": (Write, "forget_units"),
+    "record": (Notes, "write"),
+    "sizes": (Notes, "note_sizes"),
+    "length": (Notes, "note_length"),
+    "what lies at wrong places": (Notes, "forget_units"),
     "removal of what lies at wrong places": (Target, "delete_units"),
     "spill": (spill, "spill"),
     "chunk": (Units, "write"),
     "removal of a spill": (Keys, "delete"),
-    "all is written": (Write, "_note_all_written"),
+    "all is written": (Notes, "note_all_written"),
     "publish": (SiblingDirectory, "commit"),
     "exchange": (file_system, "exchange_directories"),
     "two renames": (directory, "swap_in"),

@@ -14,7 +14,6 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import metadata
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -22,28 +21,25 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 import numpy as np
 
 from lazychunks.layout.checks import block_name, check_block, check_row, empty_sequence
-from lazychunks.layout.partition import ArrayPlan, Partition
+from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, Setup
-from lazychunks.storage.chunks.metadata import KEPT_BACK, open_array
+from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.options import Destination, WriteOptions
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import (
-    Document,
     Record,
-    Sizes,
     hash_sizes,
-    seal,
     serialize,
     with_record,
-    with_shape,
 )
-from lazychunks.storage.resuming.survey import Found, check_complete, plan_document, survey
+from lazychunks.storage.resuming.survey import Found, plan_document, survey
 from lazychunks.storage.resuming.unfinished import count_done, target_of
 from lazychunks.storage.writing.failure import Failure
+from lazychunks.storage.writing.notes import VERSION, Notes
 from lazychunks.storage.writing.part_writer import PartWriter, Receipt
 from lazychunks.storage.writing.refusals import (
     check_can_resume,
@@ -64,8 +60,6 @@ T = TypeVar("T")
 
 WRITES_IN_FLIGHT = 2
 """Number of chunks being written at the same time, where the user does not say."""
-
-VERSION = metadata.version("lazychunks")
 
 
 class Write(Generic[T]):
@@ -102,14 +96,11 @@ class Write(Generic[T]):
         self.setup = Setup()
         self.before: Callable[[Any], T] | None = None
         self.is_behind_a_fold = False
-        self.target: Target[T] | None = None
-        """Where blocks go, once the first of them is known, or an earlier start is taken up."""
+        self._notes: Notes[T] = Notes(self._draft)
         self._stored: StoredArray | None = None
         """The array, once readers see it."""
         self._dtype: np.dtype[Any] | None = None
         """Of the first block, if this start has computed it."""
-        self._document: Document = {}
-        self._record = Record(VERSION)
         self._writer: PartWriter[T] | None = None
         """Stores blocks that are stepped."""
         self._taken = 0
@@ -209,7 +200,7 @@ class Write(Generic[T]):
         for axis, length in enumerate(receipt.stops):
             known = self.target.lengths[axis]
             if part.ends[axis] and known is None:
-                self.note_length(axis, length)
+                self._notes.note_length(axis, length)
             elif part.ends[axis] and known != length:
                 raise mismatch(f"the length of axis {axis}", "length", known, length)
 
@@ -226,7 +217,7 @@ class Write(Generic[T]):
             self._counts = self._writer.counts
         if self.target is None or not (self._writer or self._taken):
             raise empty_sequence()
-        self._note_all_written()
+        self._notes.note_all_written(self._counts, self._stops, str(self.place))
 
     def finish(self) -> StoredArray:
         """Write what is left, and publish."""
@@ -238,6 +229,11 @@ class Write(Generic[T]):
     # --- as a driver of passes sees it ---------------------------------------------------------
 
     @property
+    def target(self) -> Target[T] | None:
+        """Where blocks go, once the first of them is known, or an earlier start is taken up."""
+        return self._notes.target
+
+    @property
     def resumes(self) -> bool:
         """Whether it was asked to go on with an earlier start."""
         return self._options.resume
@@ -245,7 +241,7 @@ class Write(Generic[T]):
     @property
     def is_finished(self) -> bool:
         """Whether an earlier start has stored everything; perhaps only publishing is left."""
-        return self._stored is not None or self._record.is_written
+        return self._stored is not None or self._notes.record.is_written
 
     @property
     def shelf(self) -> Target[T] | None:
@@ -297,7 +293,7 @@ class Write(Generic[T]):
         ResumeMismatchError
             If the numbers differ.
         """
-        noted = self._record.counts
+        noted = self._notes.record.counts
         if None in noted or not noted or noted == self._counts:
             return
         counts = count()
@@ -324,69 +320,11 @@ class Write(Generic[T]):
             listed=hash_sizes(options.sizes),
         )
         document = plan_document(first, dtype, options, self._counts, self.setup.workers)
-        self._document, self._record = with_record(document, record), record
+        sealed = self._notes.begin(document, record)
         target = self._target_of(self._draft.where, ())
         self._has_begun = True
-        self._draft.begin({"": self._first_document()})
-        self.target = target
-
-    # --- what is noted for another start, as the part writer's notebook -------------------------
-
-    def forget_units(self, cells: Collection[Shape]) -> None:
-        """Remove units that an earlier start has stored, since they are not where they belong."""
-        assert self.target is not None
-        # Under another name, so that workers which outlive that start do not write them again.
-        self._write_draft(replace(self._record, attempt=secrets.token_hex(8)))
-        self.target.delete_units(cells)
-        spilled = self.target.spilled
-        if spilled is not None:
-            spilled = {cell: pieces for cell, pieces in spilled.items() if cell not in cells}
-        stored = self.target.stored.difference(cells)
-        self.target = replace(self.target, stored=stored, spilled=spilled)
-
-    def note_sizes(self, sizes: Sequence[Sequence[int]]) -> None:
-        """Note the sizes of the blocks so far, as far as another start could not tell them."""
-        assert self.target is not None
-        if self.target.lists_sizes:
-            return  # they are known as it is
-        record = self._record
-        noted = tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
-        if noted == record.sizes:
-            return
-        self._write_draft(replace(record, sizes=noted))
-        # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
-        axes = tuple(map(Partition, self.target.first, noted))
-        self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
-
-    def note_length(self, axis: int, length: int) -> None:
-        """Note where an axis ends; writers of other parts have to know it as well."""
-        lengths = list(self._record.lengths)
-        lengths[axis] = length
-        self._write_draft(replace(self._record, lengths=tuple(lengths)))
-        if self.target is not None:
-            self.target = replace(self.target, lengths=tuple(lengths))
-
-    def _note_all_written(self) -> None:
-        assert self.target is not None
-        shape = (*self._stops, *self.target.plan.trailing)
-        self._document = with_shape(self._document, shape)
-        way_out = "see that nothing removes them, and that workers share the store"
-        check_complete(
-            self._draft.where, self._document, tuple(self._draft.keys()), str(self.place), way_out
-        )
-        record = replace(self._record, counts=self._counts, lengths=self._stops)
-        self._write_draft(replace(record, is_written=True))
-
-    def _write_draft(self, record: Record) -> None:
-        self._document, self._record = with_record(self._document, record), record
-        if self._draft.can_be_kept:
-            self._draft.where.write(KEPT_BACK, seal(self._document))
-
-    def _first_document(self) -> bytes:
-        """Return the metadata that the unfinished write starts with."""
-        if self._draft.can_be_kept:
-            return seal(self._document)
-        return serialize(self._document)
+        self._draft.begin({"": sealed})
+        self._notes.target = target
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -405,37 +343,37 @@ class Write(Generic[T]):
         if self._writer is None:
             assert self.target is not None
             part: AnyPart = Part(0, (0, 0), (), (True, True), len(self._counts))
-            notebook = self if self._keeps else None
+            notebook = self._notes if self._keeps else None
             self._writer = PartWriter(self.target, part, is_whole=True, notebook=notebook)
         return self._writer
 
     def _go_on(self, found: Found) -> None:
         """Go on with an earlier start, or with what it has finished."""
-        self._document, self._record = found.document, found.record
+        self._notes.document, self._notes.record = found.document, found.record
         if found.is_published:
             self._stored = self._open_stored()
         else:
             self._has_begun = True
         if found.record.first:
-            self.target = self._target_of(found.where, found.keys)
+            self._notes.target = self._target_of(found.where, found.keys)
         if self.setup.workers is not None and self.target is not None:
             check_sizes(found.record.first, len(self._counts), self._options, self.setup)
-            check_even(self.target.plan, self._record)
+            check_even(self.target.plan, self._notes.record)
 
     def _target_of(self, where: Keys, keys: Collection[str]) -> Target[T]:
         """Return where blocks go, and what is stored of them."""
         options = self._options
         target: Target[T] = target_of(
             where,
-            self._document,
-            self._record,
+            self._notes.document,
+            self._notes.record,
             self._converter,
             keys=keys,
             listed=options.sizes,
             dtype=self._dtype,
             casts=options.dtype is not None,
             name=str(self.place),
-            attempt=None if self.setup.shares_memory else self._record.attempt,
+            attempt=None if self.setup.shares_memory else self._notes.record.attempt,
             rtol=options.rtol,
             max_in_flight=options.max_in_flight or WRITES_IN_FLIGHT,
             is_taken_up=self._dtype is None,
@@ -452,13 +390,13 @@ class Write(Generic[T]):
         self._draft.where.delete(*spilled)
         record, run_id = Record(VERSION), self._options.run_id
         if run_id is not None:
-            record = replace(self._record.finished(), run_id=run_id)
-        self._document = with_record(self._document, record)
-        self._draft.commit({"": serialize(self._document)}, durable=self._options.durable)
+            record = replace(self._notes.record.finished(), run_id=run_id)
+        self._notes.document = with_record(self._notes.document, record)
+        self._draft.commit({"": serialize(self._notes.document)}, durable=self._options.durable)
         return self._open_stored()
 
     def _open_stored(self) -> StoredArray:
-        return open_array(self.place.in_store(read_only=False), self._document)
+        return open_array(self.place.in_store(read_only=False), self._notes.document)
 
     # --- failures ------------------------------------------------------------------------------
 
@@ -482,7 +420,7 @@ class Write(Generic[T]):
         """Count the blocks that the next start does not compute."""
         with contextlib.suppress(Exception):  # the failure of the write is what counts
             target = self._target_of(self._draft.where, tuple(self._draft.keys()))
-            return count_done(target, self._record.counts)
+            return count_done(target, self._notes.record.counts)
         return None
 
     def _discard(self) -> bool:
@@ -491,14 +429,3 @@ class Write(Generic[T]):
             self._draft.discard()
             return self._draft.supports_deletes and not self._draft.exists()
         return False
-
-
-def _longer(
-    first: int, count: int | None, sizes: Sequence[int], noted: Sizes | None
-) -> Sizes | None:
-    """Return the sizes along an axis that are to be noted: those so far, if they tell anything.
-
-    That is, if they differ; or if they are those of all blocks, since the last one may be smaller.
-    """
-    is_news = len(sizes) > len(noted or ()) and (len(sizes) == count or {*sizes} != {first})
-    return tuple(sizes) if is_news else noted
