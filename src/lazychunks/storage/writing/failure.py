@@ -51,7 +51,7 @@ class Failure:
     def _way_on(self) -> str:
         if self.run_id is not None:
             return (
-                "what was written is kept aside: to_zarr with resume=True and "
+                "what was written is kept, and the same call with resume=True and "
                 f"run_id={self.run_id!r} goes on from here"
             )
         return (
