@@ -23,6 +23,12 @@ Counts: TypeAlias = tuple[int | None, ...]
 State: TypeAlias = Any
 """The outcome of a part: a value that can be pickled. Only the fold that made it looks inside."""
 
+AnyBlock: TypeAlias = Any
+"""A block where its type is not known: between folds that are combined."""
+
+AnyResult: TypeAlias = Any
+"""A result where its type is not known."""
+
 
 class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protocol[T_contra]):
     """A pass over one part, wherever it is computed."""
@@ -132,7 +138,7 @@ class Pass(Scope):
 
     __slots__ = ("_band",)
 
-    _band: list[list[Any]]
+    _band: list[list[AnyBlock]]
     """Rows of blocks that wait for the other columns of their band."""
 
     @property
@@ -141,7 +147,7 @@ class Pass(Scope):
         return ()
 
     @abstractmethod
-    def step(self, block: Any, /) -> None:
+    def step(self, block: AnyBlock, /) -> None:
         """Take the next block."""
 
     def end_row(self) -> None:
@@ -150,7 +156,7 @@ class Pass(Scope):
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Step the blocks of a part, row by row, once all columns of its band have come."""
         # Subclasses need not call __init__, so the attribute may be missing.
-        band: list[list[Any]] = getattr(self, "_band", None) or [[] for _ in state]
+        band: list[list[AnyBlock]] = getattr(self, "_band", None) or [[] for _ in state]
         for row, blocks in zip(band, state, strict=True):
             row.extend(blocks)
         self._band = band
