@@ -129,17 +129,13 @@ class ChunkFiles:
 
     def _read_file(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
         """Decode a file into the bytes of a chunk, which it must fill exactly."""
-        too_large = UntrustedArrayError(
-            f"{file} holds more than a chunk, which has {values.size} bytes; it is damaged, or "
-            "meant to exhaust memory"
-        )
+        found = os.fstat(stream.fileno())
         # Compressors add little to what they cannot compress.
         most = values.size if self.codec is None else 2 * values.size + 2**10
-        found = os.fstat(stream.fileno())
         if found.st_size > most or not stat.S_ISREG(found.st_mode):
-            raise too_large
+            raise _too_large(file, values.size)
+        size = 0
         if self.codec is None:
-            size = 0
             while count := stream.readinto(values[size:].data):
                 size += count
         else:
@@ -147,16 +143,15 @@ class ChunkFiles:
             header = read_frame_header(frame)
             # A frame may keep its size to itself. Then numcodecs refuses any other than that of the
             # chunk; where the size is said, it fills a part of the chunk without an error.
-            size = values.size
-            if header is not None and header.content_size is not None:
-                size = header.content_size
-            if size > values.size:
-                raise too_large
+            said = None if header is None else header.content_size
+            size = values.size if said is None else said
             if size == values.size:
                 try:
                     self.codec.decode(frame, values)
                 except (RuntimeError, ValueError) as error:
                     raise RuntimeError(f"{file} is damaged: {error}") from error
+        if size > values.size:
+            raise _too_large(file, values.size)
         if size < values.size:
             raise ValueError(f"{file} is damaged: it holds {size} of {values.size} bytes")
 
@@ -238,6 +233,13 @@ def _missing(key: str, place: str) -> MissingChunkError:
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return chunk.reshape(-1).view(np.uint8)
+
+
+def _too_large(file: str, size: int) -> UntrustedArrayError:
+    return UntrustedArrayError(
+        f"{file} holds more than a chunk, which has {size} bytes; it is damaged, or meant to "
+        "exhaust memory"
+    )
 
 
 def _open_nonblocking(file: str, flags: int) -> int:
