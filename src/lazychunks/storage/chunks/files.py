@@ -186,15 +186,13 @@ class Reader:
                 refuse_missing=self.refuse_missing,
             )
         values = np.asarray(array[region])
-        if self.refuse_missing:
+        # zarr takes a missing chunk, and a shard of no bytes, for fill values without an error.
+        if self.refuse_missing or array.shards:
             self._check_all_stored(region, values)
         return values
 
     def _check_all_stored(self, region: Region, values: NDArray[Any]) -> None:
-        """Look for a chunk's key where all values read of it are the fill value.
-
-        zarr gives the fill value for a missing chunk. Older versions of it cannot be told to raise.
-        """
+        """Look for a chunk's key where all values that were read of it are the fill value."""
         array = self.array
         for index, in_region, _ in meet_chunks(region, array.shards or array.chunks):
             part = values[in_region]
@@ -204,8 +202,14 @@ class Reader:
             if starts_so and part.tobytes() == fill_bits * part.size:
                 key = array.metadata.encode_chunk_key(index)
                 place = array.store_path / key
-                if not sync(place.exists()):
-                    raise _missing(key, str(place))
+                try:
+                    is_empty = sync(array.store.getsize(place.path)) == 0
+                except FileNotFoundError:
+                    if self.refuse_missing:
+                        raise _missing(key, str(place)) from None
+                else:
+                    if is_empty:
+                        raise RuntimeError(f"{place} is damaged: it is empty")
 
 
 def is_plain_layout(store: Store, document: Document) -> TypeGuard[LocalStore]:
