@@ -27,11 +27,16 @@ from lazychunks.storage.places import directory, file_system
 from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.lock import LockFile
 from lazychunks.storage.resuming import spill
-from lazychunks.storage.writing import part_writer
 from lazychunks.storage.writing.notes import Notes
 from lazychunks.storage.writing.target import Target
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
-from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
+from tests.faults.processes import (
+    CONTEXT,
+    die,
+    died_by_sigkill,
+    running,
+    spill_after_each_block,
+)
 from tests.faults.seed_writer import seed_flat
 
 pytestmark = pytest.mark.slow
@@ -92,8 +97,7 @@ class Run:
         """Store the job, count the visits of the point, and die at one of them."""
         if not self.can_exchange:
             setattr(file_system, "exchange_directories", _cannot)  # noqa: B010  # mypy wants no assignment
-        setattr(spill, "SECONDS", 0)  # noqa: B010
-        setattr(part_writer, "time", StoppedClock)  # noqa: B010
+        spill_after_each_block()
         owner, name = POINTS[self.point]
         function: Callable[..., Any] = getattr(owner, name)
 
@@ -111,15 +115,6 @@ class Run:
 
         setattr(owner, name, hooked)
         self.store()
-
-
-class StoppedClock:
-    """A clock by which each block comes a second after the last spill, which took no time."""
-
-    @staticmethod
-    def monotonic() -> float:
-        """Return the time."""
-        return 0.0
 
 
 def kill_seed(job: Job, path: str, chunks: int) -> None:
