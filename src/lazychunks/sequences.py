@@ -277,8 +277,9 @@ class _Sequence(Generic[T_co, E_co]):
             sequence = self._reporting(progress)
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
             aggregate: Any = listing if aggregator is None else aggregator
+            result: list[E_co] | R
             if executor is None:
-                result: list[E_co] | R = aggregate(sequence)
+                result = aggregate(sequence)
                 return result
             workers = Workers(executor, max_in_flight)
             # A fold over blocks takes the rows of a nested sequence for blocks, and the other way

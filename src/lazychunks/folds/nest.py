@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.blocks.factories import counts_of
+from lazychunks.errors import NotResumableError
 from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
@@ -16,7 +17,6 @@ from lazychunks.folds.fold import (
     KeepsBlockType,
     NestedFold,
 )
-from lazychunks.errors import NotResumableError
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.runs.passes import (
     AnyPartFold,

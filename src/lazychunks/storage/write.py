@@ -212,8 +212,8 @@ class Write(Generic[T]):
     def prepare(self) -> None:
         """Do what may fail before publishing. It is harmless to call this twice.
 
-        It is noted that all is written. So, if several arrays are written at a time and a kill
-        comes between the first one's publishing and the last one's, the next start computes nothing.
+        It is noted that all is written. So the next start computes nothing, if several arrays are
+        written at a time and a kill comes after the first of them is published.
         """
         if self.is_finished:
             return
