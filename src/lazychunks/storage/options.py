@@ -94,12 +94,12 @@ class ZarrOptions(TypedDict, total=False):
     error."""
 
     run_id: str | None
-    """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
-    map-backed sequence, or in a tee, that has a name keeps what it wrote aside."""
+    """Names the run, for ``resume``; stored in the array's attributes. A failed run with a name over
+    a map-backed sequence keeps what it wrote, for another start."""
 
     resume: bool
-    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished
-    one is returned at once. Default False."""
+    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished one
+    is returned, unless something differs from it. Default False."""
 
     rtol: float | None
     """Relative tolerance when the first stored block is computed again on resuming; by default it
