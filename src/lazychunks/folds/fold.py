@@ -132,7 +132,7 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
     def __call__(self, blocks: Iterable[T_contra] | Iterable[Iterable[T_contra]], /) -> R_co:
         """Fold blocks, or rows of blocks if they are a nested sequence."""
         either: Any = blocks
-        # By the field that only nested sequences have: their module, above this one, imports it.
+        # Told by a field that only nested sequences have, so that folds need not import sequences.
         if hasattr(blocks, "len_outer_generator"):
             return _fold_rows(self, either)
         return _fold_blocks(self, either)
@@ -140,7 +140,7 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
 
 def _fold_blocks(fold: Fold[T, R], blocks: Iterable[T]) -> R:
     with fold.start(find_counts(blocks)[:1]) as running:
-        step = running.step
+        step = running.step  # looked up once, not for each of many small blocks
         for block in blocks:
             step(block)
         return running.finish()
@@ -150,7 +150,9 @@ def _fold_rows(fold: NestedFold[T, R], rows: Iterable[Iterable[T]]) -> R:
     with fold.start_rows(find_counts(rows)) as running:
         step = running.step
         for row in rows:
+            # Its own rows would pass for blocks, and the result would be wrong without an error.
             refuse_array(row, "a row")
+            # A generator that is left half-way ends here, not when the garbage is collected.
             with ended(row):
                 for block in row:
                     step(block)
@@ -158,6 +160,8 @@ def _fold_rows(fold: NestedFold[T, R], rows: Iterable[Iterable[T]]) -> R:
         return running.finish()
 
 
+# Where folds are combined, their types are known to the signatures only: in a tuple of folds, or
+# in passes that are stepped together, each has another one.
 AnyFold: TypeAlias = Fold[Any, Any]
 AnyNestedFold: TypeAlias = NestedFold[Any, Any]
 AnyEitherFold: TypeAlias = EitherFold[Any, Any]
@@ -279,10 +283,12 @@ class FunctionFold(Fold[T_contra, R_co]):
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
         """Return a fold without the function that workers do not call, and may fail to pickle."""
+        # A lambda is welcome for a result, and for a fold that does not merge.
         return replace(self, finish=_unchanged) if self.merges else CollectBlocks()
 
     def start(self, counts: Counts, /) -> FunctionPass[T_contra, R_co]:  # noqa: ARG002
         """Start a pass."""
+        # A step may change the state in place, and the next pass begins with the same one.
         return FunctionPass(self, copy.deepcopy(self.initial))
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:

@@ -15,12 +15,19 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from numpy.typing import NDArray
 
 from lazychunks import converters
 from lazychunks.blocks.sources import Mapped, Product
+from lazychunks.converters import AnyArray
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
+from lazychunks.testing.values import (
+    LAYOUTS,
+    NUMPY_DTYPES,
+    AnyDType,
+    Layout,
+    any_bits,
+    whole_numbers,
+)
 
 T = TypeVar("T")
 
@@ -47,7 +54,7 @@ WAYS: dict[str, SearchStrategy[Any]] = {
 _RIGHT: dict[str, SearchStrategy[Any]] = WAYS | {"hint": st.sampled_from(HINTS[:2])}
 
 
-def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[np.dtype[Any]]:
+def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[AnyDType]:
     """Draw a dtype that can be stored, in either byte order.
 
     Parameters
@@ -102,10 +109,10 @@ def partitions(
 
 def arrays(
     shapes: SearchStrategy[tuple[int, ...]],
-    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
+    dtypes: SearchStrategy[AnyDType] | None = None,
     *,
     values: Values = "any",
-) -> SearchStrategy[NDArray[Any]]:
+) -> SearchStrategy[AnyArray]:
     """Draw arrays of every memory layout: in C and F order, strided, reversed, read-only.
 
     Parameters
@@ -129,11 +136,11 @@ def arrays(
 @st.composite
 def flat_blocks(
     draw: st.DrawFn,
-    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
+    dtypes: SearchStrategy[AnyDType] | None = None,
     *,
     values: Values = "any",
     max_ndim: int = 3,
-) -> list[NDArray[Any]]:
+) -> list[AnyArray]:
     """Draw the blocks of a flat sequence: arrays that ``np.concatenate`` joins.
 
     There is one block at least; heights are ragged, and every length may be zero.
@@ -165,11 +172,11 @@ def flat_blocks(
 @st.composite
 def nested_blocks(
     draw: st.DrawFn,
-    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
+    dtypes: SearchStrategy[AnyDType] | None = None,
     *,
     values: Values = "any",
     max_ndim: int = 3,
-) -> list[list[NDArray[Any]]]:
+) -> list[list[AnyArray]]:
     """Draw the blocks of a nested sequence by row: arrays that ``np.block`` lays out.
 
     There is one block at least; heights and widths are ragged, and every length may be zero.
@@ -277,11 +284,11 @@ def _generated(blocks: Sequence[T]) -> Iterator[T]:
     yield from blocks
 
 
-def _or_any(drawn: SearchStrategy[np.dtype[Any]] | None) -> SearchStrategy[np.dtype[Any]]:
+def _or_any(drawn: SearchStrategy[AnyDType] | None) -> SearchStrategy[AnyDType]:
     return dtypes() if drawn is None else drawn
 
 
 def _array(
-    shape: tuple[int, ...], dtype: np.dtype[Any], seed: int, layout: Layout, values: Values
-) -> NDArray[Any]:
+    shape: tuple[int, ...], dtype: AnyDType, seed: int, layout: Layout, values: Values
+) -> AnyArray:
     return (any_bits if values == "any" else whole_numbers)(shape, dtype, seed, layout)
