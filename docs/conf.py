@@ -49,5 +49,5 @@ nitpick_ignore_regex = [
     (r"py:class", "|".join(autodoc_type_aliases)),
     # What the functions that make folds return, and what `executor=` takes: the entries of these
     # say all there is.
-    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|KeepsBlockType|ZarrSink)|Provider"),
+    (r"py:class", r"(lazychunks(\.\w+)+\.)?(Concatenate|KeepsBlockType|ZarrSink)|Provider"),
 ]

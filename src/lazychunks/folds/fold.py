@@ -68,7 +68,8 @@ class FoldInParts(Generic[T_contra]):
 class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
     """A left fold over blocks, as a value; callable over any iterable of them.
 
-    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions.
+    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions. One whose
+    parts can be merged says so by :attr:`merges`, and how to :meth:`start_part`.
 
     Examples
     --------

@@ -27,7 +27,7 @@ class Part(Generic[T_co]):
     ends: tuple[bool, bool]
     """Whether the part has the last row, and the last column."""
     axes: int
-    """Number of block axes: 1 (flat: the only column is column 0) or 2 (nested)."""
+    """How many block axes there are, 1 (flat, where the only column is 0) or 2 (nested)."""
 
 
 AnyPart: TypeAlias = Part[Any]

@@ -15,15 +15,14 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from numpy.typing import NDArray
 
 from lazychunks import converters
 from lazychunks.blocks.sources import Mapped, Product
-from lazychunks.converters import AnyArray
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 from lazychunks.testing.values import (
     LAYOUTS,
     NUMPY_DTYPES,
-    AnyDType,
     Layout,
     any_bits,
     whole_numbers,
@@ -54,7 +53,7 @@ WAYS: dict[str, SearchStrategy[Any]] = {
 _RIGHT: dict[str, SearchStrategy[Any]] = WAYS | {"hint": st.sampled_from(HINTS[:2])}
 
 
-def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[AnyDType]:
+def dtypes(kinds: str = "biufc", *, bfloat16: bool = True) -> SearchStrategy[np.dtype[Any]]:
     """Draw a dtype that can be stored, in either byte order.
 
     Parameters
@@ -109,10 +108,10 @@ def partitions(
 
 def arrays(
     shapes: SearchStrategy[tuple[int, ...]],
-    dtypes: SearchStrategy[AnyDType] | None = None,
+    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
     *,
     values: Values = "any",
-) -> SearchStrategy[AnyArray]:
+) -> SearchStrategy[NDArray[Any]]:
     """Draw arrays of every memory layout: in C and F order, strided, reversed, read-only.
 
     Parameters
@@ -136,11 +135,11 @@ def arrays(
 @st.composite
 def flat_blocks(
     draw: st.DrawFn,
-    dtypes: SearchStrategy[AnyDType] | None = None,
+    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
     *,
     values: Values = "any",
     max_ndim: int = 3,
-) -> list[AnyArray]:
+) -> list[NDArray[Any]]:
     """Draw the blocks of a flat sequence: arrays that ``np.concatenate`` joins.
 
     There is one block at least; heights are ragged, and every length may be zero.
@@ -172,11 +171,11 @@ def flat_blocks(
 @st.composite
 def nested_blocks(
     draw: st.DrawFn,
-    dtypes: SearchStrategy[AnyDType] | None = None,
+    dtypes: SearchStrategy[np.dtype[Any]] | None = None,
     *,
     values: Values = "any",
     max_ndim: int = 3,
-) -> list[list[AnyArray]]:
+) -> list[list[NDArray[Any]]]:
     """Draw the blocks of a nested sequence by row: arrays that ``np.block`` lays out.
 
     There is one block at least; heights and widths are ragged, and every length may be zero.
@@ -284,11 +283,11 @@ def _generated(blocks: Sequence[T]) -> Iterator[T]:
     yield from blocks
 
 
-def _or_any(drawn: SearchStrategy[AnyDType] | None) -> SearchStrategy[AnyDType]:
+def _or_any(drawn: SearchStrategy[np.dtype[Any]] | None) -> SearchStrategy[np.dtype[Any]]:
     return dtypes() if drawn is None else drawn
 
 
 def _array(
-    shape: tuple[int, ...], dtype: AnyDType, seed: int, layout: Layout, values: Values
-) -> AnyArray:
+    shape: tuple[int, ...], dtype: np.dtype[Any], seed: int, layout: Layout, values: Values
+) -> NDArray[Any]:
     return (any_bits if values == "any" else whole_numbers)(shape, dtype, seed, layout)
