@@ -156,10 +156,12 @@ class NestPass(PassAround):
     def end_row(self) -> None:
         """Step the outer pass with the result of the row."""
         self._close_rows(self.rows or self._open_rows(1))  # a row may have no block
-        self.counts, self.blocks = (self.blocks,), 0  # most rows are alike
+        # Where nobody knows the number of columns, the last row is a good guess for the next one.
+        self.counts, self.blocks = (self.blocks,), 0
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand the states on to the inner passes; after the last column, step the outer pass."""
+        # The first part of a band has a state for each of its rows; so do those in other columns.
         rows = self.rows or self._open_rows(len(state))
         for running, one in zip(rows, state, strict=True):
             running.absorb(one, _flat_part(part))
@@ -235,6 +237,7 @@ class NestPart(PassAround):
 
 def _flat_part(part: AnyPart) -> AnyPart:
     """Return a part of a nested sequence as the inner fold sees it: a part of one row."""
+    # Blocks are numbered within the row, so that the row is folded like a sequence of its own.
     return Part(part.number, (part.index[1], 0), (), (part.ends[1], True), axes=1)
 
 
@@ -247,6 +250,7 @@ class NestedCallables(Generic[T_contra, R_co]):
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
         """Aggregate the results of rows, each of which is aggregated when it is asked for."""
+        # Lazily: a row may only be iterated while it is the current one.
         results = (self.inner(_sequence_of(row)) for row in rows)
         return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
 

@@ -132,9 +132,11 @@ def tee(*folds: Any) -> AnyFold | AnyNestedFold:
     {'sum': 6, 'largest': 3}
     """
     names: tuple[str, ...] | None = None
+    # One fold is a tee as well: an unpacked list may have any number.
     if len(folds) == 1 and _is_mapping(folds[0]):
         names, folds = tuple(folds[0]), tuple(folds[0].values())
     of_blocks = all(isinstance(f, Fold) for f in folds)
+    # Of no fold at all, and of sinks, both hold.
     of_rows = all(isinstance(f, NestedFold) for f in folds)
     if not (of_blocks or of_rows):
         raise TypeError(
@@ -242,6 +244,7 @@ class TeePass(PassAround):
 
     def finish(self) -> AnyResult:
         """Return the results. Arrays that sinks store appear once all other results are there."""
+        # All that may fail comes first: no array appears if another one cannot.
         for sink in self.sinks:
             sink.prepare()
         results: list[AnyResult] = [None] * len(self.passes)
