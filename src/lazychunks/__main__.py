@@ -156,6 +156,8 @@ def _about_chunks(found: Verification) -> Iterator[str]:
         yield _fact("missing", key if found.misses_none else f"{key} (fill value)")
     if found.missing > _NAMED:
         yield _fact("", f"and {found.missing - _NAMED} more")
+    if lost:
+        yield "Missing chunks were lost, or left out by a copy that skips fill values."
     if not found.has_checksums:
         yield "There are no checksums, so only what cannot be decoded has been found."
 

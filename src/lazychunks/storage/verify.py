@@ -53,7 +53,7 @@ class Verification:
     missing_keys: tuple[str, ...]
     """Keys of the first 100 of them."""
     misses_none: bool
-    """Whether a missing chunk is a fault: this library stores every chunk, so one that is missing
+    """Whether a missing chunk is a fault. This library stores every chunk, so one that is missing
     has been lost, unless the array is a copy made by a tool that leaves out chunks of fill values.
     In arrays of other programs, a missing chunk stands for the fill value."""
     has_checksums: bool
