@@ -350,7 +350,7 @@ def test_a_piece_that_was_not_copied_is_not_spilled() -> None:
     with pytest.raises(KeyboardInterrupt):
         run.units.add((2,), np.ones((2, 3), int))
     run.units.spill()
-    assert next_start(run.target).spilled == {(0,): {((0, 2),)}}
+    assert next_start(run.target).spilled == {(0,): frozenset({((0, 2),)})}
 
 
 def test_a_run_that_cannot_be_resumed_spills_nothing() -> None:

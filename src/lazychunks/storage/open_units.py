@@ -111,7 +111,7 @@ class OpenUnits:
             The units of which something was stored there, or spilled: to be removed.
         """
         size = self._unit[axis]
-        # A unit that is stored around the place is right: whoever stored it has computed this block.
+        # A unit that is stored around the place is right: who stored it had computed this block.
         wrong = {cell for cell in self._stored if cell[axis] * size >= start}
         self._stored -= wrong
         wrong |= {cell for cell in self._earlier if cell[axis] >= start // size}
