@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = [
     "CONTEXT",
+    "StoppedClock",
     "die",
     "died_by_sigkill",
     "running",

@@ -168,8 +168,11 @@ class OpenUnits:
             if place in unit.pieces:  # an earlier start has spilled it, perhaps as the last one
                 self._hand_out_if_complete(cell, unit)
                 return
+            # After the copy: an interrupt between the two must not leave a piece that is not there.
+            unit.buffer[within] = piece
             unit.pieces.add(place)
-        unit.buffer[within] = piece
+        else:
+            unit.buffer[within] = piece
         unit.filled += math.prod(piece.shape[: len(self._unit)])
         self._hand_out_if_complete(cell, unit)
 
