@@ -134,8 +134,8 @@ def test_sizes_are_kept_for_each_block_axis(heights: list[int], widths: list[int
     assert WriteOptions.of(sizes=heights).sizes == (tuple(heights),)
     assert WriteOptions.of(sizes=(heights, widths)).sizes == (tuple(heights), tuple(widths))
     numbers: Any = np.array(heights, np.int8)
-    (kept,) = WriteOptions.of(sizes=numbers).sizes or ()
-    assert [type(size) for size in kept] == [int] * len(heights)
+    kept = WriteOptions.of(sizes=numbers).sizes or ()
+    assert [[type(size) for size in sizes] for sizes in kept] == [[int] * len(heights)]
 
 
 def test_options_are_a_value() -> None:

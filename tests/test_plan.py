@@ -217,8 +217,8 @@ def test_an_axis_may_stay_whole(data: st.DataObject, drawn: tuple[Shape, int]) -
     extents = data.draw(st.tuples(*(st.integers(1, 9) for _ in first)))
     whole = [data.draw(st.sampled_from([None, -1, n])) for n in extents[axes:]]
     made = plan(first, axes, chunks=(*extents[:axes], *whole))
-    for asked, taken, length in zip(whole, made.chunks[axes:], first[axes:], strict=True):
-        assert taken == (max(length, 1) if asked in (None, -1) else asked)
+    for asked, extent, length in zip(whole, made.chunks[axes:], first[axes:], strict=True):
+        assert extent == (max(length, 1) if asked in (None, -1) else asked)
 
 
 @pytest.mark.parametrize("whole", [None, -1])

@@ -150,6 +150,7 @@ class WriteOptions:
             )
         given: Mapping[str, Any] = {**options}
         valid: dict[str, Any] = {
+            # Not for chunks: there, None would be an axis that stays whole.
             name: None if value is None and name != "chunks" else _VALIDATORS[name](value)
             for name, value in given.items()
         }
@@ -241,14 +242,12 @@ def _validate_sizes(value: object) -> tuple[tuple[int, ...], ...]:
     members = _members(value)
     if members is None:
         raise TypeError(f"sizes must hold the size of each block, got {value!r}")
-    listings = [*map(_members, members)]
-    axes = [each for each in listings if each is not None]
-    if not axes:
-        axes = [members]
-    elif len(axes) != 2 or len(listings) != 2:
+    axes = [axis for axis in map(_members, members) if axis is not None]
+    if axes and not len(axes) == len(members) == 2:
         raise ValueError(
             f"sizes must be a sequence of ints, or for a nested sequence two of them, got {value!r}"
         )
+    axes = axes or [members]
     for size in chain.from_iterable(axes):
         if check_integer(size, "a size of a block") < 0:
             raise ValueError(f"a size of a block must not be negative, got {size}")

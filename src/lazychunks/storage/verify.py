@@ -11,7 +11,6 @@ from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
-from zarr.storage import StorePath
 
 from lazychunks.blocks.ahead import Ahead
 from lazychunks.blocks.factories import Mapped
@@ -167,7 +166,8 @@ class _Units:
 
     def find_stored(self) -> Iterator[Shape]:
         """Ask the store for one unit after the other."""
-        return (index for index in _indices(self._grid) if sync(self._path(index).exists()))
+        at = self._array.store_path
+        return (index for index in _indices(self._grid) if sync((at / self.key(index)).exists()))
 
     def missing_keys(self, stored: set[Shape]) -> Iterator[str]:
         """Keys of the units that are not stored."""
@@ -182,17 +182,11 @@ class _Units:
             for span, extent in zip(region, self._read_at_once, strict=True)
         )
         try:
-            # zarr takes a shard of no bytes for one of fill values.
-            if self._array.shards and sync(self._array.store.getsize(self._path(index).path)) == 0:
-                return "it is empty"
             for part in product(*parts):
                 self._reader(cell_region(part, self._read_at_once, shape))
         except Exception as error:  # noqa: BLE001  # whatever a codec, or a store, raises
             return f"{type(error).__name__}: {error}"
         return None
-
-    def _path(self, index: Shape) -> StorePath:
-        return self._array.store_path / self.key(index)
 
 
 def _indices(grid: Shape) -> Iterator[Shape]:
