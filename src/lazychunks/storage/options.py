@@ -94,8 +94,8 @@ class ZarrOptions(TypedDict, total=False):
     error."""
 
     run_id: str | None
-    """Names the run, for ``resume``; stored in the array's attributes. A failed run with a name over
-    a map-backed sequence keeps what it wrote, for another start."""
+    """Names the run, for ``resume``; stored in the array's attributes. A run over a map-backed
+    sequence that has a name keeps what it wrote when it fails, for another start."""
 
     resume: bool
     """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished one
