@@ -299,7 +299,8 @@ class Write(Generic[T]):
         counts = count()
         if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
-            raise mismatch("the number of blocks", "count", noted, counts, way_out)
+            was, now = (noted, counts) if len(counts) > 1 else (noted[0], counts[0])
+            raise mismatch("the number of blocks", "count", was, now, way_out)
 
     def begin(self, first: Shape, dtype: np.dtype[Any], /) -> None:
         """Start to write, with the shape and the dtype of the first block."""
