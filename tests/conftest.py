@@ -2,7 +2,10 @@
 
 import gc
 import os
+import signal
+from collections.abc import Generator
 
+import pytest
 from hypothesis import settings
 
 # No deadline in either: the first example may import zarr or torch, and shared machines stall.
@@ -19,3 +22,13 @@ def pytest_collection_finish() -> None:
     """Keep what imports have made out of collections: fault tests collect thousands of times."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> Generator[None]:
+    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,7 @@ from typing_extensions import override
 
 from tests.faults.processes import CONTEXT
 
-__all__ = ["Shuffling", "cluster", "processes"]
+__all__ = ["Shuffling", "cluster", "processes", "reused", "spawned"]
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -27,6 +28,17 @@ def processes(count: int = 2) -> Generator[ProcessPoolExecutor]:
     """Start a pool of processes from a server that has imported all."""
     with ProcessPoolExecutor(count, mp_context=CONTEXT) as executor:
         yield executor
+
+
+def spawned() -> ProcessPoolExecutor:
+    """Start a pool of processes as users do."""
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+
+def reused() -> Any:
+    """Start a pool of loky, whose processes a later call gets as well."""
+    loky = pytest.importorskip("loky")
+    return loky.get_reusable_executor(2, kill_workers=True)
 
 
 @contextmanager

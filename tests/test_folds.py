@@ -349,8 +349,7 @@ def test_counts_are_handed_on() -> None:
     seen.clear()
     product = NestedLazyChunkSequence.from_product(add, range(3), range(4))
     product.compute(tee(nest(told, TEXTS), nest(SUM, told)))
-    assert seen[0] == (3,)
-    assert seen[1:] == [(4,)] * 3
+    assert sorted(seen, key=str) == [(3,), (4,), (4,), (4,)]
 
 
 # What cannot be combined.

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from lazychunks import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_count, region_shape
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.open_units import OpenUnits
-from lazychunks.storage.spill import Pieces
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Pieces
+from lazychunks.storage.writing.open_units import OpenUnits
+from lazychunks.storage.writing.target import Target
 from tests.strategies import Array, partitions, shapes
 from tests.targets import make_target
 

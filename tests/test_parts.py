@@ -316,13 +316,32 @@ def test_a_message_says_block_chunk_and_remedy(name: str) -> None:
     assert (str(error), (error.block, error.expected, error.got)) == (message, facts)
 
 
-def test_rows_of_another_length_are_refused() -> None:
+def test_an_array_takes_no_rows_of_another_length() -> None:
+    plan = ArrayPlan((Partition(2), Partition(2)), (), (2, 2))
     rows = [*calls_of(2, 3), *calls_of(1, 2)]
     with pytest.raises(BlockShapeError, match="row 2 has 2 blocks, expected 3"):
-        list(split(rows, [], 2))
+        list(split(rows, [plan], 2))
     empty: list[list[Callable[[], Place]]] = [[]]
     with pytest.raises(EmptyRowError, match="row 0"):
-        list(split(empty, [], 2))
+        list(split(empty, [plan], 2))
+
+
+@given(st.lists(st.integers(0, 4), max_size=6), st.integers(1, 9))
+def test_without_an_array_rows_may_be_of_any_length(lengths: list[int], blocks: int) -> None:
+    rows = [calls_of(1, length)[0] for length in lengths]
+    found: dict[int, list[Callable[[], Place]]] = {row: [] for row in range(len(rows))}
+    parts = list(split(rows, [], 2, blocks=blocks))
+    for part in parts:
+        assert isinstance(part.rows, list)
+        for number, calls in enumerate(part.rows, start=part.index[0]):
+            assert part.index[1] == len(found[number])
+            found[number] += calls
+        assert part.ends[0] == (part.index[0] + len(part.rows) == len(rows))
+        assert part.ends[1] == all(
+            len(found[number]) == lengths[number]
+            for number in range(part.index[0], part.index[0] + len(part.rows))
+        )
+    assert list(found.values()) == rows
 
 
 @pytest.mark.parametrize("axis", [0, 1])

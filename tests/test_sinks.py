@@ -546,19 +546,6 @@ def test_background_writes_end_with_the_pass(tmp_path: Path) -> None:
 # Resuming.
 
 
-def test_in_a_tee_a_sink_cannot_resume(place: Place) -> None:
-    sequence = LazyChunkSequence.from_map(Generations(), range(6))
-    sink = zarr_sink(place.destination, CONVERTER, run_id="r", resume=True)
-    for folds in (tee(sink, count), tee(count, sink), tee(tee(sink, count), count)):
-        folded: Callable[[Any], Any] = folds
-        with pytest.raises(NotResumableError, match="tee needs every block"):
-            sequence.compute(folded)
-    rows = NestedLazyChunkSequence.from_product(operator.mul, [1], [2]).map(np.atleast_2d)
-    with pytest.raises(NotResumableError, match="tee"):
-        rows.compute(tee(sink, nested_concatenate()))
-    assert place.content() == {}
-
-
 def test_alone_a_sink_resumes(place: Place) -> None:
     fails = True
     blocks = Generations()
@@ -610,14 +597,15 @@ def test_a_named_run_in_a_tee_can_be_gone_on_with_alone(
     with pytest.raises((WriteAbortedError, error)) as caught:
         sequence.compute(folded)
     said = [str(caught.value), *getattr(caught.value, "__notes__", ())]
-    assert any("to_zarr with resume=True and run_id='r' goes on" in text for text in said)
+    assert any("the same call with resume=True and run_id='r' goes on" in text for text in said)
     with pytest.raises(FileNotFoundError):
         place.read()
     with pytest.raises(DestinationExistsError, match="unfinished write"):
         sequence.compute(tee(sink, sink.contramap(negated)))
     made = sum(blocks.made)
     stored = sequence.to_zarr(place.destination, CONVERTER, True, resume=True, **options)
-    assert sum(blocks.made) <= 12 + 4  # some were under way, one is compared
+    # One is compared, some were under way; nobody knows the height of the last row.
+    assert sum(blocks.made) <= 12 + 1 + (4 if nested else 3)
     assert made > 8
     whole = np.concatenate(blocks.flat.compute()).reshape(3, 4, 2, 3).swapaxes(1, 2)
     expected = whole.reshape(6, 12) if nested else blocks.whole

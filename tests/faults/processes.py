@@ -59,7 +59,8 @@ def spill_after_each_block() -> None:
 
     What a kill costs is otherwise for the clock to say.
     """
-    from lazychunks.storage import part_writer, spill
+    from lazychunks.storage.resuming import spill
+    from lazychunks.storage.writing import part_writer
 
     setattr(spill, "SECONDS", 0)  # noqa: B010  # mypy wants no assignment
     setattr(part_writer, "time", StoppedClock)  # noqa: B010

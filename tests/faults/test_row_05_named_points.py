@@ -21,14 +21,14 @@ from lazychunks import (
     LazyChunksError,
     ResumeMismatchError,
 )
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places import directory, file_system
 from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.lock import LockFile
-from lazychunks.storage.target import Target
-from lazychunks.storage.write import Write
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing.notes import Notes
+from lazychunks.storage.writing.target import Target
 from tests.faults.jobs import NESTED, RAGGED, ZARR, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import (
     CONTEXT,
@@ -46,15 +46,15 @@ Hook = tuple[Any, str]
 POINTS: dict[str, Hook] = {
     "lock": (LockFile, "acquire"),
     "room for the new array": (SiblingDirectory, "begin"),
-    "record": (Write, "_write_draft"),
-    "sizes": (Write, "note_sizes"),
-    "length": (Write, "note_length"),
-    "what lies at wrong places": (Write, "forget_units"),
+    "record": (Notes, "write"),
+    "sizes": (Notes, "note_sizes"),
+    "length": (Notes, "note_length"),
+    "what lies at wrong places": (Notes, "forget_units"),
     "removal of what lies at wrong places": (Target, "delete_units"),
     "spill": (spill, "spill"),
     "chunk": (Units, "write"),
     "removal of a spill": (Keys, "delete"),
-    "all is written": (Write, "_note_all_written"),
+    "all is written": (Notes, "note_all_written"),
     "publish": (SiblingDirectory, "commit"),
     "exchange": (file_system, "exchange_directories"),
     "two renames": (directory, "swap_in"),

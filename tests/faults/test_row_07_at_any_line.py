@@ -20,7 +20,8 @@ from zarr.storage import MemoryStore
 
 import lazychunks
 from lazychunks import BlockShapeError, WriteAbortedError
-from lazychunks.storage import part_writer, spill
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing import part_writer
 from lazychunks.storage.places import file_system
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import StoppedClock
@@ -38,11 +39,11 @@ PURE = {
     "filled",
     "mismatches",
     "options",
-    "reading",
+    "read",
     "shipping",
     "status",
     "trust",
-    "verifying",
+    "verify",
 }
 """Modules that change nothing."""
 
@@ -52,14 +53,6 @@ ROOMS = tuple(
     for path in (HOUSE / folder).rglob("*.py")
     if path.stem not in PURE
 )
-
-
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def lines_of(

@@ -6,10 +6,9 @@ Threads, processes and dask store what the serial writer stores, bitwise.
 import os
 import secrets
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,13 @@ import numpy as np
 import pytest
 
 from lazychunks import IdentityConverter, LazyChunkSequence, NotSpreadableError, WriteAbortedError
-from tests.executors import Shuffling, cluster, processes
+from tests.executors import Shuffling, cluster, processes, reused, spawned
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 
 EVEN = (FLAT, NESTED)
 
 Start = Callable[[], Any]
 """A context manager of an executor, or of a dask client."""
-
-
-def spawned() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
-
-
-def reused() -> Any:
-    loky = pytest.importorskip("loky")
-    return loky.get_reusable_executor(2, kill_workers=True)
 
 
 EXECUTORS = [

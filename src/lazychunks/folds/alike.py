@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from lazychunks.arrays import Array, DType, Namespace, namespace_and_values, native_dtype
 from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
+from lazychunks.folds.fold import Fold
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Pass, State
+from lazychunks.runs.passes import Counts, Pass, State
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,29 @@ def find_axis(shape: tuple[int, ...], axis: int, number: int) -> int:
     return axis % len(shape)
 
 
+class AlikeFold(Fold[S, R], Generic[S, R]):
+    """Base of a fold whose pass is an :class:`AlikePass`: a pass over a part is one like all."""
+
+    __slots__ = ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether workers fold their parts: they do."""
+        return True
+
+    @abstractmethod
+    def start_at(self, number: int, /) -> AlikePass[S, R]:
+        """Start a pass whose first block has a number."""
+
+    def start(self, counts: Counts, /) -> AlikePass[S, R]:  # noqa: ARG002
+        """Start a pass over all blocks."""
+        return self.start_at(0)
+
+    def start_part(self, part: AnyPart, /) -> AlikePass[S, R]:
+        """Start a pass over a part."""
+        return self.start_at(part.index[0])
+
+
 class AlikeState(NamedTuple):
     """State of a part."""
 
@@ -116,7 +143,7 @@ class AlikeState(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class AlikePass(Pass):
+class AlikePass(Pass, Generic[S, R]):
     """Base of a pass over all blocks, or over those of a part, that are joined along an axis."""
 
     axis: int | None
@@ -172,6 +199,10 @@ class AlikePass(Pass):
             self._like.check(like, self.start + self.blocks)
         self.merge_value(value, part)
         self.blocks += blocks
+
+    @abstractmethod
+    def finish(self) -> R:
+        """Return the result."""
 
     def begin(self, like: Like) -> None:
         """Prepare for blocks that are like the first one."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from lazychunks.folds.alike import AlikePass, Like, find_axis
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like, find_axis
 from lazychunks.folds.concatenate import Concatenate
 from lazychunks.folds.fold import Fold
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts, State
+from lazychunks.runs.passes import State
 
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 def join_along(
-    reduction: Fold[S, R], axis: int | None, along: int | None, *, keeps_axis: bool = False
+    reduction: AlikeFold[S, R], axis: int | None, along: int | None, *, keeps_axis: bool = False
 ) -> Fold[S, R]:
     """Return a reduction of blocks that are joined along another axis than the reduced one.
 
@@ -37,34 +37,25 @@ def join_along(
 
 
 @dataclass(frozen=True, slots=True)
-class AlongFold(Fold[S, R], Generic[S, R]):
+class AlongFold(AlikeFold[S, R], Generic[S, R]):
     """Reduces each block by itself, and joins the results."""
 
-    reduction: Fold[S, R]
+    reduction: AlikeFold[S, R]
     axis: int
     along: int
     keeps_axis: bool
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers reduce their parts: they do."""
-        return True
-
-    def start(self, counts: Counts, /) -> AlongPass[S, R]:
+    def start_at(self, number: int, /) -> AlongPass[S, R]:
         """Start a pass."""
-        return AlongPass(self.along, 0, self, self.reduction.start(counts))
-
-    def start_part(self, part: AnyPart, /) -> AlongPass[S, R]:
-        """Start a pass over a part."""
-        return AlongPass(self.along, part.index[0], self, self.reduction.start_part(part))
+        return AlongPass(self.along, number, self, self.reduction.start_at(number))
 
 
 @dataclass(slots=True, eq=False)
-class AlongPass(AlikePass, Generic[S, R]):
+class AlongPass(AlikePass[S, R], Generic[S, R]):
     """A pass over all blocks, or over those of a part."""
 
     fold: AlongFold[S, R]
-    running: Any
+    running: AlikePass[S, R]
     """Takes the blocks if both axes are the same, as axes 1 and -1 of a matrix are."""
     results: list[R] = field(default_factory=list[R], init=False)
     """Of each block, if the axes differ."""
@@ -97,8 +88,7 @@ class AlongPass(AlikePass, Generic[S, R]):
         along = self.like.axis
         assert along is not None
         if along == self.reduced_axis:
-            result: R = self.running.finish()
-            return result
+            return self.running.finish()
         if isinstance(self.results[0], int):  # a count, which is the same for all blocks
             return self.results[0]
         is_removed = self.reduced_axis < along and not self.fold.keeps_axis

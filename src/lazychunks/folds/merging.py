@@ -18,10 +18,8 @@ from functools import partial, reduce
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from lazychunks.arrays import Arithmetic, Array
-from lazychunks.folds.alike import AlikePass, Like
-from lazychunks.folds.fold import Fold
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -92,7 +90,7 @@ def is_merged(first: int, middle: int, stop: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction(Fold[S, R], Generic[S, R, V]):
+class Reduction(AlikeFold[S, R], Generic[S, R, V]):
     """A fold that reduces blocks along an axis: a value for each block, merged in a tree."""
 
     axis: int | None = 0
@@ -100,11 +98,6 @@ class Reduction(Fold[S, R], Generic[S, R, V]):
 
     needs_order: ClassVar[bool] = False
     """Whether numbers must have an order, as complex ones do not."""
-
-    @property
-    def merges(self) -> bool:
-        """Whether workers reduce their parts: they do."""
-        return True
 
     @abstractmethod
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> V:
@@ -118,17 +111,13 @@ class Reduction(Fold[S, R], Generic[S, R, V]):
     def finish(self, numbers: Arithmetic, value: V) -> object:
         """Return the result for the value of all blocks, as an array where NumPy made a scalar."""
 
-    def start(self, counts: Counts, /) -> ReductionPass[S, R, V]:  # noqa: ARG002
+    def start_at(self, number: int, /) -> ReductionPass[S, R, V]:
         """Start a pass."""
-        return ReductionPass(self.axis, 0, self)
-
-    def start_part(self, part: AnyPart, /) -> ReductionPass[S, R, V]:
-        """Start a pass over a part."""
-        return ReductionPass(self.axis, part.index[0], self)
+        return ReductionPass(self.axis, number, self)
 
 
 @dataclass(slots=True, eq=False)
-class ReductionPass(AlikePass, Generic[S, R, V]):
+class ReductionPass(AlikePass[S, R], Generic[S, R, V]):
     """A pass over all blocks, or over those of a part."""
 
     reduction: Reduction[S, R, V]

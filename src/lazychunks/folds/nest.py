@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Generic, Self, TypeGuard, TypeVar, overload
 
 from lazychunks.blocks.factories import counts_of
@@ -13,18 +12,20 @@ from lazychunks.errors import NotResumableError
 from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
+    AnyPass,
     Fold,
     KeepsBlockType,
     NestedFold,
+    PassAround,
 )
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.runs.passes import (
     AnyPartFold,
     AnyPartRunning,
+    AnyResult,
     AnyRunning,
     Counts,
     Setup,
-    Sink,
     State,
 )
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
@@ -85,8 +86,8 @@ def _is_fold(x: object) -> TypeGuard[AnyFold]:
 class NestFold(NestedFold[T_contra, R_co]):
     """The fold that :func:`nest` returns."""
 
-    inner: Fold[T_contra, Any]
-    outer: Fold[Any, R_co]
+    inner: Fold[T_contra, AnyResult]
+    outer: Fold[AnyResult, R_co]
 
     @property
     def merges(self) -> bool:
@@ -98,7 +99,7 @@ class NestFold(NestedFold[T_contra, R_co]):
         """Whether the fold of rows makes workers send blocks."""
         return self.inner.sends_blocks
 
-    def for_parts(self, running: Any, /) -> AnyPartFold:
+    def for_parts(self, running: AnyPass, /) -> AnyPartFold:
         """Return the fold of rows for workers; row results are folded at the coordinator."""
         # Starting a pass has no effect before it is entered.
         return NestInParts(self.inner.for_parts(self.inner.start(running.counts)))
@@ -108,7 +109,7 @@ class NestFold(NestedFold[T_contra, R_co]):
         outer = self.outer.start(counts[:1])
         for sink in outer.sinks:
             sink.is_behind_a_fold = True
-        running = NestPass(self.inner, outer, counts[1:])
+        running = NestPass([outer], self.inner, counts[1:])
         for sink in (*outer.sinks, *running.started[0].sinks):
             if sink.resumes:
                 raise NotResumableError(
@@ -123,66 +124,11 @@ class NestFold(NestedFold[T_contra, R_co]):
         return NestInParts(self.inner).start_part(part)
 
 
-@dataclass(frozen=True, slots=True)
-class NestInParts:
-    """For workers: a fold of the blocks of each row that are in a part."""
-
-    inner: AnyPartFold
-
-    def start_part(self, part: AnyPart, /) -> NestPart:
-        """Start a pass over a part."""
-        return NestPart(self.inner, _flat_part(part))
-
-
 @dataclass(slots=True, eq=False)
-class NestPart:
-    """A pass over the rows of a part."""
-
-    inner: AnyPartFold
-    part: AnyPart
-    """The part of each row."""
-    states: list[State] = field(default_factory=list[State], init=False)
-    row: AnyPartRunning | None = field(default=None, init=False)
-    stack: ExitStack = field(default_factory=ExitStack, init=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.stack.__exit__(kind, error, traceback)
-
-    def step(self, block: object, /) -> None:
-        """Step the pass over the current row."""
-        self._current_row().step(block)
-
-    def end_row(self) -> None:
-        """Keep the state of the row."""
-        self.states.append(self._current_row().state())  # a row without blocks has a state as well
-        self.row = None
-        self.stack.close()
-
-    def state(self) -> list[State]:
-        """Return the states of the rows."""
-        return self.states
-
-    def _current_row(self) -> AnyPartRunning:
-        if self.row is None:
-            self.row = self.stack.enter_context(self.inner.start_part(self.part))
-        return self.row
-
-
-@dataclass(slots=True, eq=False)
-class NestPass:
+class NestPass(PassAround):
     """The outer pass, and the inner passes of the rows that have begun: of one row, or a band."""
 
     inner: AnyFold
-    outer: AnyRunning
     counts: Counts
     """Number of blocks in a row, if it is known."""
     blocks: int = field(default=0, init=False)
@@ -191,29 +137,15 @@ class NestPass:
     """Inner passes of rows that have not begun. The first one tells which sinks there are."""
     rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
     row_stack: ExitStack = field(default_factory=ExitStack, init=False)
-    stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         self.started = [self._start_row()]
 
-    @property
-    def sinks(self) -> Sequence[Sink]:
-        """The sinks of the outer pass."""
-        return self.outer.sinks
-
     def __enter__(self) -> Self:
-        self.stack.enter_context(self.outer)
+        PassAround.__enter__(self)
+        # Closed first: an inner pass is given up before the outer one.
         self.stack.enter_context(self.row_stack)
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.stack.__exit__(kind, error, traceback)
 
     def step(self, block: object, /) -> None:
         """Step the inner pass of the row."""
@@ -234,9 +166,9 @@ class NestPass:
         if part.ends[1]:
             self._close_rows(rows)
 
-    def finish(self) -> Any:
+    def finish(self) -> AnyResult:
         """Return the result of the outer pass."""
-        return self.outer.finish()
+        return self.passes[0].finish()
 
     def _start_row(self) -> AnyRunning:
         running = self.inner.start(self.counts)
@@ -254,9 +186,51 @@ class NestPass:
     def _close_rows(self, rows: list[AnyRunning]) -> None:
         results = [running.finish() for running in rows]
         self.rows = []
+        # Before the outer pass takes the results: it may fail, and these passes have ended well.
         self.row_stack.close()
         for result in results:
-            self.outer.step(result)
+            self.passes[0].step(result)
+
+
+@dataclass(frozen=True, slots=True)
+class NestInParts:
+    """What workers get of a :class:`NestFold`."""
+
+    inner: AnyPartFold
+
+    def start_part(self, part: AnyPart, /) -> NestPart:
+        """Start a pass over a part."""
+        return NestPart([], self.inner, _flat_part(part))
+
+
+@dataclass(slots=True, eq=False)
+class NestPart(PassAround):
+    """Passes over the rows of a part, one after the other."""
+
+    inner: AnyPartFold
+    part: AnyPart
+    """The part of each row."""
+    row: AnyPartRunning | None = field(default=None, init=False)
+    states: list[State] = field(default_factory=list[State], init=False)
+
+    def step(self, block: object, /) -> None:
+        """Step the pass over the row."""
+        self._current_row().step(block)
+
+    def end_row(self) -> None:
+        """Keep the state of the row."""
+        self.states.append(self._current_row().state())  # a row without blocks has a state as well
+        self.row = None
+        self.stack.close()
+
+    def state(self) -> list[State]:
+        """Return the states of the rows."""
+        return self.states
+
+    def _current_row(self) -> AnyPartRunning:
+        if self.row is None:
+            self.row = self.stack.enter_context(self.inner.start_part(self.part))
+        return self.row
 
 
 def _flat_part(part: AnyPart) -> AnyPart:

@@ -9,12 +9,11 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 from lazychunks.arrays import Arithmetic, Array, copy_block
 from lazychunks.converters import AnyArray
 from lazychunks.errors import EmptySequenceError
-from lazychunks.folds.alike import AlikePass
+from lazychunks.folds.alike import AlikeFold, AlikePass
 from lazychunks.folds.along import join_along
 from lazychunks.folds.fold import Fold, fold
 from lazychunks.folds.merging import Reduction
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts
 
 S = TypeVar("S")
 
@@ -406,27 +405,18 @@ def count(axis: int | None = 0, along: int | None = None) -> Fold[AnyArray, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Count(Fold[S, int], Generic[S]):
+class Count(AlikeFold[S, int], Generic[S]):
     """The fold that :func:`count` returns."""
 
     axis: int | None = 0
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers count in their parts: they do."""
-        return True
-
-    def start(self, counts: Counts, /) -> CountPass[S]:  # noqa: ARG002
+    def start_at(self, number: int, /) -> CountPass[S]:
         """Start a pass."""
-        return CountPass(self.axis, 0)
-
-    def start_part(self, part: AnyPart, /) -> CountPass[S]:
-        """Start a pass over a part."""
-        return CountPass(self.axis, part.index[0])
+        return CountPass(self.axis, number)
 
 
 @dataclass(slots=True, eq=False)
-class CountPass(AlikePass, Generic[S]):
+class CountPass(AlikePass[S, int], Generic[S]):
     """A pass that looks at shapes only, so that entries may be of any dtype."""
 
     length: int = field(default=0, init=False)

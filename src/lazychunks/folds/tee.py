@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self, TypeGuard, TypeVar, overload
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard, TypeVar, overload
 
 from lazychunks.folds.fold import (
     AnyEitherFold,
     AnyFold,
     AnyNestedFold,
+    AnyPass,
     CollectBlocks,
     EitherFold,
     Fold,
     NestedFold,
+    PassAround,
 )
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, Counts, Sink, State
+from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, AnyResult, Counts, State
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -173,14 +173,21 @@ class _Folds:
         """Whether one of the folds makes workers send blocks."""
         return any(fold.sends_blocks for fold in self.folds)
 
-    def for_parts(self, running: Any, /) -> AnyPartFold:
+    def for_parts(self, running: AnyPass, /) -> AnyPartFold:
         """Return the folds for workers."""
         pairs = zip(self.folds, running.passes, strict=True)
-        return TeeInParts(tuple(fold.for_parts(inner) for fold, inner in pairs))
+        return replace(self, folds=tuple(fold.for_parts(inner) for fold, inner in pairs))
 
     def start_part(self, part: AnyPart, /) -> AnyPartRunning:
         """Start a pass over a part."""
-        return TeeInParts(self.folds).start_part(part)
+        # One copy of each block serves all folds that need the blocks.
+        collected = CollectBlocks().start_part(part)
+        of_folds = [
+            collected if isinstance(fold, CollectBlocks) else fold.start_part(part)
+            for fold in self.folds
+        ]
+        unique = {id(running): running for running in of_folds}
+        return TeePart(list(unique.values()), of_folds)
 
 
 class Tee(_Folds, AnyFold):
@@ -209,59 +216,8 @@ class EitherTee(Tee, NestedTee, AnyEitherFold):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TeeInParts:
-    """For workers: several folds in one pass over a part."""
-
-    folds: tuple[AnyPartFold, ...]
-
-    def start_part(self, part: AnyPart, /) -> TeePart:
-        """Start a pass over a part."""
-        # One copy of each block serves all folds that need the blocks.
-        collected = CollectBlocks().start_part(part)
-        of_folds = [
-            collected if isinstance(fold, CollectBlocks) else fold.start_part(part)
-            for fold in self.folds
-        ]
-        return TeePart(list({id(running): running for running in of_folds}.values()), of_folds)
-
-
 @dataclass(slots=True, eq=False)
-class PassesTogether:
-    """Base of a pass around others: these open in order, and close in reverse."""
-
-    passes: Sequence[Any]
-    stack: ExitStack = field(init=False)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for running in self.passes:
-                stack.enter_context(running)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.stack.__exit__(kind, error, traceback)
-
-    def step(self, block: Any, /) -> None:
-        """Step all passes."""
-        for running in self.passes:
-            running.step(block)
-
-    def end_row(self) -> None:
-        """Close a row of all passes."""
-        for running in self.passes:
-            running.end_row()
-
-
-@dataclass(slots=True, eq=False)
-class TeePart(PassesTogether):
+class TeePart(PassAround):
     """A pass of several folds over a part."""
 
     of_folds: Sequence[AnyPartRunning]
@@ -274,26 +230,21 @@ class TeePart(PassesTogether):
 
 
 @dataclass(slots=True, eq=False)
-class TeePass(PassesTogether):
+class TeePass(PassAround):
     """A pass of several folds."""
 
     names: tuple[str, ...] | None
-
-    @property
-    def sinks(self) -> Sequence[Sink]:
-        """The sinks of all passes, in order."""
-        return [sink for running in self.passes for sink in running.sinks]
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand each state on to its pass."""
         for running, one in zip(self.passes, state, strict=True):
             running.absorb(one, part)
 
-    def finish(self) -> Any:
+    def finish(self) -> AnyResult:
         """Return the results. Arrays that sinks store appear once all other results are there."""
         for sink in self.sinks:
             sink.prepare()
-        results: list[Any] = [None] * len(self.passes)
+        results: list[AnyResult] = [None] * len(self.passes)
         for is_storing in (False, True):
             for number, running in enumerate(self.passes):
                 if bool(running.sinks) is is_storing:

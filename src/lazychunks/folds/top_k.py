@@ -10,12 +10,11 @@ import numpy as np
 
 from lazychunks.arrays import Array, DType, Namespace, device, is_tensor, numeric_kind
 from lazychunks.converters import AnyArray
-from lazychunks.folds.alike import AlikePass, Like
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 from lazychunks.folds.along import join_along
 from lazychunks.folds.fold import Fold
 from lazychunks.layout.checks import check_positive
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts
 
 S = TypeVar("S")
 
@@ -88,7 +87,7 @@ def top_k(
 
 
 @dataclass(frozen=True, slots=True)
-class TopKFold(Fold[S, TopK[S]], Generic[S]):
+class TopKFold(AlikeFold[S, TopK[S]], Generic[S]):
     """The fold that :func:`top_k` returns."""
 
     k: int
@@ -98,18 +97,9 @@ class TopKFold(Fold[S, TopK[S]], Generic[S]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "k", check_positive(self.k, "k"))
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers rank the entries of their parts: they do."""
-        return True
-
-    def start(self, counts: Counts, /) -> TopKPass[S]:  # noqa: ARG002
+    def start_at(self, number: int, /) -> TopKPass[S]:
         """Start a pass."""
-        return TopKPass(self.axis, 0, self.k, self.largest)
-
-    def start_part(self, part: AnyPart, /) -> TopKPass[S]:
-        """Start a pass over a part."""
-        return TopKPass(self.axis, part.index[0], self.k, self.largest)
+        return TopKPass(self.axis, number, self.k, self.largest)
 
 
 class Ranking(NamedTuple):
@@ -131,7 +121,7 @@ class Candidates(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class TopKPass(AlikePass, Generic[S]):
+class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
     """The best so far of each lane, as *keys*: numbers of which small ones are good.
 
     A sort puts NaN last, so that it is the worst key whatever the direction. Candidates, which are

@@ -198,12 +198,14 @@ class _Division:
         if not fresh:
             return
         send = self._runner.send
-        # All that can be refused is refused before the first block is computed.
+        # What cannot be sent is refused before the first block is computed, and by its name.
+        for sink in fresh:
+            send(sink.before, "a function given to contramap")
+            send(sink.probe(), "the converter")
         send(self._fold.for_parts(self._running), "the fold")
-        sent = send(items, "an item")
         probes = tuple((sink.before, sink.probe()) for sink in fresh)
-        asked = send(probes, "the converter, or a function of contramap,")
-        for sink, found in zip(fresh, self._runner.ask(probe, fn, asked, sent), strict=True):
+        sent = send(probes, "the converter"), send(items, "an item")
+        for sink, found in zip(fresh, self._runner.ask(probe, fn, *sent), strict=True):
             sink.begin(*found)
 
     def _tasks(

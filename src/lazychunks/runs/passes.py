@@ -29,6 +29,12 @@ Ends: TypeAlias = tuple[bool, bool]
 State: TypeAlias = Any
 """The outcome of a part: a value that can be pickled. Only the fold that made it looks inside."""
 
+AnyBlock: TypeAlias = Any
+"""A block where its type is not known: between folds that are combined."""
+
+AnyResult: TypeAlias = Any
+"""A result where its type is not known."""
+
 
 STORED: Any = type("Stored", (), {"__doc__": "Stands for a block that all sinks have stored."})()
 """What a pass of nothing but sinks is stepped with for a block that need not be computed."""
@@ -224,7 +230,7 @@ class Pass(Scope):
 
     __slots__ = ("_band",)
 
-    _band: list[list[Any]]
+    _band: list[list[AnyBlock]]
     """Rows of blocks that wait for the other columns of their band."""
 
     @property
@@ -233,7 +239,7 @@ class Pass(Scope):
         return ()
 
     @abstractmethod
-    def step(self, block: Any, /) -> None:
+    def step(self, block: AnyBlock, /) -> None:
         """Take the next block."""
 
     def end_row(self) -> None:
@@ -242,7 +248,7 @@ class Pass(Scope):
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Step the blocks of a part, row by row, once all columns of its band have come."""
         # Subclasses need not call __init__, so the attribute may be missing.
-        band: list[list[Any]] = getattr(self, "_band", None) or [[] for _ in state]
+        band: list[list[AnyBlock]] = getattr(self, "_band", None) or [[] for _ in state]
         for row, blocks in zip(band, state, strict=True):
             row.extend(blocks)
         self._band = band

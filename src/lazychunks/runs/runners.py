@@ -1,7 +1,7 @@
 """Who goes through parts: the workers of an executor, or of a dask cluster.
 
-A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer, ``send``
-what all tasks share, and have ``each`` task done by somebody.
+A runner has few verbs, so that another kind of helper is one class: ``ask`` for one answer,
+``send`` what all tasks share, and have ``each`` task done by somebody.
 """
 
 from __future__ import annotations
@@ -113,11 +113,7 @@ class Workers:
                 "this client is asynchronous, and this call waits for its workers; make the client "
                 "without asynchronous=True"
             )
-        if not isinstance(executor, Executor | Provider):
-            raise TypeError(
-                "executor must be a concurrent.futures.Executor or a dask.distributed.Client, got "
-                f"{type(executor).__name__}"
-            )
+        _check_executor(executor)
         self._client = executor if isinstance(executor, Provider) else None
         # pure=False: dask would run two equal tasks once, also where the first was another run's.
         self.executor: Executor = (
@@ -180,15 +176,11 @@ class Workers:
         NotSpreadableError
             If it cannot be sent there.
         """
-        packed = self.pack(value, what)
-        if (
-            self._client is not None
-            and isinstance(packed, Shipped)
-            and len(packed.data) > SENT_WITH_EACH_TASK
-        ):
-            scattered: Sent[T] = self._client.scatter(packed, broadcast=True)
-            return scattered
-        return packed
+        packed: Any = self.pack(value, what)
+        if self._client is not None and len(packed.data) > SENT_WITH_EACH_TASK:
+            packed = self._client.scatter(packed, broadcast=True)
+        sent: Sent[T] = packed
+        return sent
 
     def each(self, tasks: Iterable[Task | None]) -> Generator[tuple[AnyPart, State]]:
         """Give tasks to the workers, and yield the states of parts in the order of completion.
@@ -242,8 +234,9 @@ class BlockExecutor(Executor):
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._fn: Callable[..., Any] | None = None
-        self._sent: Sent[Callable[..., Any]] | None = None
+        self._fn: Any = None
+        """The function of the blocks; and as it is sent."""
+        self._sent: Any = None
         self._under_way: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[..., T], /, *_: Any, **__: Any) -> Future[T]:
@@ -255,7 +248,7 @@ class BlockExecutor(Executor):
             If the function or the items cannot be sent to other processes.
         """
         call: Any = fn
-        if self._sent is None or self._fn is not call.func:
+        if self._fn is not call.func:
             self._fn = call.func
             self._sent = self._workers.send(call.func, "the function that computes blocks")
         items = self._workers.pack(call.args, "an item")
@@ -270,7 +263,6 @@ class BlockExecutor(Executor):
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-        /,
     ) -> None:
         self._workers.end(tuple(self._under_way), cancels=kind is not None)
 
@@ -288,6 +280,15 @@ def do_task(
 ) -> State:
     """Go through one part; runs in a worker."""
     return receive(work)(receive(fn), unpack(part), verify)
+
+
+def _check_executor(executor: object) -> None:
+    """Refuse what is no executor; callers need not be typed."""
+    if not isinstance(executor, Executor | Provider):
+        raise TypeError(
+            "executor must be a concurrent.futures.Executor or a dask.distributed.Client, got "
+            f"{type(executor).__name__}"
+        )
 
 
 def _collect(pending: dict[Future[State], AnyPart]) -> Iterator[tuple[AnyPart, State]]:

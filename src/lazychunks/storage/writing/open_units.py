@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_region, region_shape
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.spill import Piece
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Piece
+from lazychunks.storage.writing.target import Target
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class OpenUnits:
             The units of which something was stored there, or spilled: to be removed.
         """
         size = self._unit[axis]
-        # A unit that is stored around the place is right: who stored it had computed this block.
+        # A unit stored around the place is right: whoever stored it has computed this block.
         wrong = {cell for cell in self._stored if cell[axis] * size >= start}
         self._stored -= wrong
         wrong |= {cell for cell in self._earlier if cell[axis] >= start // size}

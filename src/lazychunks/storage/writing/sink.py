@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from lazychunks.runs.passes import Counts
+from lazychunks.runs.passes import Counts, PartFold
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.part_writer import PartWriters
-from lazychunks.storage.write import Write
+from lazychunks.storage.writing.part_writer import PartWriters
+from lazychunks.storage.writing.write import Write
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.target import Target
+    from lazychunks.storage.writing.target import Target
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -27,13 +27,6 @@ class ArraySink(Generic[T_contra]):
         As in ``to_zarr``.
     """
 
-    merges: ClassVar[bool] = True
-    """Whether parts may be stored elsewhere, whose receipts are absorbed here."""
-    needs_blocks: ClassVar[bool] = False
-    """Whether it needs blocks that are stored already."""
-    sends_blocks: ClassVar[bool] = False
-    """Whether workers send blocks, and not only receipts."""
-
     destination: Destination
     converter: ToNumpy[T_contra]
     overwrite: bool
@@ -41,6 +34,21 @@ class ArraySink(Generic[T_contra]):
 
     def __post_init__(self) -> None:
         check_converter(self.converter)
+
+    @property
+    def merges(self) -> bool:
+        """Whether parts may be stored elsewhere, whose receipts are absorbed here: they may."""
+        return True
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether it needs blocks that are stored already: it does not."""
+        return False
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they send receipts."""
+        return False
 
     def start(self, counts: Counts, /) -> Write[T_contra]:
         """Start to store blocks."""
@@ -51,7 +59,7 @@ class ArraySink(Generic[T_contra]):
         known = (*counts, None, None)[:2]
         return Write(self.destination, self.converter, self.overwrite, self.options, known)
 
-    def for_parts(self, running: Any, /) -> PartWriters[T_contra]:
+    def for_parts(self, running: Any, /) -> PartFold[T_contra]:
         """Return what stores parts."""
         target: Target[T_contra] = running.target
         return PartWriters(target)
