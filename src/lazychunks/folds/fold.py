@@ -61,8 +61,8 @@ class FoldInParts(Generic[T_contra]):
 
     @property
     def sends_blocks(self) -> bool:
-        """Whether workers send blocks, as they do for whatever does not merge."""
-        return not self.merges
+        """Whether workers send blocks: not if they go through parts with the fold itself."""
+        return False
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
         """Return what workers need to go through parts for a pass: a value that can be pickled."""
@@ -210,6 +210,11 @@ def fold(
 class CollectBlocks:
     """For workers: the part of a fold that does not merge, so that its blocks have to travel."""
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they do."""
+        return True
+
     def start_part(self, part: AnyPart, /) -> CollectedBlocks:
         """Start to collect the blocks of a part."""
         return CollectedBlocks(part.axes)
@@ -321,11 +326,6 @@ class MappedFold(Fold[T_contra, R_co]):
         """Whether the fold inside needs blocks that are stored."""
         return self.inner.needs_blocks
 
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether the fold inside makes workers send blocks."""
-        return self.inner.sends_blocks
-
     def for_parts(self, running: Any, /) -> PartFold[T_contra]:
         """Return the fold inside, and the function before it."""
         inner = self.inner.for_parts(running.inner)
@@ -349,6 +349,11 @@ class MapBlocks(Generic[T_contra]):
 
     inner: PartFold[Any]
     before: Callable[[T_contra], Any]
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks for the fold inside."""
+        return self.inner.sends_blocks
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
         """Start a pass over a part."""
@@ -397,6 +402,10 @@ class MappedPass:
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Hand the state on: the function was applied where the blocks were computed."""
         self.inner.absorb(state, part)
+
+    def prepare(self) -> None:
+        """Prepare the pass inside."""
+        self.inner.prepare()
 
     def finish(self) -> Any:
         """Return a function of the result."""

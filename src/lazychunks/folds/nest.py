@@ -13,6 +13,7 @@ from lazychunks.errors import NotResumableError
 from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
+    CollectBlocks,
     Fold,
     KeepsBlockType,
     NestedFold,
@@ -23,6 +24,7 @@ from lazychunks.runs.passes import (
     AnyPartRunning,
     AnyRunning,
     Counts,
+    Pass,
     Setup,
     Sink,
     State,
@@ -93,13 +95,10 @@ class NestFold(NestedFold[T_contra, R_co]):
         """Whether workers fold their part of each row."""
         return self.inner.merges
 
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether the fold of rows makes workers send blocks."""
-        return self.inner.sends_blocks
-
     def for_parts(self, running: Any, /) -> AnyPartFold:
         """Return the fold of rows for workers; row results are folded at the coordinator."""
+        if running.stores_rows:
+            return CollectBlocks()
         # Starting a pass has no effect before it is entered.
         return NestInParts(self.inner.for_parts(self.inner.start(running.counts)))
 
@@ -128,6 +127,11 @@ class NestInParts:
     """For workers: a fold of the blocks of each row that are in a part."""
 
     inner: AnyPartFold
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks for the fold of rows."""
+        return self.inner.sends_blocks
 
     def start_part(self, part: AnyPart, /) -> NestPart:
         """Start a pass over a part."""
@@ -178,7 +182,7 @@ class NestPart:
 
 
 @dataclass(slots=True, eq=False)
-class NestPass:
+class NestPass(Pass):
     """The outer pass, and the inner passes of the rows that have begun: of one row, or a band."""
 
     inner: AnyFold
@@ -189,12 +193,15 @@ class NestPass:
     """Number of blocks in the current row."""
     started: list[AnyRunning] = field(init=False)
     """Inner passes of rows that have not begun. The first one tells which sinks there are."""
+    stores_rows: bool = field(init=False)
+    """Whether inner passes have sinks, so that rows are gone through one after the other."""
     rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
     row_stack: ExitStack = field(default_factory=ExitStack, init=False)
     stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         self.started = [self._start_row()]
+        self.stores_rows = bool(self.started[0].sinks)
 
     @property
     def sinks(self) -> Sequence[Sink]:
@@ -228,11 +235,18 @@ class NestPass:
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand the states on to the inner passes; after the last column, step the outer pass."""
+        if self.stores_rows:
+            Pass.absorb(self, state, part)
+            return
         rows = self.rows or self._open_rows(len(state))
         for running, one in zip(rows, state, strict=True):
             running.absorb(one, _flat_part(part))
         if part.ends[1]:
             self._close_rows(rows)
+
+    def prepare(self) -> None:
+        """Prepare the outer pass."""
+        self.outer.prepare()
 
     def finish(self) -> Any:
         """Return the result of the outer pass."""

@@ -168,11 +168,6 @@ class _Folds:
         """Whether one of the folds needs blocks that are stored."""
         return any(fold.needs_blocks for fold in self.folds)
 
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether one of the folds makes workers send blocks."""
-        return any(fold.sends_blocks for fold in self.folds)
-
     def for_parts(self, running: Any, /) -> AnyPartFold:
         """Return the folds for workers."""
         pairs = zip(self.folds, running.passes, strict=True)
@@ -214,6 +209,11 @@ class TeeInParts:
     """For workers: several folds in one pass over a part."""
 
     folds: tuple[AnyPartFold, ...]
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks for one of the folds."""
+        return any(fold.sends_blocks for fold in self.folds)
 
     def start_part(self, part: AnyPart, /) -> TeePart:
         """Start a pass over a part."""
@@ -278,6 +278,8 @@ class TeePass(PassesTogether):
     """A pass of several folds."""
 
     names: tuple[str, ...] | None
+    results: dict[int, Any] = field(default_factory=dict[int, Any], init=False)
+    """Of the passes that have finished, by number."""
 
     @property
     def sinks(self) -> Sequence[Sink]:
@@ -289,13 +291,22 @@ class TeePass(PassesTogether):
         for running, one in zip(self.passes, state, strict=True):
             running.absorb(one, part)
 
-    def finish(self) -> Any:
-        """Return the results. Arrays that sinks store appear once all other results are there."""
+    def prepare(self) -> None:
+        """Make all results but those of sinks, also those of a tee inside that has sinks."""
         for sink in self.sinks:
             sink.prepare()
-        results: list[Any] = [None] * len(self.passes)
-        for is_storing in (False, True):
-            for number, running in enumerate(self.passes):
-                if bool(running.sinks) is is_storing:
-                    results[number] = running.finish()
+        for number, running in enumerate(self.passes):
+            if not running.sinks and number not in self.results:
+                self.results[number] = running.finish()
+        for running in self.passes:
+            if running.sinks:
+                running.prepare()
+
+    def finish(self) -> Any:
+        """Return the results. Arrays that sinks store appear once all other results are there."""
+        self.prepare()
+        for number, running in enumerate(self.passes):
+            if number not in self.results:
+                self.results[number] = running.finish()
+        results = [self.results[number] for number in range(len(self.passes))]
         return tuple(results) if self.names is None else dict(zip(self.names, results, strict=True))

@@ -53,6 +53,11 @@ class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protoco
 class PartFold(Protocol[T_contra]):
     """All that a worker must know to go through parts: a value that can be pickled."""
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether states hold the blocks of their parts, so that a part should have few."""
+        ...
+
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
         """Start a pass over a part."""
         ...
@@ -130,11 +135,6 @@ class Sink(Shelf, Protocol):
         """Where blocks lie, once the first of them is known."""
         ...
 
-    @property
-    def stores_parts(self) -> bool:
-        """Whether workers store its blocks; otherwise they send them, and it stores them here."""
-        ...
-
     def is_open_at(self, part: AnyPart, /) -> bool:
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         ...
@@ -169,6 +169,13 @@ class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[
 
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Take the state of the next part, as if its blocks had been stepped."""
+        ...
+
+    def prepare(self) -> None:
+        """Do what may fail before sinks show anything to readers; harmless if called twice.
+
+        Called after the last block, for passes with sinks.
+        """
         ...
 
     def finish(self) -> R_co:
@@ -231,6 +238,9 @@ class Pass(Scope):
     def sinks(self) -> Sequence[Sink]:
         """None: only passes that store blocks have sinks."""
         return ()
+
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
 
     @abstractmethod
     def step(self, block: Any, /) -> None:

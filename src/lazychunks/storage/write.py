@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
-from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
@@ -193,11 +192,9 @@ class Write(Generic[T]):
             check_row(0, 0, 0)
         self._write_all().end_row()
 
-    def absorb(self, receipt: Receipt | Sequence[Sequence[T]], part: AnyPart, /) -> None:
-        """Take the receipt of a part that has been stored elsewhere, or else its blocks."""
-        if not isinstance(receipt, Receipt):
-            for block in chain.from_iterable(receipt):  # of one row, inside of nest()
-                self.step(block)
+    def absorb(self, receipt: Receipt, part: AnyPart, /) -> None:
+        """Take the receipt of a part that has been stored elsewhere."""
+        if self.is_finished:
             return
         assert self.target is not None
         self._taken += receipt.blocks
@@ -270,7 +267,7 @@ class Write(Generic[T]):
 
     @property
     def stores_parts(self) -> bool:
-        """Whether workers store blocks; inside of nest() they do not, where rows do not begin."""
+        """Whether workers store blocks, or find them stored: not if nobody knows where they lie."""
         return self.target is not None and not (self.is_finished and self.shelf is None)
 
     def is_open_at(self, part: AnyPart, /) -> bool:
