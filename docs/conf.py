@@ -32,8 +32,10 @@ autodoc_type_aliases = {
     "Compressors": "Compressors",
     "Destination": "Destination",
     "DTypeLike": "DTypeLike",
+    "Extents": "Extents",
     "Filters": "Filters",
     "NDArray": "NDArray",
+    "Sizes": "Sizes",
     "StoredArray": "StoredArray",
     "Values": "Values",
 }
@@ -49,5 +51,7 @@ nitpick_ignore_regex = [
     (r"py:class", "|".join(autodoc_type_aliases)),
     # What the functions that make folds return, and what `executor=` takes: the entries of these
     # say all there is.
-    (r"py:class", r"(lazychunks\.\w+\.)?(Concatenate|KeepsBlockType|ZarrSink)|Provider"),
+    (r"py:class", r"(lazychunks(\.\w+)+\.)?(Concatenate|KeepsBlockType|ZarrSink)|Provider"),
+    # What a driver of passes and its sinks say to each other: for readers of the source.
+    (r"py:class", r"lazychunks\.(runs\.passes\.(Probe|Setup|Shelf)|layout\.partition\.ArrayPlan)"),
 ]

@@ -24,9 +24,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture
-def ctrl_c_is_heard() -> Generator[None]:
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> Generator[None]:
     """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

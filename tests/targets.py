@@ -13,7 +13,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks.metadata import make_document
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.target import Target
+from lazychunks.storage.writing.target import Target
 
 Array = NDArray[Any]
 

@@ -18,7 +18,7 @@ import pytest
 from lazychunks import IdentityConverter, LazyChunkSequence
 from lazychunks.__main__ import main
 from lazychunks.storage.places.file_system import REPLACED
-from lazychunks.storage.record import seal, unseal
+from lazychunks.storage.resuming.record import seal, unseal
 from tests.faults.jobs import FLAT
 from tests.places import LocalPlace, put_array, put_group, tree
 from tests.test_docs import ROOT, run_page

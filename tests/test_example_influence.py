@@ -6,7 +6,13 @@ import contextlib
 import copy
 import io
 import pickle
-from dataclasses import dataclass
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -21,10 +27,10 @@ import zarr
 from torch.nn.utils import parameters_to_vector
 
 from docs.examples import influence_digits as example
-from lazychunks import NestedLazyChunkSequence
+from lazychunks import NestedLazyChunkSequence, status
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -33,57 +39,120 @@ SEED: Final = 0
 BLOCKS: Final = 6 * 12  # of 64 test images each, and of 128 training images each
 
 
+@dataclass(slots=True)
+class Watch:
+    """What a run of the example did."""
+
+    computed: list[int] = field(default_factory=list[int])
+    """A 1 for each block that was computed."""
+    on_itself: list[Tensor] = field(default_factory=list["Tensor"])
+    """Self-influences, by batch of training images."""
+    influence: example.Influence | None = None
+    ranked: example.Ranking | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What one run of the example leaves behind, with the inputs it is a function of."""
 
     out: Path
     printed: str
-    ranked: example.Ranking
-    on_itself: Tensor
-    blocks: int
-    """How many were computed."""
+    watch: Watch
     stored: NDArray[np.float64]
     digits: example.Digits
     model: nn.Sequential
 
+    @property
+    def ranked(self) -> example.Ranking:
+        """What the pass over the blocks came to."""
+        assert self.watch.ranked is not None
+        return self.watch.ranked
+
+    @property
+    def on_itself(self) -> Tensor:
+        """The self-influence of each training image."""
+        return torch.cat(self.watch.on_itself)
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A first start, from beginning to end: one pass, in which nothing is read back."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A first start, from beginning to end."""
     out = tmp_path_factory.mktemp("influence")
     printed = io.StringIO()
+    threads = torch.get_num_threads()
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NestedLazyChunkSequence, "from_zarr", pytest.fail)
-        computed, found = watched(patch)
-        assert example.main(["--out", str(out), "--seed", str(SEED)]) == 0
+        watch = watch_main(patch)
+        assert example.main(arguments(out)) == 0
     stored, digits = stored_in(out), example.load(SEED)
-    model = example.fit(digits.train, SEED)
-    (ranked, on_itself), blocks = found[0], len(computed)
-    return Run(out, printed.getvalue(), ranked, on_itself, blocks, stored, digits, model)
+    yield Run(out, printed.getvalue(), watch, stored, digits, example.fit(digits.train, SEED))
+    torch.set_num_threads(threads)
 
 
-def watched(
-    patch: pytest.MonkeyPatch, *, deadly: int = -1
-) -> tuple[list[int], list[tuple[example.Ranking, Tensor]]]:
-    """Count the blocks that are computed, of which one is deadly, and keep what is found."""
-    compute, store_and_rank = example.Influence.__call__, example.store_and_rank
-    computed: list[int] = []
-    found: list[tuple[example.Ranking, Tensor]] = []
+def arguments(out: Path, *more: str, workers: int = 1) -> Sequence[str]:
+    return ["--out", str(out), "--seed", str(SEED), "--workers", str(workers), *more]
 
-    def block(self: example.Influence, test: example.Batch, train: example.Batch) -> example.Scores:
-        if len(computed) == deadly:
+
+def watch_main(patch: pytest.MonkeyPatch, *, deadly: int = -1, after: Run | None = None) -> Watch:
+    """Watch what is computed, and refuse a second pass over what is stored.
+
+    One block may be deadly. After another run, its model and its influence are taken.
+    """
+    compute, on_itself = example.Influence.__call__, example.Influence.on_itself
+    store_and_rank = example.store_and_rank
+    watch = Watch()
+
+    def block(self: example.Influence, test: example.Batch, train: example.Batch) -> Tensor:
+        if len(watch.computed) == deadly:
             raise KeyboardInterrupt
-        computed.append(1)
+        watch.computed.append(1)
         return compute(self, test, train)
 
-    def kept(*arguments: Any, **options: Any) -> tuple[example.Ranking, Tensor]:
-        found.append(store_and_rank(*arguments, **options))
-        return found[-1]
+    def kept_on_itself(self: example.Influence, train: example.Batch) -> Tensor:
+        watch.on_itself.append(on_itself(self, train))
+        return watch.on_itself[-1]
 
+    def kept(influence: example.Influence, *args: Any, **options: Any) -> example.Ranking:
+        watch.influence = influence
+        watch.ranked = store_and_rank(influence, *args, **options)
+        return watch.ranked
+
+    patch.setattr(NestedLazyChunkSequence, "from_zarr", pytest.fail)
     patch.setattr(example.Influence, "__call__", block)
+    patch.setattr(example.Influence, "on_itself", kept_on_itself)
     patch.setattr(example, "store_and_rank", kept)
-    return computed, found
+    if after is not None:
+        patch.setattr(example, "fit", Always(after.model))
+        patch.setattr(example.Influence, "of", Always(after.watch.influence))
+    return watch
+
+
+@dataclass(frozen=True, slots=True)
+class Always:
+    """A function that gives the same, whatever it is called with."""
+
+    result: object
+
+    def __call__(self, *_: object) -> object:
+        return self.result
+
+
+def count_done(out: Path) -> int:
+    """Count the blocks that an unfinished run has stored."""
+    found = status(out / "influence.zarr")
+    assert (found.state, found.is_published) == ("unfinished", False)
+    assert found.done_blocks is not None
+    return found.done_blocks
+
+
+def check_same(out: Path, watch: Watch, run: Run) -> None:
+    """Check that a run came to the same as another one, to the bit."""
+    assert stored_in(out).tobytes() == run.stored.tobytes()
+    assert watch.ranked is not None
+    for ends, expected in zip(watch.ranked[:2], run.ranked[:2], strict=True):
+        assert torch.equal(ends.values, expected.values)
+        assert torch.equal(ends.indices, expected.indices)
+    assert torch.equal(watch.ranked.on_all, run.ranked.on_all)
+    assert (out / "influence.png").read_bytes() == (run.out / "influence.png").read_bytes()
 
 
 def stored_in(out: Path) -> NDArray[np.float64]:
@@ -244,7 +313,19 @@ def test_the_block_function_survives_pickling(run: Run) -> None:
     model, batch = run.model, run.digits.train.split(8)[0]
     block = example.Influence(example.SampleGradients(model), torch.eye(2410, dtype=torch.float64))
     copied = pickle.loads(pickle.dumps(block))(batch, batch)  # noqa: S301  # our own bytes
-    assert all(map(torch.equal, copied, block(batch, batch)))
+    assert torch.equal(copied, block(batch, batch))
+
+
+@pytest.mark.slow
+def test_gradients_are_the_same_when_threads_take_turns_in_them(run: Run) -> None:
+    gradients, batch = example.SampleGradients(run.model), run.digits.test.split(16)[0]
+    expected, interval = gradients(batch), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as executor:
+            assert all(torch.equal(got, expected) for got in executor.map(gradients, [batch] * 200))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.slow
@@ -259,7 +340,7 @@ def test_nothing_else_is_left_behind(run: Run) -> None:
 
 @pytest.mark.slow
 def test_one_pass_stores_and_ranks(run: Run) -> None:
-    assert run.blocks == BLOCKS
+    assert len(run.watch.computed) == BLOCKS + 1  # the first one twice, to learn its shape
     order = run.stored.argsort(axis=1, kind="stable")
     np.testing.assert_array_equal(run.ranked.harmful.indices.numpy(), order[:, :4])
     np.testing.assert_array_equal(run.ranked.helpful.indices.numpy(), order[:, :-5:-1])
@@ -272,35 +353,86 @@ def test_one_pass_stores_and_ranks(run: Run) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_halfway_goes_on_where_it_was_unless_it_is_to_be_fresh(
+def test_two_workers_come_to_the_same_as_one(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--out", str(tmp_path), "--seed", str(SEED)]
+    watch = watch_main(monkeypatch)
+    assert example.main(arguments(tmp_path, workers=2)) == 0
+    assert len(watch.computed) == BLOCKS + 1
+    check_same(tmp_path, watch, run)
 
-    def fitted(*_: object) -> nn.Sequential:
-        return run.model  # training would give the same again
 
-    monkeypatch.setattr(example, "fit", fitted)
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_goes_on_in_the_same_pass(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
-        before, _ = watched(patch, deadly=40)
+        watch_main(patch, deadly=40, after=run)
         with pytest.raises(KeyboardInterrupt):
-            example.main(arguments)
-    assert not (tmp_path / "influence.zarr").exists()
-    computed, found = watched(monkeypatch)
-    assert example.main(arguments) == 0
-    assert len(before) == 40
-    assert len(computed) <= BLOCKS - 40 + 5  # some were under way; one is verified
-    np.testing.assert_allclose(stored_in(tmp_path), run.stored, rtol=1e-6)
-    computed.clear()
-    assert example.main(arguments) == 0
-    assert not computed  # a finished run is read back
-    monkeypatch.setattr(NestedLazyChunkSequence, "from_zarr", pytest.fail)
-    assert example.main([*arguments, "--fresh"]) == 0
-    assert len(computed) == BLOCKS
-    assert len(found) == 3
-    for ranked, on_itself in found:
-        for ends, expected in zip(ranked[:2], run.ranked[:2], strict=True):
-            assert torch.equal(ends.indices, expected.indices)
-        torch.testing.assert_close(ranked.on_all, run.ranked.on_all)
-        torch.testing.assert_close(on_itself, run.on_itself)
-    assert (tmp_path / "influence.png").read_bytes() == (run.out / "influence.png").read_bytes()
+            example.main(arguments(tmp_path))
+    assert count_done(tmp_path) == 40 - 1  # the first block was computed twice
+    watch = watch_main(monkeypatch, after=run)
+    assert example.main(arguments(tmp_path)) == 0
+    assert len(watch.computed) == BLOCKS - 39 + 1  # one is computed again, to be compared
+    check_same(tmp_path, watch, run)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_in_the_same_pass(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing is taken over but files: the second start trains, and inverts, for itself.
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments(tmp_path, workers=2)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = count_done(tmp_path)
+    assert 40 - 1 - 2 <= done < 40  # two workers were computing, or storing, a block each
+    watch = watch_main(monkeypatch)
+    assert example.main(arguments(tmp_path)) == 0
+    assert len(watch.computed) == BLOCKS - done + 1
+    check_same(tmp_path, watch, run)
+
+
+KILLED: Final = """
+import os, signal, sys
+from docs.examples import influence_digits as example
+
+compute, computed = example.Influence.__call__, []
+
+def block(self, test, train):
+    if len(computed) == 40:
+        os.kill(os.getpid(), signal.SIGKILL)
+    computed.append(1)
+    return compute(self, test, train)
+
+example.Influence.__call__ = block
+example.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_read_back_unless_it_is_to_be_fresh(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.out / "influence.zarr", tmp_path / "influence.zarr")
+    for more, blocks in [((), 0), (("--fresh",), BLOCKS + 1)]:
+        with monkeypatch.context() as patch:
+            watch = watch_main(patch, after=run)
+            assert example.main(arguments(tmp_path, *more)) == 0
+            assert len(watch.computed) == blocks
+            check_same(tmp_path, watch, run)
+
+
+@pytest.mark.slow
+def test_another_seed_takes_the_place_of_a_finished_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(run.out / "influence.zarr", tmp_path / "influence.zarr")
+    watch = watch_main(monkeypatch, after=run)
+    assert example.main([*arguments(tmp_path), "--seed", str(SEED + 1)]) == 0
+    assert len(watch.computed) == BLOCKS + 1

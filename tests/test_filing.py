@@ -33,7 +33,7 @@ from lazychunks.storage.chunks.files import ChunkFiles, Reader
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.chunks.metadata import described, parsed
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.record import Document
+from lazychunks.storage.resuming.record import Document
 from tests.strategies import (
     DTYPES,
     Array,

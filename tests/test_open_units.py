@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from lazychunks import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_count, region_shape
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.open_units import OpenUnits
-from lazychunks.storage.spill import Pieces
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Pieces
+from lazychunks.storage.writing.open_units import OpenUnits
+from lazychunks.storage.writing.target import Target
 from tests.strategies import Array, partitions, shapes
 from tests.targets import make_target
 
@@ -330,6 +330,27 @@ def test_only_what_has_changed_is_spilled(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(written) == 2, "one is complete, the other as it was"
     assert run.units.is_spilled((0, 1))
     assert not run.units.is_spilled((1, 0))
+
+
+def test_a_piece_that_was_not_copied_is_not_spilled() -> None:
+    """Regression: an interrupt right before the copy, and what was in the buffer was believed."""
+
+    class Buffer(np.ndarray[Any, Any]):
+        def __setitem__(self, place: Any, values: Any) -> None:
+            if place[0].start == 2:
+                raise KeyboardInterrupt
+            super().__setitem__(place, values)
+
+    class Interrupting(Run):
+        def allocate(self) -> Array:
+            return super().allocate().view(Buffer)
+
+    run = Interrupting(spilling(make_target((2, 3), (6,))))
+    run.units.add((0,), np.ones((2, 3), int))
+    with pytest.raises(KeyboardInterrupt):
+        run.units.add((2,), np.ones((2, 3), int))
+    run.units.spill()
+    assert next_start(run.target).spilled == {(0,): frozenset({((0, 2),)})}
 
 
 def test_a_run_that_cannot_be_resumed_spills_nothing() -> None:

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lazychunks.layout.plan import MERGE_BELOW, SPLIT_ABOVE, WritePlan
-from lazychunks.layout.shapes import Shape
+from lazychunks.layout.plan import (
+    CHUNKS_PER_BLOCK,
+    MERGE_BELOW,
+    SPLIT_ABOVE,
+    UNITS_PER_WORKER,
+    WritePlan,
+    choose_chunks,
+    choose_read_block,
+)
+from lazychunks.layout.shapes import Shape, cell_count
 from tests.strategies import shapes
 
 itemsizes = st.sampled_from([1, 2, 4, 8, 16])
@@ -86,6 +94,96 @@ def test_auto_by_example(
     assert plan(first, axes, counts=counts).chunks == chunks
 
 
+# auto, with workers
+
+
+@given(
+    first_blocks(),
+    itemsizes,
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.integers(1, 40),
+)
+def test_auto_leaves_chunks_for_each_worker(
+    drawn: tuple[Shape, int], itemsize: int, counts: tuple[int, int], workers: int
+) -> None:
+    first, axes = drawn
+    blocks = counts[:axes]
+    alone = choose_chunks(first, itemsize, axes, blocks)
+    shared = choose_chunks(first, itemsize, axes, blocks, workers)
+    whole = tuple(max(extent, 1) for extent in first)
+    lengths = [count * extent for count, extent in zip(blocks, whole, strict=False)]
+    chunks = math.prod(-(-n // extent) for n, extent in zip(lengths, shared, strict=False))
+    assert chunks >= min(UNITS_PER_WORKER * workers, math.prod(blocks)), "enough for each"
+    assert shared[axes:] == alone[axes:], "the other axes are as without workers"
+    assert math.prod(shared) <= max(math.prod(alone), math.prod(whole)), "no chunk is larger"
+    if math.prod(whole) * itemsize <= SPLIT_ABOVE:
+        assert all(n % one == 0 for n, one in zip(shared, whole, strict=True)), "whole blocks"
+
+
+@given(first_blocks(), itemsizes, st.integers(1, 40))
+def test_where_the_number_of_blocks_is_not_known_workers_change_nothing(
+    drawn: tuple[Shape, int], itemsize: int, workers: int
+) -> None:
+    first, axes = drawn
+    nobody = choose_chunks(first, itemsize, axes)
+    assert choose_chunks(first, itemsize, axes, (None,) * axes, workers) == nobody
+
+
+@given(first_blocks(), itemsizes, st.integers(1, 40))
+def test_where_there_are_enough_blocks_workers_change_nothing(
+    drawn: tuple[Shape, int], itemsize: int, workers: int
+) -> None:
+    first, axes = drawn
+    counts = (10**9,) * axes
+    alone = choose_chunks(first, itemsize, axes, counts)
+    assert choose_chunks(first, itemsize, axes, counts, workers) == alone
+
+
+@pytest.mark.parametrize(
+    ("first", "counts", "workers", "chunks"),
+    [
+        ((32, 50), (60,), 2, (7 * 32, 50)),  # 9 chunks where it had been one
+        ((32, 50), (60,), 16, (32, 50)),  # fewer blocks than chunks that are wanted
+        ((32, 50), (8,), 2, (32, 50)),
+        ((32, 50), (16,), 2, (64, 50)),
+        ((64, 64), (6, 40), 2, (64, 20 * 64)),  # 6 rows of 2 chunks
+        ((8, 8), (40, 10), 2, (40, 80)),  # 8 bands of 5 rows
+        ((8, 8), (3, 10), 2, (8, 3 * 8)),  # 3 rows of 4 chunks
+    ],
+)
+def test_workers_by_example(first: Shape, counts: Shape, workers: int, chunks: Shape) -> None:
+    assert plan(first, len(counts), counts=counts, workers=workers).chunks == chunks
+
+
+# auto, with shards
+
+
+@given(first_blocks(), itemsizes, st.data())
+def test_auto_chunks_are_parts_of_the_shards(
+    drawn: tuple[Shape, int], itemsize: int, data: st.DataObject
+) -> None:
+    first, axes = drawn
+    shards = data.draw(st.tuples(*(st.integers(1, 10**6) for _ in first)))
+    made = plan(first, axes, itemsize, shards=shards)
+    assert made.shards == shards
+    assert all(s % c == 0 for s, c in zip(shards, made.chunks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "shards", "chunks"),
+    [
+        ((16, 64), (4096, 64), (4096, 64)),  # as auto has it
+        ((16, 64), (8192, 64), (4096, 64)),
+        ((16, 64), (1000, 64), (1000, 64)),  # smaller than a chunk of auto
+        ((16, 64), 6000, (3000, 64)),
+        ((16, 64), (4099, 64), (4099, 64)),  # a prime number
+        ((16, 64), 10**18, (10**18 // 2**16, 64)),  # not looked for any further
+    ],
+)
+def test_chunks_of_shards_by_example(first: Shape, shards: Any, chunks: Shape) -> None:
+    assert plan(first, shards=shards).chunks == chunks
+
+
 # blocks, an int, a tuple
 
 
@@ -111,7 +209,25 @@ def test_a_tuple_is_the_chunk(data: st.DataObject, drawn: tuple[Shape, int]) -> 
     shards = tuple(n * one for n, one in zip(times, chunks, strict=True))
     made = plan(first, axes, chunks=chunks, shards=shards)
     assert (made.chunks, made.shards) == (chunks, shards)
-    assert made.unit == shards[:axes], "shards are written whole"
+
+
+@given(st.data(), first_blocks())
+def test_an_axis_may_stay_whole(data: st.DataObject, drawn: tuple[Shape, int]) -> None:
+    first, axes = drawn
+    extents = data.draw(st.tuples(*(st.integers(1, 9) for _ in first)))
+    whole = [data.draw(st.sampled_from([None, -1, n])) for n in extents[axes:]]
+    made = plan(first, axes, chunks=(*extents[:axes], *whole))
+    for asked, extent, length in zip(whole, made.chunks[axes:], first[axes:], strict=True):
+        assert extent == (max(length, 1) if asked in (None, -1) else asked)
+
+
+@pytest.mark.parametrize("whole", [None, -1])
+def test_a_block_axis_may_not_stay_whole(whole: int | None) -> None:
+    for chunks in ((whole, 2), (2, whole)):
+        with pytest.raises(ValueError, match=r"leaves a block axis whole, .* first 2 axes"):
+            plan((4, 6), 2, chunks=chunks)
+    with pytest.raises(ValueError, match=r"chunks=-1|shards="):
+        plan((4, 6), 1, chunks=2, shards=(whole, 6))
 
 
 @pytest.mark.parametrize("name", ["chunks", "shards"])
@@ -132,32 +248,6 @@ def test_a_shard_is_a_whole_number_of_chunks(shards: Shape) -> None:
     )
 
 
-# What is written at once.
-
-
-@given(first_blocks(), st.integers(1, 50), st.data())
-def test_capacity_is_the_least_number_of_whole_units(
-    drawn: tuple[Shape, int], extent: int, data: st.DataObject
-) -> None:
-    first, axes = drawn
-    made = plan(first, axes, chunks=extent)
-    lengths = data.draw(shapes(axes, 1000))
-    capacity = made.capacity(lengths)
-    assert capacity[axes:] == made.trailing == first[axes:]
-    for room, length, unit in zip(capacity, lengths, made.unit, strict=False):
-        assert room % unit == 0
-        assert 0 <= room - length < unit
-
-
-@given(first_blocks(), itemsizes)
-def test_a_buffer_has_whole_trailing_axes(drawn: tuple[Shape, int], itemsize: int) -> None:
-    first, axes = drawn
-    made = plan(first, axes, itemsize)
-    assert made.unit == made.chunks[:axes]
-    assert made.unit_shape == made.unit + first[axes:]
-    assert made.block_axes == axes
-
-
 def test_a_plan_is_a_value() -> None:
     one, other = plan((2, 3)), plan((2, 3))
     assert one == other
@@ -169,3 +259,33 @@ def test_a_plan_is_a_value() -> None:
 
 def test_the_bounds_are_those_of_the_documentation() -> None:
     assert (MERGE_BELOW, SPLIT_ABOVE) == (MIB, 128 * MIB)
+
+
+# Blocks in which an array is read.
+
+
+@given(st.data(), st.integers(1, 2), itemsizes, st.integers(1, 2**24))
+def test_blocks_to_read_keep_to_the_limit_and_to_chunks(
+    data: st.DataObject, axes: int, itemsize: int, limit: int
+) -> None:
+    ndim = data.draw(st.integers(axes, 4))
+    shape = data.draw(st.tuples(*(st.integers(1, 3) | st.integers(1, 5000) for _ in range(ndim))))
+    chunks = data.draw(st.tuples(*(st.integers(1, length) for length in shape)))
+    block = choose_read_block(shape, chunks, itemsize, (None,) * axes, limit)
+    assert block[axes:] == shape[axes:]
+    assert all(extent > 0 for extent in block)
+    if math.prod(shape[axes:]) * itemsize <= limit:
+        assert math.prod(block) * itemsize <= limit
+    for extent, chunk in zip(block[: axes - 1], chunks, strict=False):
+        assert extent <= chunk, "merged along the last block axis only"
+    last, chunk = block[axes - 1], chunks[axes - 1]
+    if last > chunk:
+        assert last % chunk == 0
+        assert math.prod(block) * itemsize <= MERGE_BELOW
+        assert cell_count(block, chunks) <= CHUNKS_PER_BLOCK
+
+
+@given(shapes(3, 1000), st.tuples(st.integers(1, 2000), st.integers(1, 2000)))
+def test_blocks_to_read_are_of_the_size_that_is_asked_for(shape: Shape, asked: Shape) -> None:
+    chunks = tuple(max(length // 3, 1) for length in shape)
+    assert choose_read_block(shape, chunks, 4, asked, 2**30) == (*asked, shape[2])

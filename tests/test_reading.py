@@ -6,10 +6,12 @@
 import copy
 import json
 import math
+import os
 import pickle
 import sys
 import threading
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -47,6 +49,7 @@ from lazychunks import (
     IdentityConverter,
     LazyChunkSequence,
     LazyChunksError,
+    MissingChunkError,
     NestedLazyChunkSequence,
     UntrustedArrayError,
     WriteAbortedError,
@@ -58,7 +61,7 @@ from lazychunks import (
 from lazychunks.blocks.ahead import Ahead
 from lazychunks.blocks.factories import is_map_backed, rows_of_calls
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.reading import READ_AHEAD
+from lazychunks.storage.read import READ_AHEAD
 from tests.faults.seed_writer import seed_flat, seed_nested
 from tests.places import OLD, put_array, put_group
 from tests.strategies import Array, any_bits, bits, dtypes, partitions, seeds, shapes
@@ -664,6 +667,12 @@ NESTED_SHARD: Any = {
     "configuration": {"chunk_shape": [1, 1], "codecs": [PLAIN, EVIL], "index_codecs": [PLAIN]},
 }
 
+ONE_BY_ONE: Any = {"chunk_shape": [1, 1], "codecs": [PLAIN], "index_codecs": [PLAIN]}
+NEST_OF_SHARDS: Any = {
+    "name": "sharding_indexed",
+    "configuration": ONE_BY_ONE | {"codecs": [PLAIN, *[GZIP] * 63]},
+}
+
 HOSTILE: dict[str, Document | bytes] = {
     "2: pickle as compressor": two("compressor", to={"id": "pickle", "protocol": 5}),
     "2: pickle as filter": two("filters", to=[{"id": "pickle", "protocol": 5}]),
@@ -715,6 +724,20 @@ HOSTILE: dict[str, Document | bytes] = {
     | {
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, 1, 1]}},
     },
+    "3: 100,000 axes": three("shape", to=[1] * 10**5)
+    | {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1] * 10**5}}},
+    "3: more chunk axes than NumPy has": three(*GRID, to=[1] * 65),
+    "3: 100,000 names of axes": VERSION_3 | {"dimension_names": ["x"] * 10**5},
+    "3: 100,000 codecs": three("codecs", to=[PLAIN, *[{"name": "crc32c"}] * 10**5]),
+    "3: 4,000 codecs in shards": shard("codecs", to=[NEST_OF_SHARDS] * 63),
+    "3: an order of 100,000 axes": three(
+        "codecs",
+        to=[{"name": "transpose", "configuration": {"order": [*range(10**5)]}}, PLAIN],
+    ),
+    "3: large shard of tiny chunks": edited(SHARDED, *GRID, to=[2**10, 2**9])
+    | {"codecs": [{"name": "sharding_indexed", "configuration": ONE_BY_ONE}]},
+    "2: 100,000 axes": two("shape", to=[1] * 10**5) | {"chunks": [1] * 10**5},
+    "2: 100,000 filters": two("filters", to=[{"id": "shuffle"}] * 10**5),
     "3: fractional length": three("shape", to=[4.5, 4]),
     "3: no shape": {key: value for key, value in VERSION_3.items() if key != "shape"},
     "3: format of another": three("zarr_format", to=2),
@@ -752,10 +775,60 @@ def test_hostile_metadata_is_refused_before_a_chunk_is_read(name: str, tmp_path:
         assert isinstance(caught.value, LazyChunksError)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 30 * 2**20
+    assert peak < 2**26
     assert store.asked == []
     assert EvilCodec.touched == []
     assert not canary.exists()
+
+
+def make_fifo(file: Path) -> None:
+    """A file that blocks whoever opens it until somebody writes to it."""
+    os.mkfifo(file)
+
+
+def make_sparse(file: Path) -> None:
+    """A file of 1 TiB that takes no space."""
+    file.touch()
+    os.truncate(file, 2**40)
+
+
+ENDLESS: dict[str, Callable[[Path], None]] = {
+    "a FIFO": make_fifo,
+    "a sparse file": make_sparse,
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zarray"])
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_metadata_without_end_are_not_read(kind: str, name: str, tmp_path: Path) -> None:
+    ENDLESS[kind](tmp_path / name)
+    sources: list[Any] = [LocalStore(tmp_path, read_only=True)]
+    if kind == "a sparse file":
+        sources += [tmp_path, LoggingStore(LocalStore(tmp_path), log_level="ERROR")]
+    for source in sources:
+        with pytest.raises(UntrustedArrayError, match="4194304 bytes"):
+            Flat.from_zarr(source, CONVERTER)
+
+
+def test_metadata_in_a_zip_file_are_read_in_part(tmp_path: Path) -> None:
+    """Zeros are compressed a thousand times."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("zarr.json", bytes(2**26))
+    with (
+        ZipStore(tmp_path / "a.zip", mode="r") as store,
+        pytest.raises(UntrustedArrayError, match="4194304 bytes"),
+    ):
+        Flat.from_zarr(store, CONVERTER)
+
+
+def test_empty_metadata_are_damaged_in_every_store(tmp_path: Path) -> None:
+    """Some stores refuse to read a part of an empty value."""
+    obstore = pytest.importorskip("obstore.store", reason="obstore is not installed")
+    (tmp_path / "zarr.json").touch()
+    for store in (LocalStore(tmp_path), ObjectStore(obstore.LocalStore(tmp_path))):
+        with pytest.raises(UntrustedArrayError, match="is damaged"):
+            Flat.from_zarr(store, CONVERTER)
 
 
 def test_the_canaries_sing(tmp_path: Path) -> None:
@@ -820,7 +893,7 @@ def test_a_block_must_not_consist_of_more_chunks_than_can_be_read_at_once(
     zarr.create_array(store, shape=shape, chunks=(1,) * len(shape), shards=shards, dtype="u1")
     with pytest.raises(UntrustedArrayError, match=f"{what} .* of 4194304 chunks"):
         kind.from_zarr(store, CONVERTER)
-    assert kind.from_zarr(store, CONVERTER, max_chunk_bytes=2**33)
+    assert kind.from_zarr(store, CONVERTER, max_chunk_bytes=2**36)
 
 
 def test_a_block_of_tiny_chunks_has_not_too_many() -> None:
@@ -864,6 +937,78 @@ def test_what_the_writer_may_use_can_be_read() -> None:
     for name in ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"):
         store = stored(values, chunks=(2, 3), compressors={"id": name}, zarr_format=2)
         assert bits(np.concatenate(Flat.from_zarr(store, CONVERTER).compute())) == bits(values)
+
+
+# A missing chunk.
+
+MISSING_LAYOUTS: dict[str, dict[str, Any]] = {
+    "read directly": {},
+    "read by zarr": {"compressors": GzipCodec()},
+    "shards": {"shards": (4, 4)},
+}
+
+
+@pytest.mark.parametrize("layout", MISSING_LAYOUTS)
+@pytest.mark.parametrize("place", ["path", "memory"])
+@pytest.mark.parametrize("value", [0.0, np.nan, 3.0])
+def test_an_array_of_ours_without_one_of_its_chunks_is_not_read(
+    value: float, place: str, layout: str, tmp_path: Path
+) -> None:
+    whole = np.full((8, 8), value)
+    content: dict[str, Buffer] = {}
+    destination: Any = tmp_path / "a" if place == "path" else content
+    options: dict[str, Any] = {"chunks": (2, 4), **MISSING_LAYOUTS[layout]}
+    Flat(lambda: [whole]).to_zarr(destination, CONVERTER, **options)
+    key = "c/1/1" if layout == "shards" else "c/2/1"
+    if place == "path":
+        (tmp_path / "a" / key).unlink()
+    else:
+        del content[key]
+
+    message = (
+        rf"block 2: the chunk .*{key} is missing, or was left out by a copy .*missing=\"fill\""
+    )
+    blocks = iter(Flat.from_zarr(destination, CONVERTER, rows=2))
+    for _ in range(2):
+        next(blocks)
+    with pytest.raises(MissingChunkError, match=message) as caught:
+        next(blocks)
+    assert (caught.value.key, caught.value.block) == (key, 2)
+    with pytest.raises(MissingChunkError) as caught:
+        Nested.from_zarr(destination, CONVERTER, rows=2, columns=4).compute()
+    assert (caught.value.key, caught.value.block) == (key, (2, 1))
+    copied = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # our own bytes
+    assert copied.block == (2, 1)
+
+    whole[4 : 8 if layout == "shards" else 6, 4:] = 0
+    flat = Flat.from_zarr(destination, CONVERTER, missing="fill")
+    assert bits(flat.compute(concatenate())) == bits(whole)
+    nested = Nested.from_zarr(destination, CONVERTER, missing="fill", columns=4)
+    assert bits(joined(nested)) == bits(whole)
+
+
+@pytest.mark.parametrize("layout", MISSING_LAYOUTS)
+def test_zeros_that_are_stored_are_not_missing(layout: str) -> None:
+    content: dict[str, Buffer] = {}
+    options: dict[str, Any] = {"chunks": (2, 4), **MISSING_LAYOUTS[layout]}
+    Flat(lambda: [np.zeros((8, 8))]).to_zarr(content, CONVERTER, **options)
+    assert not Flat.from_zarr(content, CONVERTER).compute(concatenate()).any()
+
+
+@pytest.mark.parametrize("compressors", ["auto", GzipCodec()])
+def test_arrays_of_others_may_leave_chunks_out(compressors: Any, tmp_path: Path) -> None:
+    array = zarr.create_array(
+        tmp_path / "a", shape=(4,), chunks=(2,), dtype="f4", fill_value=7, compressors=compressors
+    )
+    array[:2] = 1
+    for missing in (None, "fill"):
+        sequence = Flat.from_zarr(tmp_path / "a", CONVERTER, missing=missing)
+        assert sequence.compute(concatenate()).tolist() == [1, 1, 7, 7]
+
+
+def test_what_may_be_said_of_missing_chunks() -> None:
+    with pytest.raises(ValueError, match="missing must be None or \"fill\", got 'raise'"):
+        Flat.from_zarr(stored(np.zeros(3)), CONVERTER, missing="raise")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # Written where it is read from.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lazychunks.layout.shapes import Shape
-from lazychunks.storage.record import (
+from lazychunks.storage.resuming.record import (
     ATTRIBUTE,
     MOST_BLOCKS,
     MOST_RUNS,

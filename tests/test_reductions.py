@@ -50,12 +50,12 @@ EXACT = ("?", "i1", ">i2", "<i4", "<i8", "u1", "<u4", "<u8")
 REAL = tuple(kind for kind in (*INEXACT, *EXACT) if "c" not in kind)
 
 
-def variance(axis: int | None) -> Fold[Array, Array]:
-    return moments(axis).then(lambda found: found.variance)
+def variance(axis: int | None, along: int | None = None) -> Fold[Array, Array]:
+    return moments(axis, along).then(lambda found: found.variance)
 
 
-def mean_of_moments(axis: int | None) -> Fold[Array, Array]:
-    return moments(axis).then(lambda found: found.mean)
+def mean_of_moments(axis: int | None, along: int | None = None) -> Fold[Array, Array]:
+    return moments(axis, along).then(lambda found: found.mean)
 
 
 def norm_of(x: Array, axis: int | None) -> Any:
@@ -179,6 +179,87 @@ def test_per_row_of_a_nested_sequence(
     fold: NestedFold[Array, Array] = nest(of(1), concatenate())
     computed = NestedLazyChunkSequence(lambda: rows).compute(fold)
     expect(computed, whole, oracle, 1)
+
+
+# Law: blocks may be joined along another axis than the reduced one.
+
+
+@st.composite
+def drawn_along(
+    draw: st.DrawFn, kinds: tuple[str, ...] = (*INEXACT, *EXACT)
+) -> tuple[tuple[Array, ...], int, int]:
+    """Draw blocks of numbers that are joined along an axis, and another axis to reduce."""
+    ndim = draw(st.integers(2, 3))
+    axes = draw(st.permutations(range(ndim)))
+    shape = list(draw(st.tuples(*[st.integers(1, 4)] * ndim)))
+    kind = draw(st.sampled_from(kinds))
+    blocks: list[Array] = []
+    for length in draw(st.lists(st.integers(0, 4), min_size=1, max_size=5)):
+        shape[axes[0]] = length
+        blocks.append(numbers(shape, kind, draw(seeds), draw(layouts)))
+    signs = draw(st.tuples(st.booleans(), st.booleans()))
+    along, axis = (a - ndim * negative for a, negative in zip(axes, signs, strict=False))
+    return tuple(blocks), axis, along
+
+
+@pytest.mark.parametrize(("of", "oracle"), ORACLES, ids=NAMES)
+@given(given_=drawn_along())
+def test_axis_and_along_may_differ(
+    of: Callable[..., Fold[Array, Array]],
+    oracle: Oracle,
+    given_: tuple[tuple[Array, ...], int, int],
+) -> None:
+    blocks, axis, along = given_
+    whole = np.concatenate(blocks, along)
+    expect(of(axis, along)(blocks), whole, oracle, axis)
+    expect(of(None, along)(blocks), whole, oracle, None)
+
+
+@given(given_=drawn_along(REAL))
+def test_extrema_and_counts_along_another_axis(
+    given_: tuple[tuple[Array, ...], int, int],
+) -> None:
+    blocks, axis, along = given_
+    whole = np.concatenate(blocks, along)
+    assert bits(minimum(axis, along)(blocks) + 0) == bits(np.asarray(whole.min(axis)) + 0)
+    assert bits(maximum(axis, along=along)(blocks) + 0) == bits(np.asarray(whole.max(axis)) + 0)
+    assert count(axis, along)(blocks) == whole.shape[axis]
+    assert moments(axis, along)(blocks).number == whole.shape[axis]
+
+
+def test_one_axis_under_two_names_is_one_axis() -> None:
+    blocks = [np.arange(6.0).reshape(2, 3), np.ones((2, 1))]
+    whole = np.concatenate(blocks, 1)
+    assert total(1, along=1) == total(1) == total(axis=1, along=None)
+    assert total(None, along=1) == total(None)
+    assert total(1, along=-1)(blocks).tolist() == total(-1, 1)(blocks).tolist() == [4, 13]
+    assert mean(-1, along=1)(blocks).tolist() == whole.mean(1).tolist()
+    assert total(-1, 1) != total(0, 1)
+    assert pickle.loads(pickle.dumps(total(-1, 1))) == total(-1, 1)  # noqa: S301  # our own
+
+
+def test_blocks_that_do_not_fit_along_another_axis() -> None:
+    unlike: list[tuple[Array, type[Exception], str]] = [
+        (np.ones((3, 3)), BlockShapeError, r"block 1 has shape \(3, 3\), expected \(2, \*\)"),
+        (np.ones(2), BlockShapeError, r"block 1 has shape \(2,\), hence no axis 1"),
+        (np.ones((2, 3), "f4"), BlockDTypeError, "block 1 has dtype float32, expected float64"),
+    ]
+    for of in (total, count, minimum, moments, norm):
+        for block, error, message in unlike:
+            with pytest.raises(error, match=message):
+                of(axis=0, along=1)([np.ones((2, 3)), block])
+        with pytest.raises(BlockShapeError, match=r"block 0 has shape \(2, 3\), hence no axis 2"):
+            of(axis=2, along=1)([np.ones((2, 3))])
+        with pytest.raises(BlockShapeError, match=r"block 0 has shape \(3,\), hence no axis 1"):
+            of(axis=0, along=1)([np.ones(3)])
+        with pytest.raises(EmptySequenceError, match="no block"):
+            of(axis=0, along=1)([])
+
+
+def test_the_columns_of_a_row_of_blocks() -> None:
+    rows = [[np.ones((2, 3)), np.ones((2, 1))], [np.full((1, 3), 5.0), np.zeros((1, 1))]]
+    sums: NestedFold[Array, Array] = nest(total(axis=0, along=1), concatenate())
+    assert sums(rows).tolist() == [2, 2, 2, 2, 5, 5, 5, 0]
 
 
 def test_moments_per_row_are_joined_by_component() -> None:

@@ -34,11 +34,11 @@ from lazychunks import (
 )
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.storage.chunks.metadata import KEPT_BACK
-from lazychunks.storage.mismatches import check_same_values
 from lazychunks.storage.places.directory import SiblingDirectory
 from lazychunks.storage.places.metadata_last import MetadataLast
-from lazychunks.storage.record import seal, unseal, with_record
-from lazychunks.storage.target import list_stored_units
+from lazychunks.storage.resuming.mismatches import check_same_values
+from lazychunks.storage.resuming.record import seal, unseal, with_record
+from lazychunks.storage.writing.target import list_stored_units
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, old_array, same, seen_at
 from tests.places import LocalPlace, MemoryPlace, Place
 from tests.strategies import DTYPES, partitions

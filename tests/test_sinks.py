@@ -597,7 +597,7 @@ def test_a_named_run_in_a_tee_can_be_gone_on_with_alone(
     with pytest.raises((WriteAbortedError, error)) as caught:
         sequence.compute(folded)
     said = [str(caught.value), *getattr(caught.value, "__notes__", ())]
-    assert any("to_zarr with resume=True and run_id='r' goes on" in text for text in said)
+    assert any("the same call with resume=True and run_id='r' goes on" in text for text in said)
     with pytest.raises(FileNotFoundError):
         place.read()
     with pytest.raises(DestinationExistsError, match="unfinished write"):

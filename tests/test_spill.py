@@ -11,9 +11,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from lazychunks.layout.shapes import Region, Shape, partition_slices
-from lazychunks.storage import spill
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.spill import Piece, piece_of
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Piece, piece_of
 from lazychunks.testing import bits
 from lazychunks.testing.values import any_bits
 from tests.strategies import Array, dtypes, partitions, seeds

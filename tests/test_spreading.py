@@ -625,7 +625,6 @@ def test_an_interrupt_waits_for_what_is_under_way() -> None:
     assert not store
 
 
-@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_an_interrupt_while_a_task_is_given_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes when a worker has the task, and nobody has the task's future yet."""
     began, go_on = threading.Event(), threading.Event()

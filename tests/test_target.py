@@ -15,10 +15,10 @@ from zarr.storage import LocalStore, MemoryStore
 from lazychunks import BlockDTypeError, BlockTypeError, ResumeMismatchError
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.layout.shapes import Region, Shape, cell_region
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.target import Target, list_stored_units, parse_chunk_key
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing.target import Target, list_stored_units, parse_chunk_key
 from tests.strategies import Array, partitions
 from tests.targets import make_target
 from tests.test_open_units import arranged

@@ -37,6 +37,7 @@ from lazychunks import (
 )
 from lazychunks.blocks.factories import MapBacked
 from lazychunks.folds import Counts, Pass, Running, RunningRows
+from lazychunks.layout.parts import AnyPart
 from lazychunks.testing import (
     LawBrokenError,
     arrays,
@@ -549,6 +550,132 @@ class DropsTheLast(FaultyFold):
                 self.before = float(block.sum())
 
         return Late()
+
+
+class Places(FaultyFold):
+    """Finds the block that has the largest sum: a fold that merges, the right way."""
+
+    @property
+    def merges(self) -> bool:
+        return True
+
+    def start(self, counts: Counts, /) -> "Placing":  # noqa: ARG002
+        return Placing(0)
+
+    def start_part(self, part: AnyPart, /) -> "Placing":
+        return Placing(part.index[0])
+
+
+class Placing(Pass):
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.best: tuple[float, int] = (-np.inf, -1)
+
+    def step(self, block: Array, /) -> None:
+        self.best = max(self.best, (float(block.sum()), self.number))
+        self.number += 1
+
+    def state(self) -> Any:
+        return self.best, self.number
+
+    def absorb(self, state: Any, part: AnyPart, /) -> None:  # noqa: ARG002
+        best, self.number = state
+        self.best = max(self.best, best)
+
+    def finish(self) -> Any:
+        return self.best
+
+
+class CountsFromItsPart(Places):
+    """Forgets that there are blocks before a part."""
+
+    def start_part(self, part: AnyPart, /) -> Placing:  # noqa: ARG002
+        return Placing(0)
+
+
+class KeepsTheLastPart(Places):
+    def start(self, counts: Counts, /) -> Placing:  # noqa: ARG002
+        class Keeping(Placing):
+            def absorb(self, state: Any, part: AnyPart, /) -> None:  # noqa: ARG002
+                self.best, self.number = state
+
+        return Keeping(0)
+
+
+class AbsorbsBlocksOnly(Places):
+    """Says that it merges, and does not."""
+
+    def start_part(self, part: AnyPart, /) -> Any:
+        return FaultyFold().start_part(part)
+
+
+class CannotTravel(Places):
+    """Its state cannot be pickled."""
+
+    def start_part(self, part: AnyPart, /) -> Placing:
+        class Locked(Placing):
+            def state(self) -> Any:
+                return super().state(), threading.Lock()
+
+        return Locked(part.index[0])
+
+
+def place_of_largest(blocks: list[Array]) -> Any:
+    return max((float(block.sum()), number) for number, block in enumerate(blocks))
+
+
+@pytest.mark.parametrize("faulty", [CountsFromItsPart(), KeepsTheLastPart()], ids=repr)
+def test_a_fold_that_merges_wrongly_is_found(faulty: Places) -> None:
+    check = partial(check_fold, settings=UNSHRUNK)
+    assert law_broken(lambda: check(faulty, whole, place_of_largest)) == "parts"
+    assert law_broken(lambda: check(faulty, whole)) == "parts"
+    in_rows: NestedFold[Array, Any] = nest(faulty, LISTED)
+    assert law_broken(lambda: check_nested_fold(in_rows, whole_rows, settings=UNSHRUNK)) == "parts"
+
+
+Sums = list[float]
+
+
+def keep_later(_: Sums, later: Sums) -> Sums:
+    return later
+
+
+def keep_earlier(earlier: Sums, _: Sums) -> Sums:
+    return earlier
+
+
+def swap(earlier: Sums, later: Sums) -> Sums:
+    return later + earlier
+
+
+def forget_some(earlier: Sums, later: Sums) -> Sums:
+    return earlier[:1] + later
+
+
+@pytest.mark.parametrize("merge", [keep_later, keep_earlier, swap, forget_some])
+def test_a_wrong_merge_is_found(merge: Callable[[Sums, Sums], Sums]) -> None:
+    sums = fold(list_sums, NOTHING, merge=merge)
+    check = partial(check_fold, settings=UNSHRUNK)
+    assert law_broken(lambda: check(sums, whole)) == "parts"
+
+
+def list_sums(sums: Sums, block: Array) -> Sums:
+    return [*sums, block.sum()]
+
+
+def test_what_a_fold_raises_for_parts_is_raised_as_it_is() -> None:
+    for faulty, error in ((AbsorbsBlocksOnly(), ValueError), (CannotTravel(), TypeError)):
+        with pytest.raises(error) as caught:
+            check_fold(faulty, whole, place_of_largest)
+        assert any("'parts'" in note for note in caught.value.__notes__)
+
+
+def test_right_merges_keep_the_laws() -> None:
+    check_fold(Places(), whole, place_of_largest)
+    check_nested_fold(nest(Places(), LISTED), whole_rows)
+    check_fold(fold(list_sums, NOTHING, merge=operator.add), whole)
+    # Half a pass of this one is no value that could be added to another one.
+    check_fold(fold(lambda n, block: 2 * n + len(block), 0), numbers, pickles=False)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,16 @@ def test_top_k_is_a_stable_sort_cut_at_k(given_: Drawn) -> None:
     same(best, given_.expected)
 
 
+@given(drawn(), st.data())
+def test_axis_and_along_may_differ(given_: Drawn, data: st.DataObject) -> None:
+    blocks, k, along, largest = given_
+    ndim = blocks[0].ndim
+    axis = data.draw(st.integers(-ndim, ndim - 1))
+    whole = np.concatenate(blocks, along)
+    best = top_k(k, axis, along, largest=largest)(blocks)
+    same(best, ranked(whole, k, axis, largest=largest))
+
+
 @given(drawn(), st.integers(1, 4))
 def test_long_blocks_are_taken_in_parts(given_: Drawn, width: int) -> None:
     blocks, k, axis, largest = given_

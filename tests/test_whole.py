@@ -17,7 +17,7 @@ import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs.zstd import Zstd
-from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
+from zarr.codecs import Crc32cCodec, GzipCodec, TransposeCodec, ZstdCodec
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
@@ -34,7 +34,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "transposed, zstd": {"filters": TransposeCodec(order=(1, 0))},
     "zstd without a checksum": {"compressors": ZstdCodec(checksum=False)},
     "zstd at a high level": {"compressors": ZstdCodec(level=19)},
-    "blosc": {"compressors": BloscCodec()},
     "shards": {"shards": (8, 12)},
     "shards of one chunk": {"shards": (4, 6)},
     "shards of values that are not compressed": {"shards": (8, 6), "compressors": None},
@@ -128,7 +127,7 @@ def test_a_hole_in_place_of_a_block_is_found_and_takes_no_time(tmp_path: Path) -
     assert not WholeUnits.of(array).is_whole("c/0/0")
 
 
-@pytest.mark.parametrize("layout", ["default", "not compressed", "shards", "blosc"])
+@pytest.mark.parametrize("layout", ["default", "not compressed", "shards"])
 def test_a_unit_of_another_size_is_not_whole(layout: str, tmp_path: Path) -> None:
     """It is complete, but of another array."""
     array = stored(tmp_path, values_of("noise"), **LAYOUTS[layout])
@@ -141,7 +140,7 @@ def test_a_unit_of_another_size_is_not_whole(layout: str, tmp_path: Path) -> Non
 
 
 def test_rubbish_is_not_whole(tmp_path: Path) -> None:
-    for layout in ("default", "not compressed", "blosc", "shards"):
+    for layout in ("default", "not compressed", "shards"):
         array = stored(tmp_path / layout, values_of("noise"), **LAYOUTS[layout])
         for length in (1, 4, 5, 17, 100, 1000):
             for content in (bytes(length), b"\xff" * length, os.urandom(length)):

@@ -1,4 +1,4 @@
-"""Compute and store parts in worker processes; start it as often as it takes."""
+"""Store parts and average them in worker processes; start it as often as it takes."""
 
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -6,8 +6,8 @@ from multiprocessing import get_context
 
 import torch
 
-from lazychunks import LazyChunkSequence
-from lazychunks.torch import TorchNumpyConverter
+from lazychunks import LazyChunkSequence, tee, zarr_sink
+from lazychunks.torch import TorchNumpyConverter, mean
 
 
 @cache
@@ -17,27 +17,29 @@ def weights() -> torch.Tensor:
 
 
 def features(part: int) -> torch.Tensor:
-    """Compute a block; what is sent to a worker for it is a number."""
+    """Compute a block; a worker is sent no more than a number for it."""
     data = torch.randn(100, 64, generator=torch.Generator().manual_seed(part))
     return data @ weights()
 
 
 def main() -> None:
-    """Store 24 blocks with two workers of one thread each."""
+    """Store 24 blocks and print their mean, with two workers of one thread each."""
+    parts = LazyChunkSequence.from_map(features, range(24))
+    sink = zarr_sink(
+        "features.zarr",
+        TorchNumpyConverter(),
+        chunks="blocks",
+        run_id="features, model 7",
+        resume=True,
+    )
     with ProcessPoolExecutor(
         2,
         mp_context=get_context("spawn"),  # torch does not survive a fork
         initializer=torch.set_num_threads,
         initargs=(1,),
     ) as executor:
-        LazyChunkSequence.from_map(features, range(24)).to_zarr(
-            "features.zarr",
-            TorchNumpyConverter(),
-            chunks="blocks",
-            executor=executor,
-            run_id="features, model 7",
-            resume=True,
-        )
+        _, average = parts.compute(tee(sink, mean()), executor=executor)
+    print(average)
 
 
 if __name__ == "__main__":  # workers import this file

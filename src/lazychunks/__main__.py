@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from lazychunks.sequences import MAX_CHUNK_BYTES
+from lazychunks.layout.plan import MAX_CHUNK_BYTES
 
 if TYPE_CHECKING:
     from lazychunks.storage import Status, Verification
@@ -140,7 +140,7 @@ def _describe_status(found: Status) -> Iterator[str]:
             yield _format_fact(name, f"{size:,} bytes")
     if found.state == "unfinished":
         if found.run_id is not None:
-            yield "It goes on with the same call, its run_id, and resume=True."
+            yield "To resume, repeat the same call with this run_id and resume=True."
         if found.is_published:
             yield "Until it is complete, readers see the array that was there before."
     if found.set_aside is not None:
@@ -169,6 +169,8 @@ def _describe_verification(found: Verification) -> Iterator[str]:
         yield _format_fact("missing", key if found.misses_none else f"{key} (fill value)")
     if found.missing > _NAMED:
         yield _format_fact("", f"and {found.missing - _NAMED} more")
+    if lost:
+        yield "Missing chunks were lost, or left out by a copy that skips fill values."
     if not found.has_checksums:
         yield "There are no checksums, so only what cannot be decoded has been found."
 

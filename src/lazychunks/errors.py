@@ -21,6 +21,7 @@ process too. Builtin bases are in parentheses::
     ├── NotResumableError (TypeError)
     ├── NotSpreadableError (TypeError)
     ├── ResumeMismatchError (ValueError)
+    ├── MissingChunkError (RuntimeError)
     ├── UntrustedArrayError (ValueError)
     └── WriteAbortedError (RuntimeError)
     LengthHintWarning (UserWarning)

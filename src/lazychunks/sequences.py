@@ -17,6 +17,7 @@ from typing import (
     Protocol,
     Self,
     TypeAlias,
+    cast,
     overload,
 )
 
@@ -40,6 +41,7 @@ from lazychunks.blocks.iterate import (
     open_blocks,
     open_rows,
 )
+from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.progress import is_shown, log_duration
 from lazychunks.runs.drive import find_calls, run_fold
 from lazychunks.runs.runners import BlockExecutor, Provider, Workers
@@ -53,9 +55,6 @@ if TYPE_CHECKING:
     from lazychunks.storage.options import Destination, ZarrOptions
 
     StoredArray: TypeAlias = zarr.Array[Any]
-
-MAX_CHUNK_BYTES = 2**30
-"""Bytes of one chunk above which an array is not read, unless more is allowed (1 GiB)."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -277,21 +276,18 @@ class _Sequence(Generic[T_co, E_co]):
             sequence = self._reporting(progress)
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
             aggregate: Any = listing if aggregator is None else aggregator
-            result: list[E_co] | R
             if executor is None:
-                result = aggregate(sequence)
-                return result
+                return cast("list[E_co] | R", aggregate(sequence))
             workers = Workers(executor, max_in_flight)
             # A fold over blocks takes the rows of a nested sequence for blocks, and the other way
             # round: that is for the fold itself to do, or to refuse.
             start = "start_rows" if is_nested(self) else "start"
             if getattr(aggregate, "merges", False) and hasattr(aggregate, start):
-                result = run_fold(aggregate, sequence, self._axes, workers)
-                return result
+                return cast("R", run_fold(aggregate, sequence, self._axes, workers))
             find_calls(sequence, self._axes, spreads=True)  # refuses what workers cannot compute
             with BlockExecutor(workers) as blocks:
-                result = aggregate(sequence.parallel(blocks, workers.max_in_flight))
-                return result
+                ahead = sequence.parallel(blocks, workers.max_in_flight)
+                return cast("list[E_co] | R", aggregate(ahead))
 
     @overload
     def to_zarr(
@@ -394,10 +390,10 @@ class _Sequence(Generic[T_co, E_co]):
         (8, 3)
         """
         from lazychunks.storage.options import WriteOptions
-        from lazychunks.storage.sink import ArraySink
+        from lazychunks.storage.writing.sink import ArraySink
 
         with log_duration(f"{type(self).__name__}.to_zarr"):
-            chosen = WriteOptions(**options)
+            chosen = WriteOptions.of(**options)
             sink = ArraySink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.max_in_flight)
             stored: StoredArray = run_fold(sink, self._reporting(progress), self._axes, workers)
@@ -488,6 +484,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         *,
         rows: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
     ) -> LazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
@@ -504,11 +501,17 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
             Rows of a block; by default those of a chunk, several chunks if they are small.
         max_chunk_bytes
             Bytes of one chunk, uncompressed, above which the array is refused.
+        missing
+            This library stores every chunk, so by default it is an error if one is missing from an
+            array that it wrote. With ``"fill"``, a missing chunk has the fill value, as it always
+            has in arrays of other programs.
 
         Raises
         ------
         FileNotFoundError
             If there is no array.
+        MissingChunkError
+            When blocks are read, if a chunk of an array of this library is missing.
         UntrustedArrayError
             If its metadata names codecs or dtypes that are not known to be harmless, larger chunks,
             or more of them in a row than can be read at once; when it is read, also if the file of
@@ -524,10 +527,18 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         >>> LazyChunkSequence(lambda: [np.arange(5)]).to_zarr(store, IdentityConverter())
         >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), rows=2).compute()
         [array([0, 1]), array([2, 3]), array([4])]
-        """
-        from lazychunks.storage.reading import read_flat
 
-        return LazyChunkSequence(*read_flat(array_or_path, converter, rows, max_chunk_bytes))
+        The array loses its only chunk:
+
+        >>> del store["c/0"]
+        >>> LazyChunkSequence.from_zarr(store, IdentityConverter(), missing="fill").compute()
+        [array([0, 0, 0, 0, 0])]
+        """
+        from lazychunks.storage.read import read_flat
+
+        return LazyChunkSequence(
+            *read_flat(array_or_path, converter, rows, max_chunk_bytes, missing)
+        )
 
     def __iter__(self) -> Iterator[T_co]:
         """Generate the blocks.
@@ -621,16 +632,17 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         rows: int | None = None,
         columns: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
     ) -> NestedLazyChunkSequence[U]:
         """Make the map-backed sequence of an array's blocks along axes 0 and 1.
 
         All else is as in :meth:`LazyChunkSequence.from_zarr`; ``columns`` is to axis 1 what
         ``rows`` is to axis 0.
         """
-        from lazychunks.storage.reading import read_nested
+        from lazychunks.storage.read import read_nested
 
         return NestedLazyChunkSequence(
-            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes)
+            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes, missing)
         )
 
     def __iter__(self) -> Iterator[Iterator[T_co]]:

@@ -12,8 +12,6 @@ of `write` are there. Blocks of the others are made one by one, as a producer do
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import sys
 from pathlib import Path
@@ -21,30 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from tests.benchmarks import folding, writers
 from tests.benchmarks.measure import fresh_path
+from tests.benchmarks.meter import Usage, measured
 from tests.benchmarks.workloads import WORKLOADS, Job, Workload, from_pool, in_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-def resident(field: str) -> float:
-    """Return a field of /proc/self/status in MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise LookupError(f"/proc/self/status has no {field}")
-
-
-def measured(task: Callable[[], object]) -> dict[str, float]:
-    """Return the resident set before a task, and at its peak."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    result = task()
-    peak = resident("VmHWM")
-    del result
-    return {"before": before, "peak": peak}
 
 
 def warm_up(writer: writers.Writer, workload: Workload, folder: Path) -> None:
@@ -57,7 +36,7 @@ def warm_up(writer: writers.Writer, workload: Workload, folder: Path) -> None:
         writer.write(Job(small, in_memory(small), path))
 
 
-def write(writer: writers.Writer, workload: Workload, folder: Path) -> dict[str, float]:
+def write(writer: writers.Writer, workload: Workload, folder: Path) -> Usage:
     """Write a workload whose blocks are all in memory before."""
     block = in_memory(workload)
     warm_up(writer, workload, folder)
@@ -65,7 +44,7 @@ def write(writer: writers.Writer, workload: Workload, folder: Path) -> dict[str,
         return measured(lambda: writer.write(Job(workload, block, path)))
 
 
-def stream(writer: writers.Writer, blocks: int, folder: Path) -> dict[str, float]:
+def stream(writer: writers.Writer, blocks: int, folder: Path) -> Usage:
     """Write blocks of 4 MiB that are made one by one."""
     workload = Workload("stream", "", (256,) * blocks, (4096,))
     block = from_pool(workload)
@@ -74,7 +53,7 @@ def stream(writer: writers.Writer, blocks: int, folder: Path) -> dict[str, float
         return measured(lambda: writer.write(Job(workload, block, path)))
 
 
-def cat(aggregator: str, mebibytes: int) -> dict[str, float]:
+def cat(aggregator: str, mebibytes: int) -> Usage:
     """Concatenate tensors (or arrays) of 4 MiB that are made one by one."""
     torch: Any = writers.module("torch")
     numpy: Any = writers.module("numpy")
@@ -112,18 +91,17 @@ def cat(aggregator: str, mebibytes: int) -> dict[str, float]:
 
 
 def main(kind: str, name: str, what: str, folder: str) -> None:
-    report: dict[str, float]
     if kind == "write":
         workload, _, blocks = what.partition("/")
         whole = next(w for w in WORKLOADS if w.name == workload)
-        report = write(writers.by_name(name), whole.shortened(int(blocks)), Path(folder))
+        usage = write(writers.by_name(name), whole.shortened(int(blocks)), Path(folder))
     elif kind == "stream":
-        report = stream(writers.by_name(name), int(what), Path(folder))
+        usage = stream(writers.by_name(name), int(what), Path(folder))
     elif kind == "rank":
-        report = measured(folding.rank(name, int(what)))
+        usage = measured(folding.rank(name, int(what)))
     else:
-        report = cat(name, int(what))
-    print(json.dumps(report))  # noqa: T201 - the answer to the parent process
+        usage = cat(name, int(what))
+    print(json.dumps(usage.added))  # noqa: T201 - the answer to the parent process
 
 
 if __name__ == "__main__":

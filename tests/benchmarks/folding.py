@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.benchmarks import writers
-from tests.benchmarks.measure import fresh_path, note, peak_memory
+from tests.benchmarks.measure import fresh_path, in_turns, over, peak_memory
 from tests.benchmarks.results import Figure, Scenario
 from tests.benchmarks.workloads import Block, realistic
 
@@ -58,7 +58,7 @@ def ranking(setting: Setting) -> Scenario:
         # Equal entries are in no order but ours, hence the values.
         found = np.take_along_axis(matrix, np.asarray(task()), axis=1)
         np.testing.assert_array_equal(found, expected, err_msg=name)
-    times = _in_turns("ranking", tasks, min(setting.repeats, 3), warm_up=False)
+    times = in_turns("ranking", tasks, min(setting.repeats, 3), warm_up=False)
     rows: list[list[str]] = []
     peaks = {name: peak_memory("rank", name, str(count), folder=setting.folder) for name in tasks}
     titles = {
@@ -67,13 +67,13 @@ def ranking(setting: Setting) -> Scenario:
         "dask": "dask, argtopk, two threads",
     }
     for name in tasks:
-        over = _over(times, name, "lazychunks")
+        ratio = over(times, name, "lazychunks")
         rows.append(
-            [titles[name], f"{statistics.median(times[name]):.2f} s", f"{over:.2f}",
+            [titles[name], f"{statistics.median(times[name]):.2f} s", f"{ratio:.2f}",
              f"{peaks[name]:.0f} MiB"]
         )  # fmt: skip
     band_size = count * SIDE**2 * 4 / 2**20
-    ratio = _over(times, "lazychunks", "argpartition")
+    ratio = over(times, "lazychunks", "argpartition")
     figures = [
         Figure(
             "top 10 of each row, streamed, over np.argpartition of the whole in memory",
@@ -86,7 +86,7 @@ def ranking(setting: Setting) -> Scenario:
         ),
     ]  # fmt: skip
     if "dask" in tasks:
-        ahead = _over(times, "dask", "lazychunks")
+        ahead = over(times, "dask", "lazychunks")
         figures.append(
             Figure("dask's argtopk over ours", "at least 1.5", f"{ahead:.2f}", ahead >= 1.5)
         )
@@ -183,7 +183,7 @@ def one_pass(setting: Setting) -> Scenario:
     for kind, block in producers.items():
         matrix = library.NestedLazyChunkSequence.from_product(block, range(down), range(across))
 
-        times = _in_turns(
+        times = in_turns(
             f"one pass, {kind}",
             {
                 "store": partial(_stored, setting, matrix),
@@ -256,12 +256,12 @@ def reading(setting: Setting) -> Scenario:
                 "lazychunks": partial(iter, blocks),
             }
             for what, use in (("nothing", _nothing), ("the largest entry of each block", _largest)):
-                times = _in_turns(
+                times = in_turns(
                     f"reading, {compression}, {what}",
                     {name: partial(_used, way, use) for name, way in ways.items()},
                     setting.repeats,
                 )
-                gain = _over(times, "plain", "lazychunks")
+                gain = over(times, "plain", "lazychunks")
                 plain, ours = (statistics.median(times[name]) for name in ("plain", "lazychunks"))
                 rows.append([compression, what, f"{plain:.2f} s", f"{ours:.2f} s", f"{gain:.2f}"])
                 if use is _nothing:
@@ -301,29 +301,6 @@ def _nothing(blocks: Iterator[Any]) -> int:
 
 def _largest(blocks: Iterator[Any]) -> float:
     return max(float(block.max()) for block in blocks)
-
-
-# Measuring -----------------------------------------------------------------------------------
-
-
-def _in_turns(
-    title: str, tasks: dict[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
-) -> dict[str, list[float]]:
-    """Run tasks A B C, A B C, ..., at first once to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    for number in range(-warm_up, repeats):
-        for name, task in tasks.items():
-            start = time.perf_counter()
-            task()
-            if number >= 0:
-                times[name].append(time.perf_counter() - start)
-        note(f"{title}: round {number + 1} of {repeats}")
-    return times
-
-
-def _over(times: dict[str, list[float]], one: str, other: str) -> float:
-    """Return the median, over the rounds, of one time over another."""
-    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
 
 
 def _has_dask() -> bool:

@@ -6,13 +6,14 @@ import gc
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +21,16 @@ from tests.benchmarks.results import Timing
 from tests.benchmarks.workloads import Job, Workload, in_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from tests.benchmarks.writers import Writer
 
 ROOT = Path(__file__).resolve().parents[2]
+
+ONE_THREAD = dict.fromkeys(
+    ("MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+)
+"""Environment of a process in which the libraries of NumPy and torch start no threads."""
 
 
 @contextmanager
@@ -100,16 +106,41 @@ def _verify(untimed: Job, writer: Writer, timing: Timing) -> None:
 
 def peak_memory(*task: str, folder: Path) -> float:
     """Run a task of `child.py` in a fresh process; return the MiB that it added at its peak."""
+    added: float = in_child("child", *task, str(folder))
+    return added
+
+
+def in_child(module: str, *arguments: str, **environment: str) -> Any:
+    """Run a module of this folder in a fresh process, and return its answer, a line of JSON."""
     path = os.pathsep.join(dict.fromkeys([str(ROOT), *filter(None, sys.path)]))
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.child", *task, str(folder)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, "-m", f"tests.benchmarks.{module}", *arguments],
+        env={**os.environ, **environment, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         check=True,
         cwd=ROOT,
     )
-    report: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return report["peak"] - report["before"]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(
+    title: str, tasks: dict[str, Callable[[], object]], repeats: int, *, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Run tasks A B C, A B C, ..., at first once to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for number in range(-warm_up, repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if number >= 0:
+                times[name].append(time.perf_counter() - start)
+        note(f"{title}: round {number + 1} of {repeats}")
+    return times
+
+
+def over(times: dict[str, list[float]], one: str, other: str) -> float:
+    """Return the median, over the rounds, of one time over another."""
+    return statistics.median(a / b for a, b in zip(times[one], times[other], strict=True))
 
 
 def note(line: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tests.benchmarks import folding, seed, writers
+from tests.benchmarks import folding, seed, workers, writers
 from tests.benchmarks.measure import fresh_path, note, peak_memory
 from tests.benchmarks.results import Figure, Scenario
 from tests.benchmarks.spreading import spreading
@@ -376,4 +376,7 @@ SCENARIOS: dict[str, Callable[[Setting], Scenario]] = {
     "ranking": folding.ranking,
     "one-pass": folding.one_pass,
     "reading": folding.reading,
+    "workers": workers.workers,
+    "resuming": workers.resuming,
+    "traveling": workers.traveling,
 }

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.storage import LocalStore
 
-from tests.benchmarks.child import measured
 from tests.benchmarks.measure import fresh_path, note
+from tests.benchmarks.meter import measured
 from tests.benchmarks.results import Figure, Scenario
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Pretending(Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         from lazychunks.runs.runners import do_task
         from lazychunks.runs.shipping import unpack
-        from lazychunks.storage.part_writer import Receipt
+        from lazychunks.storage.writing.part_writer import Receipt
 
         future: Future[Any] = Future()
         if fn is do_task:
@@ -107,10 +107,8 @@ def spreading(setting: Setting) -> Scenario:
             )
         )  # fmt: skip
     side = 100 if setting.quick else 1000
-    start = time.perf_counter()
-    memory = measured(lambda: _plan(setting, side))
-    seconds = time.perf_counter() - start
-    grown = memory["peak"] - memory["before"]
+    plan = measured(lambda: _plan(setting, side))
+    seconds, grown = plan.wall, plan.added
     note(f"spreading: a plan of {side**2:,} blocks: {seconds:.1f} s, {grown:.1f} MiB")
     rows.append([f"coordinator alone, {side**2:,} blocks", f"{seconds:.1f} s, {grown:.1f} MiB", "",
                  f"{seconds / side**2 * 1e3:.3f} ms"])  # fmt: skip

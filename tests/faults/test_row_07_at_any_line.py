@@ -7,8 +7,10 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -17,29 +19,40 @@ import pytest
 from zarr.storage import MemoryStore
 
 import lazychunks
-from lazychunks import WriteAbortedError
+from lazychunks import BlockShapeError, WriteAbortedError
 from lazychunks.storage.places import file_system
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.writing import part_writer
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
+from tests.faults.processes import StoppedClock
 from tests.faults.seed_writer import seed_flat
 
 Array = np.ndarray[Any, Any]
 Line = tuple[str, int]
 Visit = tuple[Line, int]
 
-STORAGE = Path(lazychunks.__file__).parent / "storage"
+HOUSE = Path(lazychunks.__file__).parent
 
-PURE = {"bfloat16", "dtypes", "filled", "inspecting", "options", "read", "trust", "verify"}
+PURE = {
+    "bfloat16",
+    "dtypes",
+    "filled",
+    "mismatches",
+    "options",
+    "reading",
+    "shipping",
+    "status",
+    "trust",
+    "verifying",
+}
 """Modules that change nothing."""
 
-ROOMS = tuple(str(path) for path in STORAGE.rglob("*.py") if path.stem not in PURE)
-
-
-@pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Iterator[None]:
-    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+ROOMS = tuple(
+    str(path)
+    for folder in ("runs", "storage")
+    for path in (HOUSE / folder).rglob("*.py")
+    if path.stem not in PURE
+)
 
 
 def lines_of(
@@ -110,6 +123,28 @@ def leave_unfinished(job: Job, destination: Any) -> None:
         job.store(destination, fail, overwrite=True, run_id="run")
 
 
+def leave_what_workers_stored(destination: Any) -> None:
+    """Let workers store blocks at places where they do not belong."""
+    third = Event()
+
+    def watch(row: int) -> None:
+        if row == 4:
+            assert third.wait(60)
+        elif row == 11:
+            third.set()  # the block of row 7 has been stored by the same thread
+
+    with ThreadPoolExecutor(2) as executor, pytest.raises(BlockShapeError):
+        UNEVEN.store(
+            destination,
+            watch,
+            overwrite=True,
+            resume=True,
+            run_id="run",
+            executor=executor,
+            max_in_flight=5,
+        )
+
+
 @pytest.fixture(autouse=True)
 def _collecting_is_cheap() -> Iterator[None]:
     """Keep what is there already out of the hundreds of collections."""
@@ -119,10 +154,14 @@ def _collecting_is_cheap() -> Iterator[None]:
     gc.unfreeze()
 
 
+UNEVEN = Job("uneven", (4, 3, 4, 4, 2))
+
 CASES = [
     (FLAT, "path", ("old",), False),
     (RAGGED, "path", ("old", "unfinished"), True),
+    (UNEVEN, "path", ("old", "unfinished", "by workers"), True),
     (NESTED, "memory", ("old", "unfinished"), True),
+    (UNEVEN, "memory", ("old", "unfinished", "by workers"), True),
 ]
 
 
@@ -142,11 +181,15 @@ def test_an_interrupt_at_any_line_leaves_old_or_new_and_the_next_run_cleans_up(
         options |= {"run_id": "run", "resume": True}
     if not can_exchange:
         monkeypatch.setattr(file_system, "exchange_directories", cannot_exchange)
+    monkeypatch.setattr(spill, "SECONDS", 0.0)
+    monkeypatch.setattr(part_writer, "time", StoppedClock)
     old = old_array({})
 
     start: Any = str(tmp_path / "start" / "array.zarr") if kind == "path" else MemoryStore()
     old_array(start)
-    if "unfinished" in before:
+    if "by workers" in before:
+        leave_what_workers_stored(start)
+    elif "unfinished" in before:
         leave_unfinished(job, start)
 
     def prepared() -> Any:

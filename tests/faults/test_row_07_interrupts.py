@@ -23,9 +23,8 @@ lands after the call, however long the call takes."""
 
 
 @pytest.fixture(autouse=True)
-def _ctrl_c_is_heard() -> Generator[None]:
-    """Python raises nothing if it was started with the signal ignored, as by `&` in a script."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def _handlers_are_put_back() -> Generator[None]:
+    before = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, before)
 

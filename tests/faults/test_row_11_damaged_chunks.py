@@ -57,6 +57,18 @@ def test_a_truncated_chunk_raises(chunk: Path, read: Callable[[Path], Array]) ->
     assert np.array_equal(read(chunk), WHOLE)
 
 
+@pytest.mark.parametrize("rows", [None, 16, 64])
+def test_an_empty_chunk_raises(chunk: Path, rows: int | None) -> None:
+    """By itself, zarr takes an empty shard that is read as a whole for one of zeros."""
+    content = chunk.read_bytes()
+    sequence = LazyChunkSequence.from_zarr(chunk.parents[2], IdentityConverter(), rows=rows)
+    chunk.write_bytes(b"")
+    with pytest.raises((RuntimeError, ValueError)):
+        sequence.compute()
+    chunk.write_bytes(content)
+    assert np.array_equal(np.concatenate(sequence.compute()), WHOLE)
+
+
 @pytest.mark.parametrize("read", READERS, ids=["zarr", "from_zarr"])
 @pytest.mark.parametrize("start", [0, 11, 23])
 def test_a_flipped_byte_raises(chunk: Path, start: int, read: Callable[[Path], Array]) -> None:

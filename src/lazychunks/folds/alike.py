@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from lazychunks.arrays import Array, DType, Namespace, namespace_and_values, native_dtype
 from lazychunks.errors import BlockDTypeError, BlockShapeError, EmptySequenceError
+from lazychunks.folds.fold import Fold
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Pass, State
+from lazychunks.runs.passes import Counts, Pass, State
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class Like:
     @property
     def namespace(self) -> Namespace:
         """Functions of the blocks' library; loaded here, if the blocks are in another process."""
+        # By name, because modules cannot be pickled, and this travels with each state.
         module: Any = import_module(self.library)
         xp: Namespace = module
         return xp
@@ -64,8 +69,9 @@ class Like:
             If it has another dtype (or is of another library).
         """
         shape, dtype = tuple(block.shape), block.dtype
+        # The usual block has the shape of the first one, and nothing more is compared.
         if shape != self.shape and self.axis is not None:
-            # No list of lengths: a block with too few axes has none along this one.
+            # Without this, a block with too few axes could be taken for one of another length.
             find_axis(shape, self.axis, number)
             other = (*shape[: self.axis], "*", *shape[self.axis + 1 :])
             if other != self.pattern:
@@ -77,6 +83,7 @@ class Like:
                     expected=self.pattern,
                     got=shape,
                 )
+        # Byte order does not matter: a block that is read back from storage has the native one.
         if dtype != self.dtype and native_dtype(dtype) != self.dtype:
             raise BlockDTypeError(
                 f"block {number} has dtype {dtype}, expected {self.dtype} like the blocks before "
@@ -106,6 +113,29 @@ def find_axis(shape: tuple[int, ...], axis: int, number: int) -> int:
     return axis % len(shape)
 
 
+class AlikeFold(Fold[S, R], Generic[S, R]):
+    """Base of a fold whose passes over all blocks, and over parts, are of one class."""
+
+    __slots__ = ()
+
+    @property
+    def merges(self) -> bool:
+        """Whether workers fold their parts: they do."""
+        return True
+
+    @abstractmethod
+    def start_at(self, number: int, /) -> AlikePass[S, R]:
+        """Start a pass whose first block has a number."""
+
+    def start(self, counts: Counts, /) -> AlikePass[S, R]:  # noqa: ARG002
+        """Start a pass over all blocks."""
+        return self.start_at(0)
+
+    def start_part(self, part: AnyPart, /) -> AlikePass[S, R]:
+        """Start a pass over a part."""
+        return self.start_at(part.index[0])
+
+
 class AlikeState(NamedTuple):
     """State of a part."""
 
@@ -116,12 +146,13 @@ class AlikeState(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class AlikePass(Pass):
+class AlikePass(Pass, Generic[S, R]):
     """Base of a pass over all blocks, or over those of a part, that are joined along an axis."""
 
     axis: int | None
+    """The axis that blocks are joined along; it may be negative, as in NumPy."""
     start: int
-    """Number of the first block."""
+    """Number of the first block: not 0 in a part, so that messages name the right block."""
     blocks: int = field(default=0, init=False)
     """How many blocks there were."""
     _like: Like | None = field(default=None, init=False)
@@ -160,7 +191,11 @@ class AlikePass(Pass):
         """Return what the coordinator compares and merges."""
         return AlikeState(self._like, self.blocks, None if self._like is None else self.value())
 
-    def absorb(self, state: AlikeState, part: AnyPart, /) -> None:
+    def absorb(self, state: AlikeState, part: AnyPart, /) -> None:  # noqa: ARG002
+        """Take the state of the next part."""
+        self.merge_state(state)
+
+    def merge_state(self, state: AlikeState) -> None:
         """Compare the blocks of a part with the first block, and merge their value."""
         like, blocks, value = state
         if like is None:
@@ -169,9 +204,14 @@ class AlikePass(Pass):
             self._like = like
             self.begin(like)
         else:
+            # A worker has compared the blocks of its part only with the first one of them.
             self._like.check(like, self.start + self.blocks)
-        self.merge_value(value, part)
+        self.merge_value(value)
         self.blocks += blocks
+
+    @abstractmethod
+    def finish(self) -> R:
+        """Return the result."""
 
     def begin(self, like: Like) -> None:
         """Prepare for blocks that are like the first one."""
@@ -181,5 +221,5 @@ class AlikePass(Pass):
         """Return the value of all blocks so far; there is at least one."""
 
     @abstractmethod
-    def merge_value(self, value: Any, part: AnyPart) -> None:
-        """Take the value of the next part."""
+    def merge_value(self, value: State) -> None:
+        """Take the value of the next part; ``blocks`` does not count its blocks yet."""

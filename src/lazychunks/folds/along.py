@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-from lazychunks.folds.alike import AlikePass, Like, find_axis
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like, find_axis
 from lazychunks.folds.concatenate import Concatenate
 from lazychunks.folds.fold import Fold
-from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts, State
+from lazychunks.runs.passes import State
 
 S = TypeVar("S")
 R = TypeVar("R")
 
 
 def join_along(
-    reduction: Fold[S, R], axis: int | None, along: int | None, *, keeps_axis: bool = False
+    reduction: AlikeFold[S, R], axis: int | None, along: int | None, *, keeps_axis: bool = False
 ) -> Fold[S, R]:
     """Return a reduction of blocks that are joined along another axis than the reduced one.
 
@@ -31,41 +30,33 @@ def join_along(
     keeps_axis
         Whether results still have the axis that is reduced.
     """
+    # If all entries are reduced, it does not matter how they are joined.
     if along is None or axis is None or along == axis:
         return reduction
     return AlongFold(reduction, axis, along, keeps_axis)
 
 
 @dataclass(frozen=True, slots=True)
-class AlongFold(Fold[S, R], Generic[S, R]):
+class AlongFold(AlikeFold[S, R], Generic[S, R]):
     """Reduces each block by itself, and joins the results."""
 
-    reduction: Fold[S, R]
+    reduction: AlikeFold[S, R]
     axis: int
     along: int
     keeps_axis: bool
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers reduce their parts: they do."""
-        return True
-
-    def start(self, counts: Counts, /) -> AlongPass[S, R]:
+    def start_at(self, number: int, /) -> AlongPass[S, R]:
         """Start a pass."""
-        return AlongPass(self.along, 0, self, self.reduction.start(counts))
-
-    def start_part(self, part: AnyPart, /) -> AlongPass[S, R]:
-        """Start a pass over a part."""
-        return AlongPass(self.along, part.index[0], self, self.reduction.start_part(part))
+        return AlongPass(self.along, number, self, self.reduction.start_at(number))
 
 
 @dataclass(slots=True, eq=False)
-class AlongPass(AlikePass, Generic[S, R]):
+class AlongPass(AlikePass[S, R], Generic[S, R]):
     """A pass over all blocks, or over those of a part."""
 
     fold: AlongFold[S, R]
-    running: Any
-    """Takes the blocks if both axes are the same, as axes 1 and -1 of a matrix are."""
+    running: AlikePass[S, R]
+    """Takes the blocks if both axes turn out to be the same."""
     results: list[R] = field(default_factory=list[R], init=False)
     """Of each block, if the axes differ."""
     reduced_axis: int = field(default=0, init=False)
@@ -77,6 +68,7 @@ class AlongPass(AlikePass, Generic[S, R]):
     def step(self, block: S, /) -> None:
         """Reduce the block."""
         self.check(block)
+        # Axes 1 and -1 may be one axis or two: only the blocks tell.
         if self.reduced_axis == self.like.axis:
             self.running.step(block)
         else:
@@ -86,10 +78,10 @@ class AlongPass(AlikePass, Generic[S, R]):
         """Return the state of the pass inside, and the results of the blocks; one is empty."""
         return self.running.state(), self.results
 
-    def merge_value(self, value: tuple[State, list[R]], part: AnyPart) -> None:
+    def merge_value(self, value: tuple[State, list[R]]) -> None:
         """Take the results of the blocks of a part."""
         state, results = value
-        self.running.absorb(state, part)
+        self.running.merge_state(state)
         self.results += results
 
     def finish(self) -> R:
@@ -97,10 +89,10 @@ class AlongPass(AlikePass, Generic[S, R]):
         along = self.like.axis
         assert along is not None
         if along == self.reduced_axis:
-            result: R = self.running.finish()
-            return result
+            return self.running.finish()
         if isinstance(self.results[0], int):  # a count, which is the same for all blocks
             return self.results[0]
+        # Results have one axis less than blocks, so that the axes behind it move up.
         is_removed = self.reduced_axis < along and not self.fold.keeps_axis
         joined: Concatenate[R] = Concatenate(along - is_removed)
         return joined(self.results)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
 from lazychunks.arrays import copy_block
@@ -20,6 +20,8 @@ from lazychunks.blocks.factories import Composed, is_nested
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.drive import run_fold
 from lazychunks.runs.passes import (
+    AnyBlock,
+    AnyResult,
     AnyRunning,
     Counts,
     PartFold,
@@ -61,8 +63,8 @@ class FoldInParts(Generic[T_contra]):
 
     @property
     def sends_blocks(self) -> bool:
-        """Whether workers send blocks: not if they go through parts with the fold itself."""
-        return False
+        """Whether workers send blocks, as they do for whatever does not merge."""
+        return not self.merges
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
         """Return what workers need to go through parts for a pass: a value that can be pickled."""
@@ -76,7 +78,8 @@ class FoldInParts(Generic[T_contra]):
 class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
     """A left fold over blocks, as a value; callable over any iterable of them.
 
-    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions.
+    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions. One whose
+    parts can be merged says so by :attr:`merges`, and how to :meth:`start_part`.
 
     Examples
     --------
@@ -145,9 +148,14 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
         return folded
 
 
+# Where folds are combined, their types are known to the signatures only: in a tuple of folds, or
+# in passes that are stepped together, each has another one.
 AnyFold: TypeAlias = Fold[Any, Any]
 AnyNestedFold: TypeAlias = NestedFold[Any, Any]
 AnyEitherFold: TypeAlias = EitherFold[Any, Any]
+
+AnyPass: TypeAlias = Any
+"""A pass over all blocks, or over the blocks of a part."""
 
 
 @overload
@@ -167,12 +175,12 @@ def fold(
     merge: Callable[[S, S], S] | None = None,
 ) -> Fold[T, R]: ...
 def fold(
-    step: Callable[[Any, T], Any],
-    initial: object,
-    finish: Callable[[Any], Any] | None = None,
+    step: Callable[[State, T], State],
+    initial: State,
+    finish: Callable[[State], AnyResult] | None = None,
     *,
-    merge: Callable[[Any, Any], Any] | None = None,
-) -> Fold[T, Any]:
+    merge: Callable[[State, State], State] | None = None,
+) -> Fold[T, AnyResult]:
     """Make a fold from plain functions.
 
     Parameters
@@ -208,7 +216,7 @@ def fold(
 
 @dataclass(frozen=True, slots=True)
 class CollectBlocks:
-    """For workers: the part of a fold that does not merge, so that its blocks have to travel."""
+    """What workers get of a fold that does not merge, so that its blocks have to travel."""
 
     @property
     def sends_blocks(self) -> bool:
@@ -225,18 +233,20 @@ class CollectedBlocks(Scope):
     """Copies of the blocks of a part, by row; a part of a flat sequence has one row."""
 
     axes: int
-    rows: list[list[Any]] = field(default_factory=lambda: [[]], init=False)
+    rows: list[list[AnyBlock]] = field(default_factory=lambda: [[]], init=False)
 
     def step(self, block: object, /) -> None:
         """Keep a copy of a block."""
+        # Where worker and coordinator are threads, a tensor may keep its graph, as in one pass.
         self.rows[-1].append(copy_block(block, keep_graph=True))
 
     def end_row(self) -> None:
         """Close a row."""
         self.rows.append([])
 
-    def state(self) -> list[list[Any]]:
-        """Return the rows, of which a nested part has closed all."""
+    def state(self) -> list[list[AnyBlock]]:
+        """Return the rows."""
+        # Of a nested part, all rows are closed, and the last list is one too many.
         return self.rows[:-1] if self.axes == 2 else self.rows
 
 
@@ -252,22 +262,24 @@ def _compose(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | 
 class FunctionFold(Fold[T_contra, R_co]):
     """The fold that :func:`fold` returns."""
 
-    step: Callable[[Any, T_contra], Any]
-    initial: object
-    finish: Callable[[Any], R_co]
-    merge: Callable[[Any, Any], Any] | None
+    step: Callable[[State, T_contra], State]
+    initial: State
+    finish: Callable[[State], R_co]
+    merge: Callable[[State, State], State] | None
 
     @property
     def merges(self) -> bool:
-        """Whether workers fold their parts."""
+        """Whether there is a function that merges."""
         return self.merge is not None
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
-        """Leave out what workers need not call, and perhaps cannot pickle."""
+        """Return a fold without the function that workers do not call, and may fail to pickle."""
+        # A lambda is welcome for a result, and for a fold that does not merge.
         return replace(self, finish=_unchanged) if self.merges else CollectBlocks()
 
     def start(self, counts: Counts, /) -> FunctionPass[T_contra, R_co]:  # noqa: ARG002
         """Start a pass."""
+        # A step may change the state in place, and the next pass begins with the same one.
         return FunctionPass(self, copy.deepcopy(self.initial))
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
@@ -277,10 +289,10 @@ class FunctionFold(Fold[T_contra, R_co]):
 
 @dataclass(slots=True, eq=False)
 class FunctionPass(Pass, Generic[T_contra, R_co]):
-    """A pass over all blocks, or over those of a part."""
+    """A pass over all blocks, or over the blocks of a part."""
 
     fold: FunctionFold[T_contra, R_co]
-    value: Any
+    value: State
     is_initial: bool = True
     """Whether there was no block yet."""
 
@@ -289,17 +301,18 @@ class FunctionPass(Pass, Generic[T_contra, R_co]):
         self.value = self.fold.step(self.value, block)
         self.is_initial = False
 
-    def state(self) -> tuple[Any, ...]:
-        """Return the state after the last block; none, if the part has no block."""
+    def state(self) -> tuple[State, ...]:
+        """Return the last state; none, if the part has no block."""
         return () if self.is_initial else (self.value,)
 
-    def absorb(self, state: State, part: AnyPart, /) -> None:
+    def absorb(self, state: tuple[State, ...], part: AnyPart, /) -> None:
         """Merge the state of the next part; without a merge, step its blocks."""
         merge = self.fold.merge
         if merge is None:
             Pass.absorb(self, state, part)
             return
         for value in state:
+            # The initial state is not merged: then it need not be neutral on this side.
             self.value = value if self.is_initial else merge(self.value, value)
             self.is_initial = False
 
@@ -308,13 +321,53 @@ class FunctionPass(Pass, Generic[T_contra, R_co]):
         return self.fold.finish(self.value)
 
 
+@dataclass(slots=True, eq=False)
+class PassAround:
+    """Base of a pass around others: these open in order, and close in reverse."""
+
+    passes: Sequence[AnyPass]
+    stack: ExitStack = field(default_factory=ExitStack, init=False)
+
+    @property
+    def sinks(self) -> Sequence[Sink]:
+        """The sinks of all passes, in order."""
+        return [sink for running in self.passes for sink in running.sinks]
+
+    def __enter__(self) -> Self:
+        # If one of them cannot open, those before it are closed.
+        with ExitStack() as stack:
+            for running in self.passes:
+                stack.enter_context(running)
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: PYI036  # handed on as they are
+        self.stack.__exit__(*error)
+
+    def step(self, block: object, /) -> None:
+        """Step all passes."""
+        for running in self.passes:
+            running.step(block)
+
+    def end_row(self) -> None:
+        """Close a row of all passes."""
+        for running in self.passes:
+            running.end_row()
+
+    def prepare(self) -> None:
+        """Prepare the passes that have sinks."""
+        for running in self.passes:
+            if running.sinks:
+                running.prepare()
+
+
 @dataclass(frozen=True, slots=True)
 class MappedFold(Fold[T_contra, R_co]):
-    """A fold with a function before its steps (``contramap``), or one after its end (``then``)."""
+    """A fold with a function before its steps (``contramap``), or after its end (``then``)."""
 
     inner: AnyFold
-    before: Callable[[T_contra], Any] | None
-    after: Callable[[Any], R_co]
+    before: Callable[[T_contra], AnyBlock] | None
+    after: Callable[[AnyResult], R_co]
 
     @property
     def merges(self) -> bool:
@@ -326,87 +379,47 @@ class MappedFold(Fold[T_contra, R_co]):
         """Whether the fold inside needs blocks that are stored."""
         return self.inner.needs_blocks
 
-    def for_parts(self, running: Any, /) -> PartFold[T_contra]:
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether the fold inside makes workers send blocks."""
+        return self.inner.sends_blocks
+
+    def for_parts(self, running: AnyPass, /) -> PartFold[T_contra]:
         """Return the fold inside, and the function before it."""
-        inner = self.inner.for_parts(running.inner)
-        return inner if self.before is None else MapBlocks(inner, self.before)
+        inner: Any = self.inner.for_parts(running.passes[0])
+        return inner if self.before is None else replace(self, inner=inner, after=_unchanged)
 
     def start(self, counts: Counts, /) -> MappedPass:
         """Start a pass."""
         inner = self.inner.start(counts)
         for sink in inner.sinks if self.before else ():
             sink.before = _compose(self.before, sink.before)
-        return MappedPass(inner, self.before, self.after)
+        return MappedPass([inner], self.before, self.after)
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
         """Start a pass over a part."""
-        return MappedPass(self.inner.start_part(part), self.before, self.after)
-
-
-@dataclass(frozen=True, slots=True)
-class MapBlocks(Generic[T_contra]):
-    """For workers: a fold of parts, with a function before its steps."""
-
-    inner: PartFold[Any]
-    before: Callable[[T_contra], Any]
-
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether workers send blocks for the fold inside."""
-        return self.inner.sends_blocks
-
-    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
-        """Start a pass over a part."""
-        return MappedPass(self.inner.start_part(part), self.before, _unchanged)
+        return MappedPass([self.inner.start_part(part)], self.before, self.after)
 
 
 @dataclass(slots=True, eq=False)
-class MappedPass:
-    """A pass over all blocks, or over those of a part, with functions around it."""
+class MappedPass(PassAround):
+    """A pass over all blocks, or over the blocks of a part, with functions around it."""
 
-    inner: Any
-    before: Callable[[Any], Any] | None
-    after: Callable[[Any], Any]
-
-    @property
-    def sinks(self) -> Sequence[Sink]:
-        """The sinks of the pass inside."""
-        sinks: Sequence[Sink] = self.inner.sinks
-        return sinks
-
-    def __enter__(self) -> Self:
-        self.inner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.inner.__exit__(kind, error, traceback)
+    before: Callable[[AnyBlock], AnyBlock] | None
+    after: Callable[[AnyResult], AnyResult]
 
     def step(self, block: object, /) -> None:
-        """Apply the function, and step the pass inside."""
-        self.inner.step(block if self.before is None else self.before(block))
-
-    def end_row(self) -> None:
-        """Close a row of the pass inside."""
-        self.inner.end_row()
+        """Step the pass inside with a function of the block."""
+        self.passes[0].step(block if self.before is None else self.before(block))
 
     def state(self) -> State:
         """Return the state of the pass inside."""
-        return self.inner.state()
+        return self.passes[0].state()
 
     def absorb(self, state: State, part: AnyPart, /) -> None:
-        """Hand the state on: the function was applied where the blocks were computed."""
-        self.inner.absorb(state, part)
+        """Hand on the state, whose blocks have gone through the function already."""
+        self.passes[0].absorb(state, part)
 
-    def prepare(self) -> None:
-        """Prepare the pass inside."""
-        self.inner.prepare()
-
-    def finish(self) -> Any:
+    def finish(self) -> AnyResult:
         """Return a function of the result."""
-        return self.after(self.inner.finish())
+        return self.after(self.passes[0].finish())

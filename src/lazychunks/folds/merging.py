@@ -17,11 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from lazychunks.arrays import Arithmetic, Array
-from lazychunks.folds.alike import AlikePass, Like
-from lazychunks.folds.fold import Fold
-from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts
+from lazychunks.arrays import Arithmetic, Array, choose_arithmetic
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -58,6 +55,7 @@ class MergeTree(Generic[V]):
     def add(self, start: int, stop: int, value: V) -> None:
         """Add the value of the next blocks: of one block, or of a node of another tree."""
         nodes = self.nodes
+        # As in binary counting, a block is merged once on average, and at most six times.
         while nodes and is_merged(nodes[-1][0], start, stop):
             first, _, earlier = nodes.pop()
             start, value = first, self.merge(earlier, value)
@@ -86,13 +84,16 @@ def is_merged(first: int, middle: int, stop: int) -> bool:
     (True, False)
     """
     size = stop - middle
+    # A chain from the left, and not a tree over the runs as well: then a pass would hold one value
+    # for each level, and there would be more levels the longer the sequence is.
     if size == RUN:
         return first == 0
+    # Siblings are of one size, and the earlier one begins where their parent does.
     return middle - first == size and first % (2 * size) == 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reduction(Fold[S, R], Generic[S, R, V]):
+class Reduction(AlikeFold[S, R], Generic[S, R, V]):
     """A fold that reduces blocks along an axis: a value for each block, merged in a tree."""
 
     axis: int | None = 0
@@ -101,14 +102,9 @@ class Reduction(Fold[S, R], Generic[S, R, V]):
     needs_order: ClassVar[bool] = False
     """Whether numbers must have an order, as complex ones do not."""
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers reduce their parts: they do."""
-        return True
-
     @abstractmethod
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> V:
-        """Return the value of one block, given its entries; it shares no memory with them."""
+        """Return the value of one block, given its entries; they do not share memory."""
 
     @abstractmethod
     def merge(self, numbers: Arithmetic, earlier: V, later: V) -> V:
@@ -118,17 +114,13 @@ class Reduction(Fold[S, R], Generic[S, R, V]):
     def finish(self, numbers: Arithmetic, value: V) -> object:
         """Return the result for the value of all blocks, as an array where NumPy made a scalar."""
 
-    def start(self, counts: Counts, /) -> ReductionPass[S, R, V]:  # noqa: ARG002
+    def start_at(self, number: int, /) -> ReductionPass[S, R, V]:
         """Start a pass."""
-        return ReductionPass(self.axis, 0, self)
-
-    def start_part(self, part: AnyPart, /) -> ReductionPass[S, R, V]:
-        """Start a pass over a part."""
-        return ReductionPass(self.axis, part.index[0], self)
+        return ReductionPass(self.axis, number, self)
 
 
 @dataclass(slots=True, eq=False)
-class ReductionPass(AlikePass, Generic[S, R, V]):
+class ReductionPass(AlikePass[S, R], Generic[S, R, V]):
     """A pass over all blocks, or over those of a part."""
 
     reduction: Reduction[S, R, V]
@@ -138,7 +130,7 @@ class ReductionPass(AlikePass, Generic[S, R, V]):
     def begin(self, like: Like) -> None:
         """Choose how numbers are reduced."""
         ordered = self.reduction.needs_order
-        self.numbers = Arithmetic.of(like.namespace, like.dtype, ordered=ordered)
+        self.numbers = choose_arithmetic(like.namespace, like.dtype, ordered=ordered)
         self.tree = MergeTree(partial(self.reduction.merge, self.numbers))
 
     def step(self, block: S, /) -> None:
@@ -153,7 +145,7 @@ class ReductionPass(AlikePass, Generic[S, R, V]):
         """Return the nodes that the nodes of other parts can be merged with."""
         return self.tree.nodes
 
-    def merge_value(self, value: list[Node[V]], part: AnyPart) -> None:  # noqa: ARG002
+    def merge_value(self, value: list[Node[V]]) -> None:
         """Merge the nodes of the next part."""
         self.tree.add_nodes(value)
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self, TypeGuard, TypeVar, overload
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeGuard, TypeVar, overload
 
 from lazychunks.folds.fold import (
     AnyEitherFold,
     AnyFold,
     AnyNestedFold,
+    AnyPass,
     CollectBlocks,
     EitherFold,
     Fold,
     NestedFold,
+    PassAround,
 )
 from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, Counts, Sink, State
+from lazychunks.runs.passes import AnyPartFold, AnyPartRunning, AnyResult, Counts, State
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -132,9 +132,11 @@ def tee(*folds: Any) -> AnyFold | AnyNestedFold:
     {'sum': 6, 'largest': 3}
     """
     names: tuple[str, ...] | None = None
+    # One fold is a tee as well: an unpacked list may have any number.
     if len(folds) == 1 and _is_mapping(folds[0]):
         names, folds = tuple(folds[0]), tuple(folds[0].values())
     of_blocks = all(isinstance(f, Fold) for f in folds)
+    # Of no fold at all, and of sinks, both hold.
     of_rows = all(isinstance(f, NestedFold) for f in folds)
     if not (of_blocks or of_rows):
         raise TypeError(
@@ -168,14 +170,26 @@ class _Folds:
         """Whether one of the folds needs blocks that are stored."""
         return any(fold.needs_blocks for fold in self.folds)
 
-    def for_parts(self, running: Any, /) -> AnyPartFold:
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether one of the folds makes workers send blocks."""
+        return any(fold.sends_blocks for fold in self.folds)
+
+    def for_parts(self, running: AnyPass, /) -> AnyPartFold:
         """Return the folds for workers."""
         pairs = zip(self.folds, running.passes, strict=True)
-        return TeeInParts(tuple(fold.for_parts(inner) for fold, inner in pairs))
+        return replace(self, folds=tuple(fold.for_parts(inner) for fold, inner in pairs))
 
     def start_part(self, part: AnyPart, /) -> AnyPartRunning:
         """Start a pass over a part."""
-        return TeeInParts(self.folds).start_part(part)
+        # One copy of each block serves all folds that need the blocks.
+        collected = CollectBlocks().start_part(part)
+        of_folds = [
+            collected if isinstance(fold, CollectBlocks) else fold.start_part(part)
+            for fold in self.folds
+        ]
+        unique = {id(running): running for running in of_folds}
+        return TeePart(list(unique.values()), of_folds)
 
 
 class Tee(_Folds, AnyFold):
@@ -204,64 +218,8 @@ class EitherTee(Tee, NestedTee, AnyEitherFold):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TeeInParts:
-    """For workers: several folds in one pass over a part."""
-
-    folds: tuple[AnyPartFold, ...]
-
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether workers send blocks for one of the folds."""
-        return any(fold.sends_blocks for fold in self.folds)
-
-    def start_part(self, part: AnyPart, /) -> TeePart:
-        """Start a pass over a part."""
-        # One copy of each block serves all folds that need the blocks.
-        collected = CollectBlocks().start_part(part)
-        of_folds = [
-            collected if isinstance(fold, CollectBlocks) else fold.start_part(part)
-            for fold in self.folds
-        ]
-        return TeePart(list({id(running): running for running in of_folds}.values()), of_folds)
-
-
 @dataclass(slots=True, eq=False)
-class PassesTogether:
-    """Base of a pass around others: these open in order, and close in reverse."""
-
-    passes: Sequence[Any]
-    stack: ExitStack = field(init=False)
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            for running in self.passes:
-                stack.enter_context(running)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.stack.__exit__(kind, error, traceback)
-
-    def step(self, block: Any, /) -> None:
-        """Step all passes."""
-        for running in self.passes:
-            running.step(block)
-
-    def end_row(self) -> None:
-        """Close a row of all passes."""
-        for running in self.passes:
-            running.end_row()
-
-
-@dataclass(slots=True, eq=False)
-class TeePart(PassesTogether):
+class TeePart(PassAround):
     """A pass of several folds over a part."""
 
     of_folds: Sequence[AnyPartRunning]
@@ -274,17 +232,12 @@ class TeePart(PassesTogether):
 
 
 @dataclass(slots=True, eq=False)
-class TeePass(PassesTogether):
+class TeePass(PassAround):
     """A pass of several folds."""
 
     names: tuple[str, ...] | None
-    results: dict[int, Any] = field(default_factory=dict[int, Any], init=False)
+    results: dict[int, AnyResult] = field(default_factory=dict[int, AnyResult], init=False)
     """Of the passes that have finished, by number."""
-
-    @property
-    def sinks(self) -> Sequence[Sink]:
-        """The sinks of all passes, in order."""
-        return [sink for running in self.passes for sink in running.sinks]
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand each state on to its pass."""
@@ -292,17 +245,16 @@ class TeePass(PassesTogether):
             running.absorb(one, part)
 
     def prepare(self) -> None:
-        """Make all results but those of sinks, also those of a tee inside that has sinks."""
+        """Make all results but those of sinks, also those in a tee inside that has sinks."""
+        # All that may fail comes first: no array appears if another one cannot.
         for sink in self.sinks:
             sink.prepare()
         for number, running in enumerate(self.passes):
             if not running.sinks and number not in self.results:
                 self.results[number] = running.finish()
-        for running in self.passes:
-            if running.sinks:
-                running.prepare()
+        PassAround.prepare(self)
 
-    def finish(self) -> Any:
+    def finish(self) -> AnyResult:
         """Return the results. Arrays that sinks store appear once all other results are there."""
         self.prepare()
         for number, running in enumerate(self.passes):

@@ -10,12 +10,10 @@ import numpy as np
 
 from lazychunks.arrays import Array, DType, Namespace, device, is_tensor, numeric_kind
 from lazychunks.converters import AnyArray
-from lazychunks.folds.alike import AlikePass, Like
+from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 from lazychunks.folds.along import join_along
 from lazychunks.folds.fold import Fold
 from lazychunks.layout.checks import check_positive
-from lazychunks.layout.parts import AnyPart
-from lazychunks.runs.passes import Counts
 
 S = TypeVar("S")
 
@@ -88,7 +86,7 @@ def top_k(
 
 
 @dataclass(frozen=True, slots=True)
-class TopKFold(Fold[S, TopK[S]], Generic[S]):
+class TopKFold(AlikeFold[S, TopK[S]], Generic[S]):
     """The fold that :func:`top_k` returns."""
 
     k: int
@@ -96,20 +94,12 @@ class TopKFold(Fold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
+        # Here, and not with the first block, which may take minutes to compute.
         object.__setattr__(self, "k", check_positive(self.k, "k"))
 
-    @property
-    def merges(self) -> bool:
-        """Whether workers rank the entries of their parts: they do."""
-        return True
-
-    def start(self, counts: Counts, /) -> TopKPass[S]:  # noqa: ARG002
+    def start_at(self, number: int, /) -> TopKPass[S]:
         """Start a pass."""
-        return TopKPass(self.axis, 0, self.k, self.largest)
-
-    def start_part(self, part: AnyPart, /) -> TopKPass[S]:
-        """Start a pass over a part."""
-        return TopKPass(self.axis, part.index[0], self.k, self.largest)
+        return TopKPass(self.axis, number, self.k, self.largest)
 
 
 class Ranking(NamedTuple):
@@ -131,7 +121,7 @@ class Candidates(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class TopKPass(AlikePass, Generic[S]):
+class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
     """The best so far of each lane, as *keys*: numbers of which small ones are good.
 
     A sort puts NaN last, so that it is the worst key whatever the direction. Candidates, which are
@@ -169,6 +159,7 @@ class TopKPass(AlikePass, Generic[S]):
     def step(self, block: S, /) -> None:
         """Keep the entries that may be among the best."""
         lanes = self._take_lanes(self.check(block))
+        # Not in begin(): the device of the blocks was not known there.
         if self.blocks == 1:
             empty, where = (lanes.shape[0], 0), device(lanes)
             self.keys = self.xp.empty(empty, dtype=lanes.dtype, device=where)
@@ -182,9 +173,10 @@ class TopKPass(AlikePass, Generic[S]):
         self._merge()
         return Ranking(self.length, self.keys, self.indices)
 
-    def merge_value(self, value: Ranking, part: AnyPart) -> None:  # noqa: ARG002
+    def merge_value(self, value: Ranking) -> None:
         """Take the best of the next part for candidates."""
         length, keys, indices = value
+        # The best of the first part are the best so far. Later ones may not be, and wait.
         if self.blocks == 0:
             self.keys, self.indices, self.length, self.merged = keys, indices, length, length
             return
@@ -211,6 +203,7 @@ class TopKPass(AlikePass, Generic[S]):
                 self._add_candidates(lane, self._convert_key(lanes[lane, place]), place)
         self._count_entries(lanes.shape[1])
 
+    # Indices count from the first entry of all, hence the length of the blocks before.
     def _add_candidates(self, lane: Array, keys: Array, places: Array) -> None:
         """Add candidates, with places among the entries that are counted next."""
         self.waiting.append(Candidates(lane, keys, places + self.length))

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Unpack
 
 from lazychunks.folds.fold import CollectBlocks, EitherFold
-from lazychunks.runs.passes import PartFold
 from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
-from lazychunks.storage.sink import ArraySink
+from lazychunks.storage.writing.sink import ArraySink
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -62,7 +61,7 @@ def zarr_sink(
     >>> bool((stored[:] == joined).all())
     True
     """
-    return ZarrSink(path_or_url, converter, overwrite, WriteOptions(**options))
+    return ZarrSink(path_or_url, converter, overwrite, WriteOptions.of(**options))
 
 
 class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
@@ -70,6 +69,6 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
 
     __slots__ = ()
 
-    def for_parts(self, running: Any, /) -> PartFold[T_contra]:
+    def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()

@@ -30,7 +30,7 @@ class Part(Generic[T_co]):
     ends: tuple[bool, bool]
     """Whether the part has the last row, and the last column."""
     axes: int
-    """Number of block axes: 1 (flat: the only column is column 0) or 2 (nested)."""
+    """Number of block axes, 1 (flat, where the only column is column 0) or 2 (nested)."""
 
 
 AnyPart: TypeAlias = Part[Any]

@@ -29,6 +29,12 @@ Ends: TypeAlias = tuple[bool, bool]
 State: TypeAlias = Any
 """The outcome of a part: a value that can be pickled. Only the fold that made it looks inside."""
 
+AnyBlock: TypeAlias = Any
+"""A block where its type is not known: between folds that are combined."""
+
+AnyResult: TypeAlias = Any
+"""A result where its type is not known."""
+
 
 STORED: Any = type("Stored", (), {"__doc__": "Stands for a block that all sinks have stored."})()
 """What a pass of nothing but sinks is stepped with for a block that need not be computed."""
@@ -231,7 +237,7 @@ class Pass(Scope):
 
     __slots__ = ("_band",)
 
-    _band: list[list[Any]]
+    _band: list[list[AnyBlock]]
     """Rows of blocks that wait for the other columns of their band."""
 
     @property
@@ -243,7 +249,7 @@ class Pass(Scope):
         """There is nothing to prepare."""
 
     @abstractmethod
-    def step(self, block: Any, /) -> None:
+    def step(self, block: AnyBlock, /) -> None:
         """Take the next block."""
 
     def end_row(self) -> None:
@@ -252,14 +258,36 @@ class Pass(Scope):
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Step the blocks of a part, row by row, once all columns of its band have come."""
         # Subclasses need not call __init__, so the attribute may be missing.
-        band: list[list[Any]] = getattr(self, "_band", None) or [[] for _ in state]
-        for row, blocks in zip(band, state, strict=True):
-            row.extend(blocks)
-        self._band = band
-        if part.ends[1]:
-            self._band = []
-            for row in band:
-                for block in row:
-                    self.step(block)
-                if part.axes == 2:
-                    self.end_row()
+        self._band = step_band(self, getattr(self, "_band", []), state, part)
+
+
+def step_band(
+    running: Any, band: list[list[AnyBlock]], state: list[list[AnyBlock]], part: AnyPart
+) -> list[list[AnyBlock]]:
+    """Step the blocks of a band, row by row, once its last part has come.
+
+    Parameters
+    ----------
+    running
+        The pass.
+    band
+        Rows of blocks that wait for the other columns of their band.
+    state, part
+        Rows of the blocks of the next part.
+
+    Returns
+    -------
+    list
+        The rows that wait now.
+    """
+    band = band or [[] for _ in state]
+    for row, blocks in zip(band, state, strict=True):
+        row.extend(blocks)
+    if not part.ends[1]:
+        return band
+    for row in band:
+        for block in row:
+            running.step(block)
+        if part.axes == 2:
+            running.end_row()
+    return []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import (
     Any,
     Literal,
     SupportsFloat,
-    SupportsIndex,
     TypeAlias,
     TypedDict,
     TypeGuard,
@@ -20,14 +21,15 @@ import numpy as np
 import zarr
 import zarr.codecs
 from numpy.typing import DTypeLike
+from typing_extensions import Unpack
 from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
-from lazychunks.layout.checks import check_positive
-from lazychunks.layout.plan import Chunks
+from lazychunks.layout.checks import check_integer, check_positive
+from lazychunks.layout.plan import Chunks, Extents
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.dtypes import storable
 
@@ -35,7 +37,10 @@ RESERVED = "lazychunks"
 """The attribute in which a run leaves its record."""
 
 ZSTD = zarr.codecs.ZstdCodec(level=3, checksum=True)
-"""What compresses where the user does not say."""
+"""The default compressor; its checksum tells a damaged chunk when it is read."""
+
+MOST_ATTRIBUTE_BYTES = 2**21
+"""Bytes of attributes as JSON: `from_zarr` reads no metadata of more than twice as many."""
 
 Destination: TypeAlias = str | os.PathLike[str] | Store | StorePath | dict[str, Buffer]
 """Where an array goes: a local path, a URL, a zarr store or a place in one, or a plain dict."""
@@ -50,6 +55,7 @@ Compressors: TypeAlias = (
 Filters: TypeAlias = (
     Literal["auto"] | ArrayArrayCodec | Iterable[ArrayArrayCodec | dict[str, JSON]] | None
 )
+Sizes: TypeAlias = Iterable[int] | tuple[Iterable[int], Iterable[int]]
 
 
 class ZarrOptions(TypedDict, total=False):
@@ -58,10 +64,12 @@ class ZarrOptions(TypedDict, total=False):
     chunks: Chunks
     """Chunk shape. ``"auto"`` (default) takes the first block's shape, merged up to about 1 MiB
     and split above about 128 MiB; ``"blocks"`` takes it as it is; an int is the extent along the
-    block axes (the others stay whole); a tuple has one extent for each axis."""
+    block axes (the others stay whole); a tuple has one extent for each axis, ``None`` or -1 for an
+    axis that stays whole."""
 
-    shards: int | tuple[int, ...] | None
-    """Shard shape, a multiple of the chunk shape in each axis; ``None`` (default) for none."""
+    shards: Extents | None
+    """Shard shape, a multiple of the chunk shape in each axis, given like that; ``None`` (default)
+    for none. With ``chunks="auto"``, chunks are parts of it."""
 
     compressors: Compressors
     """Codecs as zarr takes them. ``"auto"`` (default) is zstd with its checksum on; ``None`` stores
@@ -73,20 +81,25 @@ class ZarrOptions(TypedDict, total=False):
     dtype: DTypeLike | None
     """Casts every block on purpose, as ``astype`` does. Without it, blocks are never cast."""
 
-    dimension_names: Sequence[str | None] | None
+    dimension_names: Iterable[str | None] | None
     """A name for each axis."""
 
     attributes: Mapping[str, JSON] | None
     """Attributes of the array; must be representable as JSON. The library adds one of its own,
-    ``lazychunks``, which says who wrote it."""
+    ``lazychunks``, which says who wrote it; it replaces one that was copied from another array."""
+
+    sizes: Sizes | None
+    """Sizes of the blocks along axis 0, if they differ and are known beforehand (for a nested
+    sequence a pair: heights of the rows, widths of the columns). A block of another size is an
+    error."""
 
     run_id: str | None
-    """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
-    map-backed sequence, or in a tee, that has a name keeps what it wrote aside."""
+    """Names the run, for ``resume``; stored in the array's attributes. A failed run with a name
+    over a map-backed sequence keeps what it wrote, for another start."""
 
     resume: bool
-    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished
-    one is returned at once. Default False."""
+    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished one
+    is returned, unless something differs from it. Default False."""
 
     rtol: float | None
     """Relative tolerance when the first stored block is computed again on resuming; by default it
@@ -104,125 +117,188 @@ class ZarrOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """The validated options.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If an option cannot hold for any block.
-    """
+    """The options once they are validated: made by :meth:`of`, or the defaults."""
 
     chunks: Chunks = "auto"
-    shards: int | tuple[int, ...] | None = None
-    compressors: Compressors = "auto"
+    shards: Extents | None = None
+    compressors: Compressors = ZSTD
     filters: Filters = "auto"
-    dtype: DTypeLike | None = None
-    dimension_names: Sequence[str | None] | None = None
+    dtype: np.dtype[Any] | None = None
+    dimension_names: tuple[str | None, ...] | None = None
     attributes: Mapping[str, JSON] | None = None
+    sizes: tuple[tuple[int, ...], ...] | None = None
+    """Sizes of the blocks along each block axis."""
     run_id: str | None = None
     resume: bool = False
     rtol: float | None = None
     durable: bool = False
     max_in_flight: int | None = None
-    sizes: tuple[tuple[int, ...], ...] | None = None
 
-    def __post_init__(self) -> None:
-        replaced: dict[str, object] = {
-            "chunks": _chunks(self.chunks),
-            "shards": None if self.shards is None else _extents(self.shards, "shards"),
-            "compressors": ZSTD if self.compressors == "auto" else _codecs(self.compressors),
-            "filters": _codecs(self.filters),
-            "dtype": None if self.dtype is None else _dtype(self.dtype),
-            "dimension_names": _names(self.dimension_names),
+    @classmethod
+    def of(cls, **options: Unpack[ZarrOptions]) -> WriteOptions:
+        """Validate options.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an option cannot hold for any block, or there is no such option.
+        """
+        unknown = sorted(options.keys() - _VALIDATORS.keys())
+        if unknown:
+            raise TypeError(
+                f"to_zarr has no option {unknown[0]!r}; it has {', '.join(_VALIDATORS)}"
+            )
+        given: Mapping[str, Any] = {**options}
+        valid: dict[str, Any] = {
+            # Not for chunks: there, None would be an axis that stays whole.
+            name: None if value is None and name != "chunks" else _VALIDATORS[name](value)
+            for name, value in given.items()
         }
-        for name, value in replaced.items():
-            object.__setattr__(self, name, value)
-        _check_attributes(self.attributes)
-        _check_filters(self.filters)
-        _check_run_id(self.run_id)
-        if self.resume and not self.run_id:
+        made = cls(**valid)
+        if made.resume and not made.run_id:
             raise ValueError(
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
                 "for no other run"
             )
-        if self.max_in_flight is not None:
-            check_positive(self.max_in_flight, "max_in_flight")
-        _check_tolerance(self.rtol)
-        if self.compressors not in (None, ZSTD):
-            # zarr knows its codecs best: let it refuse them now, on an array nobody sees.
-            zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
-                MemoryStore(), shape=(1,), chunks=(1,), dtype="u1", compressors=self.compressors
-            )
+        return made
 
 
-def _chunks(value: Chunks) -> Chunks:
+def _validate_chunks(value: object) -> object:
     if not isinstance(value, str):
-        return _extents(value, "chunks")
+        return _validate_extents(value, "chunks")
     if value not in ("auto", "blocks"):
         raise ValueError(f"chunks must be 'auto', 'blocks', an int or a tuple, got {value!r}")
     return value
 
 
-def _extents(value: SupportsIndex | Sequence[SupportsIndex], name: str) -> int | tuple[int, ...]:
-    if not isinstance(value, Sequence):
-        return check_positive(value, name)
-    if not value:
+def _validate_extents(value: Any, name: str) -> Extents:
+    """Return one extent, or a tuple of them with None for an axis that stays whole."""
+    members = _members(value)
+    extents = (value,) if members is None else members
+    if not extents:
         raise ValueError(f"{name} must have an extent for each axis, got {value}")
-    return tuple(check_positive(extent, f"an extent of {name}") for extent in value)
+    if extents[0] in (None, -1):
+        raise ValueError(
+            f"{name}={value} leaves axis 0 whole, but its length is known only after the last "
+            "block; give an extent"
+        )
+    if members is None:
+        return check_positive(extents[0], name)
+    what = f"an extent of {name}"
+    return tuple(None if each in (None, -1) else check_positive(each, what) for each in members)
 
 
-def _codecs(value: object) -> object:
-    """Keep an iterable of codecs, which may be given as a generator, as a tuple."""
-    return tuple(value) if _is_listing(value) else value
+def _validate_compressors(value: Any) -> object:
+    if value == "auto":
+        return ZSTD
+    members = _members(value)
+    compressors = value if members is None else members
+    # zarr knows its codecs best: let it refuse them now, on an array that nobody sees.
+    zarr.create_array(  # pyright: ignore[reportUnknownMemberType]  # zarr names an optional FSMap
+        MemoryStore(), shape=(1,), chunks=(1,), dtype="u1", compressors=compressors
+    )
+    return compressors
 
 
-def _is_listing(value: object) -> TypeGuard[Iterable[object]]:
-    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
-
-
-def _check_filters(filters: object) -> None:
+def _validate_filters(value: object) -> object:
     """Refuse what no array takes; whether they fit the axes is known with the first block."""
-    if filters is None or filters == "auto":
-        return
-    for codec in filters if _is_listing(filters) else (filters,):
-        if not isinstance(codec, ArrayArrayCodec | Mapping):
+    members = _members(value)
+    for codec in (value,) if members is None else members:
+        if not isinstance(codec, ArrayArrayCodec | Mapping) and value != "auto":
             raise TypeError(f"filters must be array-to-array codecs, got {codec!r}")
+    return value if members is None else members
 
 
-def _dtype(value: DTypeLike) -> np.dtype[Any]:
+def _validate_dtype(value: Any) -> np.dtype[Any]:
     dtype = bfloat16.register() if value == bfloat16.NAME else np.dtype(value)
     return storable(dtype, block=None)
 
 
-def _check_run_id(run_id: object) -> None:
-    if not isinstance(run_id, str | None):
-        raise TypeError(f"run_id must be a str, got {run_id!r}")
-    if run_id == "":
-        raise ValueError("run_id must not be empty: it names the run")
-
-
-def _check_tolerance(rtol: object) -> None:
-    if not isinstance(rtol, SupportsFloat | None) or isinstance(rtol, bool):
-        raise TypeError(f"rtol must be a number, got {rtol!r}")
-    if rtol is not None and not float(rtol) >= 0:
-        raise ValueError(f"rtol must not be negative, got {rtol}")
-
-
-def _names(value: Sequence[str | None] | None) -> tuple[str | None, ...] | None:
-    if value is None:
-        return None
-    asked: object = value
-    if not _is_listing(asked) or not all(isinstance(name, str | None) for name in asked):
+def _validate_names(value: object) -> tuple[str | None, ...]:
+    names = _members(value)  # once: a generator would be empty when it is stored
+    if names is None or not all(isinstance(name, str | None) for name in names):
         raise TypeError(f"dimension_names must hold a str or None for each axis, got {value!r}")
-    return tuple(value)
+    return names
 
 
-def _check_attributes(attributes: Mapping[str, JSON] | None) -> None:
-    if attributes is None:
-        return
-    if RESERVED in attributes:
-        raise ValueError(f"the attribute {RESERVED!r} is the library's own; rename yours")
+def _validate_attributes(value: Any) -> dict[str, object]:
+    attributes: dict[str, object] = dict(value)
+    # In attributes that were copied from another array, the record is that of another run.
+    attributes.pop(RESERVED, None)
     try:
-        json.dumps(dict(attributes), allow_nan=False)  # where NaN is written, others read no JSON
+        # NaN is no JSON, so other programs could not read the metadata.
+        size = len(json.dumps(attributes, allow_nan=False, indent=2))
     except (TypeError, ValueError) as error:
         raise type(error)(f"attributes cannot be stored as JSON: {error}") from None
+    if size > MOST_ATTRIBUTE_BYTES:
+        raise ValueError(
+            f"attributes have {size} bytes as JSON, at most {MOST_ATTRIBUTE_BYTES} fit"
+        )
+    return attributes
+
+
+def _validate_sizes(value: object) -> tuple[tuple[int, ...], ...]:
+    """Return the sizes along each block axis."""
+    members = _members(value)
+    if members is None:
+        raise TypeError(f"sizes must hold the size of each block, got {value!r}")
+    # Of a flat sequence, the members are sizes; of a nested one, they list them.
+    axes = [axis for axis in map(_members, members) if axis is not None]
+    if axes and not len(axes) == len(members) == 2:
+        raise ValueError(
+            f"sizes must be a sequence of ints, or for a nested sequence two of them, got {value!r}"
+        )
+    axes = axes or [members]
+    for size in chain.from_iterable(axes):
+        if check_integer(size, "a size of a block") < 0:
+            raise ValueError(f"a size of a block must not be negative, got {size}")
+    if not all(axes):
+        raise ValueError("sizes must not be empty: they hold the size of each block")
+    return tuple(tuple(map(int, sizes)) for sizes in axes)
+
+
+def _validate_run_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"run_id must be a str, got {value!r}")
+    if not value:
+        raise ValueError("run_id must not be empty: it names the run")
+    return value
+
+
+def _validate_tolerance(value: object) -> SupportsFloat:
+    # True would be a tolerance of 100 %.
+    if not isinstance(value, SupportsFloat) or isinstance(value, bool):
+        raise TypeError(f"rtol must be a number, got {value!r}")
+    if not float(value) >= 0:
+        raise ValueError(f"rtol must not be negative, got {value}")
+    return value
+
+
+def _members(value: object) -> tuple[Any, ...] | None:
+    """Members of a listing, which may be a generator; None if it is something else."""
+    return tuple(value) if _is_listing(value) else None
+
+
+def _is_listing(value: object) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+
+
+_VALIDATORS: Mapping[str, Callable[[Any], object]] = {
+    "chunks": _validate_chunks,
+    "shards": partial(_validate_extents, name="shards"),
+    "compressors": _validate_compressors,
+    "filters": _validate_filters,
+    "dtype": _validate_dtype,
+    "dimension_names": _validate_names,
+    "attributes": _validate_attributes,
+    "sizes": _validate_sizes,
+    "run_id": _validate_run_id,
+    "resume": bool,
+    "rtol": _validate_tolerance,
+    "durable": bool,
+    "max_in_flight": partial(check_positive, name="max_in_flight"),
+}
+"""Each returns the option as it is kept, and raises if it cannot hold for any block.
+
+All options but ``chunks`` may be None.
+"""

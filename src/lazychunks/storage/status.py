@@ -16,16 +16,22 @@ from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
-from lazychunks.storage.chunks.trust import found, judged
+from lazychunks.storage.chunks.trust import check_metadata, read_metadata
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.directory import LocalDirectory
 from lazychunks.storage.places.file_system import walk_files
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.protocol import Place
-from lazychunks.storage.record import DamagedRecordError, Document, Record, record_of, unseal
-from lazychunks.storage.unfinished import count_done, note_even_ends, target_of
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.record import (
+    DamagedRecordError,
+    Document,
+    Record,
+    record_of,
+    unseal,
+)
+from lazychunks.storage.resuming.unfinished import count_done, note_even_ends, target_of
 
 LOOKS = 5
 """Number of times that this looks at an array that somebody replaces meanwhile."""
@@ -100,7 +106,7 @@ def status(source: Destination) -> Status:
 
 def _status(place: Place) -> Status:
     under_way = _unfinished(place)
-    document = found(place)
+    document = read_metadata(place)
     is_published = document is not None
     state: Literal["complete", "unfinished", "absent"] = "complete" if is_published else "absent"
     where = place
@@ -111,13 +117,13 @@ def _status(place: Place) -> Status:
     known = Status(str(place), state, is_published=is_published, set_aside=place.backup)
     if document is None:
         return known
-    array = judged(where.in_store(read_only=True), document, str(place))
-    shape: tuple[int | None, ...] | None = array.shape
+    array = check_metadata(where.in_store(read_only=True), document, str(place))
+    shape: tuple[int | None, ...] = array.shape
     is_begun = state == "unfinished" and record is not None and not record.is_written
     if is_begun and record is not None:
         lengths = note_even_ends(record).lengths
         shape = (*lengths, *array.shape[len(lengths) :])
-    items = None if shape is None else _product(shape)
+    items = _product(shape)
     return replace(
         known,
         shape=shape,

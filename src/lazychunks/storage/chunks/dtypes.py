@@ -11,9 +11,18 @@ from lazychunks.arrays import is_masked
 from lazychunks.errors import BlockDTypeError, BlockIndex, BlockTypeError
 from lazychunks.storage.chunks import bfloat16
 
+NUMBERS = "bool, int, uint, float or complex"
+
 
 def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]:
     """Return the dtype if Zarr can store its values bitwise.
+
+    Parameters
+    ----------
+    dtype
+        The dtype.
+    block
+        The block that has it; None for the option ``dtype=``.
 
     Raises
     ------
@@ -22,25 +31,18 @@ def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]
     ImportError
         If it is bfloat16, and ml_dtypes is not installed.
     """
-    where = "dtype=" if block is None else f"block {block} has dtype"
     if dtype.name == bfloat16.NAME and dtype.type is bfloat16.register().type:
         return dtype
-    if dtype.kind not in "biufc":
-        raise BlockDTypeError(
-            f"{where} {dtype}, which cannot be stored; convert it to a boolean, integer, floating "
-            "or complex dtype",
-            block=block,
-            expected="bool, int, uint, float or complex",
-            got=dtype,
+    if not is_numeric(dtype):
+        way_out = (
+            "which cannot be stored; convert it to a boolean, integer, floating or complex dtype"
         )
+        raise _dtype_error(dtype, way_out, block, NUMBERS)
+    # longdouble: its size depends on the machine.
     if dtype.itemsize > (16 if dtype.kind == "c" else 8):
-        raise BlockDTypeError(
-            f"{where} {dtype}, which Zarr does not know; pass dtype= to cast on purpose, e.g. to "
-            f"{'complex128' if dtype.kind == 'c' else 'float64'}",
-            block=block,
-            expected="at most 64 bits (complex: 128)",
-            got=dtype,
-        )
+        wide = "complex128" if dtype.kind == "c" else "float64"
+        way_out = f"which Zarr does not know; pass dtype= to cast on purpose, e.g. to {wide}"
+        raise _dtype_error(dtype, way_out, block, "at most 64 bits (complex: 128)")
     return dtype
 
 
@@ -56,7 +58,7 @@ def checked_block(
     block
         Its place, for the message.
     dtype
-        The first block's dtype; none for the first block.
+        The first block's dtype; None for the first block.
     cast
         Whether blocks are cast on purpose, so that dtypes may differ.
 
@@ -67,28 +69,20 @@ def checked_block(
     BlockDTypeError
         If its dtype cannot be stored, or differs from the first block's.
     """
-    if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:  # hot
+    # Fast path, taken by most blocks of a run: the checks below take longer than a small block.
+    if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:
         return array
     array = checked_array(array, block=block)
-    if cast and not _is_castable(array.dtype):
-        raise BlockDTypeError(
-            f"block {block} has dtype {array.dtype}, which is no number to cast; convert it first",
-            block=block,
-            expected="bool, int, uint, float or complex",
-            got=array.dtype,
-        )
     if cast:
-        return array
-    if dtype is None:
+        if not _is_castable(array.dtype):
+            raise _dtype_error(
+                array.dtype, "which is no number to cast; convert it first", block, NUMBERS
+            )
+    elif dtype is None:
         storable(array.dtype, block=block)
     elif array.dtype != dtype:
-        raise BlockDTypeError(
-            f"block {block} has dtype {array.dtype}, expected {dtype} like the blocks before it; "
-            "pass dtype= to cast on purpose",
-            block=block,
-            expected=dtype,
-            got=array.dtype,
-        )
+        way_out = f"expected {dtype} like the blocks before it; pass dtype= to cast on purpose"
+        raise _dtype_error(array.dtype, way_out, block, dtype)
     return array
 
 
@@ -119,9 +113,23 @@ def checked_array(array: object, *, block: BlockIndex) -> NDArray[Any]:
     return array
 
 
+def is_numeric(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of NumPy's dtypes of numbers, in either byte order."""
+    # Another package's dtype may have the same kind: that of ml_dtypes' float8_e5m2 is f.
+    return dtype.kind in "biufc" and dtype.isbuiltin != 2
+
+
 def _is_castable(dtype: np.dtype[Any]) -> bool:
-    """Whether it is a dtype of numbers, NumPy's or another package's (those have kind V)."""
+    """Whether it is a dtype of numbers, NumPy's or another package's."""
+    # Structured dtypes have kind V, as have most dtypes of other packages.
     return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
+
+
+def _dtype_error(
+    dtype: np.dtype[Any], way_out: str, block: BlockIndex | None, expected: object
+) -> BlockDTypeError:
+    where = "dtype=" if block is None else f"block {block} has dtype"
+    return BlockDTypeError(f"{where} {dtype}, {way_out}", block=block, expected=expected, got=dtype)
 
 
 def _is_array(x: object) -> TypeGuard[NDArray[Any]]:

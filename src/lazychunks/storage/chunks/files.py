@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lazychunks.storage.chunks.filled import Filled
     from lazychunks.storage.chunks.metadata import StoredArray
     from lazychunks.storage.keys import Keys
-    from lazychunks.storage.record import Document
+    from lazychunks.storage.resuming.record import Document
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,11 @@ class ChunkFiles:
         return os.path.join(self.root, *map(str, index))
 
     def _write_file(self, file: str, value: Any) -> None:
+        # Under another name first: a process that dies meanwhile leaves no half chunk.
         partial = f"{file}.partial" if self.atomic else file
         try:
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
+        except FileNotFoundError:  # the first chunk in its directory
             os.makedirs(os.path.dirname(file), exist_ok=True)
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
         with stream:
@@ -130,17 +131,13 @@ class ChunkFiles:
 
     def _read_file(self, values: NDArray[np.uint8], stream: FileIO, file: str) -> None:
         """Decode a file into the bytes of a chunk, which it must fill exactly."""
-        too_large = UntrustedArrayError(
-            f"{file} holds more than a chunk, which has {values.size} bytes; it is damaged, or "
-            "meant to exhaust memory"
-        )
+        found = os.fstat(stream.fileno())
         # Compressors add little to what they cannot compress.
         most = values.size if self.codec is None else 2 * values.size + 2**10
-        found = os.fstat(stream.fileno())
         if found.st_size > most or not stat.S_ISREG(found.st_mode):
-            raise too_large
+            raise _too_large(file, values.size)
+        size = 0
         if self.codec is None:
-            size = 0
             while count := stream.readinto(values[size:].data):
                 size += count
         else:
@@ -148,16 +145,15 @@ class ChunkFiles:
             header = read_frame_header(frame)
             # A frame may keep its size to itself. Then numcodecs refuses any other than that of the
             # chunk; where the size is said, it fills a part of the chunk without an error.
-            size = values.size
-            if header is not None and header.content_size is not None:
-                size = header.content_size
-            if size > values.size:
-                raise too_large
+            said = None if header is None else header.content_size
+            size = values.size if said is None else said
             if size == values.size:
                 try:
                     self.codec.decode(frame, values)
                 except (RuntimeError, ValueError) as error:
                     raise RuntimeError(f"{file} is damaged: {error}") from error
+        if size > values.size:
+            raise _too_large(file, values.size)
         if size < values.size:
             raise ValueError(f"{file} is damaged: it holds {size} of {values.size} bytes")
 
@@ -192,24 +188,30 @@ class Reader:
                 refuse_missing=self.refuse_missing,
             )
         values = np.asarray(array[region])
-        if self.refuse_missing:
+        # zarr takes a missing chunk, and a shard of no bytes, for fill values without an error.
+        if self.refuse_missing or array.shards:
             self._check_all_stored(region, values)
         return values
 
     def _check_all_stored(self, region: Region, values: NDArray[Any]) -> None:
-        """Look for a chunk's key where all values read of it are the fill value.
-
-        zarr gives the fill value for a missing chunk. Older versions of it cannot be told to raise.
-        """
+        """Look for a chunk's key where all values that were read of it are the fill value."""
         array = self.array
         for index, in_region, _ in meet_chunks(region, array.shards or array.chunks):
-            part, fill_value = values[in_region], array.fill_value
-            is_fill_value = np.isnan(part) if np.isnan(fill_value) else part == fill_value
-            if part.size and is_fill_value.all():
+            part = values[in_region]
+            # By bits, as NaN does not equal itself; and by the first value, which mostly differs.
+            fill_bits = np.asarray(array.fill_value, part.dtype).tobytes()
+            starts_so = part.size > 0 and part.flat[0].tobytes() == fill_bits
+            if starts_so and part.tobytes() == fill_bits * part.size:
                 key = array.metadata.encode_chunk_key(index)
                 place = array.store_path / key
-                if not sync(place.exists()):
-                    raise _missing(key, str(place))
+                try:
+                    is_empty = sync(array.store.getsize(place.path)) == 0
+                except FileNotFoundError:
+                    if self.refuse_missing:
+                        raise _missing(key, str(place)) from None
+                else:
+                    if is_empty:
+                        raise RuntimeError(f"{place} is damaged: it is empty")
 
 
 def is_plain_layout(store: Store, document: Document) -> TypeGuard[LocalStore]:
@@ -237,6 +239,13 @@ def _missing(key: str, place: str) -> MissingChunkError:
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return chunk.reshape(-1).view(np.uint8)
+
+
+def _too_large(file: str, size: int) -> UntrustedArrayError:
+    return UntrustedArrayError(
+        f"{file} holds more than a chunk, which has {size} bytes; it is damaged, or meant to "
+        "exhaust memory"
+    )
 
 
 def _open_nonblocking(file: str, flags: int) -> int:

@@ -12,7 +12,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.record import Document, parse, serialize
+from lazychunks.storage.resuming.record import Document, parse, serialize
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams

@@ -18,7 +18,7 @@ from lazychunks.storage.chunks.files import ChunkFiles, Reader
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.record import Document, with_shape
+from lazychunks.storage.resuming.record import Document, with_shape
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray

@@ -1,8 +1,8 @@
 """Whether a stored chunk or shard is complete, told from headers and sizes without decoding it.
 
 After a power cut, or when a file system is full, files may be left empty or cut short. A write that
-goes on with such a file would publish it. The formats of the frames: RFC 8878, section 3.1.1, for
-zstd, and the description of the header in Blosc 1 for blosc.
+goes on with such a file would publish it. Source of the format of zstd frames: RFC 8878, section
+3.1.1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +21,6 @@ from zarr.storage import LocalStore
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray
-    from lazychunks.storage.record import Document
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
@@ -32,9 +33,7 @@ DICTIONARY_ID_BYTES = (0, 1, 2, 4)
 LONGEST_HEADER = 18
 """Bytes of a zstd frame header, at most."""
 
-BLOSC_HEADER = 16
-
-NO_CHUNK = np.uint64(2**64 - 1)
+NO_CHUNK = 2**64 - 1
 """Offset, in the index of a shard, of a chunk that is not in it."""
 
 
@@ -69,49 +68,38 @@ def read_frame_header(frame: bytes) -> FrameHeader | None:
 
 @dataclass(frozen=True, slots=True)
 class WholeUnits:
-    """Tells which stored units (chunks, or shards) of an array are complete.
+    """Tells which stored units (chunks, or shards) of an array of this library are complete.
 
-    What it can tell depends on the codecs, and on a local directory:
-
-    - Values that are not compressed, with or without a CRC32C, zstd frames, blosc frames, and
-      shards with their index at the end: a file that is cut anywhere, or longer, is found.
-    - Any other codec, or another store: a unit that is missing or empty is found.
+    - In a local directory, a file that is cut anywhere, or longer, is found if its values are not
+      compressed, or compressed by zstd, or if it is a shard.
+    - With any other codec, or in another store, a unit that is missing or empty is found.
 
     Bytes that were overwritten in place are found by decoding only.
     """
 
     array: StoredArray
-    kind: str | None
-    """Format of a unit: ``"raw"``, ``"zstd"``, ``"blosc"``, ``"shard"``, or unknown."""
-    expected: int
-    """Bytes of a unit before it is compressed; of the index, for a shard."""
+    find_end: Callable[[int], int | None] | None
+    """Tells from the headers in an open file where its content ends, for the formats above."""
 
     @classmethod
     def of(cls, array: StoredArray) -> WholeUnits:
         """Return the check for an array."""
         metadata: Any = array.metadata  # of Zarr 2 or 3
-        codecs: list[Document] = [*metadata.to_dict().get("codecs", ())]
-        names = [codec["name"] for codec in codecs]
-        size = math.prod(array.shards or array.chunks) * array.dtype.itemsize
+        codecs = [codec["name"] for codec in metadata.to_dict().get("codecs", ())]
+        size = math.prod(array.chunks) * array.dtype.itemsize
         # These two only reorder bytes.
-        while names and names[0] in ("transpose", "bytes"):
-            del names[0]
-        match names:
+        match [name for name in codecs if name not in ("transpose", "bytes")]:
             case []:
-                return cls(array, "raw", size)
+                return cls(array, partial(_find_end_of_values, size=size))
             case ["crc32c"]:
-                return cls(array, "raw", size + 4)
-            case ["zstd" | "blosc" as kind]:
-                return cls(array, kind, size)
+                return cls(array, partial(_find_end_of_values, size=size + 4))
+            case ["zstd"]:
+                return cls(array, partial(_find_end_of_zstd, content_size=size))
             case ["sharding_indexed"] if array.shards:
-                settings = codecs[0]["configuration"]
-                index = [codec["name"] for codec in settings["index_codecs"]]
-                count = math.prod(array.shards) // math.prod(array.chunks)
-                if settings["index_location"] == "end" and index == ["bytes", "crc32c"]:
-                    return cls(array, "shard", 16 * count + 4)
+                chunks = math.prod(array.shards) // math.prod(array.chunks)
+                return cls(array, partial(_find_end_of_shard, chunks=chunks))
             case _:
-                pass
-        return cls(array, None, 0)
+                return cls(array, None)
 
     def is_whole(self, key: str) -> bool:
         """Whether the unit with a key, relative to the array, is stored and complete."""
@@ -125,31 +113,22 @@ class WholeUnits:
             # No symbolic link, which may lead anywhere; and no wait for the writer of a FIFO.
             file = os.open(store.root / path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            return False  # whatever it is, the unit must be computed again
+            return False  # whatever is wrong with it, the unit must be written again
         try:
-            return self._is_whole_file(file)
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
+                return False
+            return self.find_end is None or self.find_end(file) == found.st_size
         finally:
             os.close(file)
 
-    def _is_whole_file(self, file: int) -> bool:
-        found = os.fstat(file)
-        if not stat.S_ISREG(found.st_mode) or found.st_size == 0:
-            return False
-        match self.kind:
-            case "raw":
-                return found.st_size == self.expected
-            case "zstd":
-                return _zstd_frame_end(file, self.expected) == found.st_size
-            case "blosc":
-                return _blosc_frame_end(file, self.expected) == found.st_size
-            case "shard":
-                return _shard_chunks_end(file, self.expected) == found.st_size - self.expected
-            case _:
-                return True
+
+def _find_end_of_values(_: int, size: int) -> int:
+    return size
 
 
-def _zstd_frame_end(file: int, content_size: int) -> int | None:
-    """Where a frame of so many bytes of content ends, if it is one."""
+def _find_end_of_zstd(file: int, content_size: int) -> int | None:
+    """Where a frame of so many bytes of content ends, by the headers of its blocks."""
     header = read_frame_header(os.pread(file, LONGEST_HEADER, 0))
     if header is None or header.content_size != content_size:
         return None
@@ -165,24 +144,19 @@ def _zstd_frame_end(file: int, content_size: int) -> int | None:
     return position + header.checksum_bytes
 
 
-def _blosc_frame_end(file: int, content_size: int) -> int | None:
-    """Where a frame of so many bytes of content ends, if it is one."""
-    header = os.pread(file, BLOSC_HEADER, 0)
-    if int.from_bytes(header[4:8], "little") != content_size:
-        return None
-    return int.from_bytes(header[12:16], "little")
+def _find_end_of_shard(file: int, chunks: int) -> int | None:
+    """Where a shard ends, if its chunks leave no gap before the index, which comes last.
 
-
-def _shard_chunks_end(file: int, index_bytes: int) -> int | None:
-    """Where the chunks of a shard end, by the index in its last bytes, if they leave no gap."""
+    The index has offset and length of each chunk, and a checksum of four bytes.
+    """
+    index_bytes = 16 * chunks + 4
     start = os.fstat(file).st_size - index_bytes
     if start < 0:
         return None
-    index = os.pread(file, index_bytes - 4, start)  # without its checksum
-    entries = np.frombuffer(index, "<u8").reshape(-1, 2)
+    entries = np.frombuffer(os.pread(file, 16 * chunks, start), "<u8").reshape(-1, 2)
     entries = entries[entries[:, 0] != NO_CHUNK]
     offsets, lengths = entries[np.argsort(entries[:, 0])].T
     ends = np.cumsum(lengths)
     if not len(ends) or (lengths == 0).any() or (ends - lengths != offsets).any():
         return None
-    return int(ends[-1])
+    return int(ends[-1]) + index_bytes

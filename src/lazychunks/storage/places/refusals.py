@@ -20,7 +20,7 @@ METADATA_NAMES = (METADATA, ".zarray")
 _NAMES_OF_AN_ARRAY = re.compile(
     # What begins with our name is ours, of whatever version.
     r"zarr\.json(\.partial)?|lazychunks\.\w+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
-    r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr writes a file under such a name at first
+    r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr's name of a file until it is whole
     r"|(?P<older>\d+(\.\d+)*)"  # chunk keys as in Zarr 2
 )
 

@@ -24,14 +24,14 @@ from lazychunks.layout.shapes import (
     overlaps,
     region_shape,
 )
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.dtypes import checked_array, checked_block
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.mismatches import check_same_dtype, check_same_values, mismatch
-from lazychunks.storage.record import DamagedRecordError, Document, unseal
-from lazychunks.storage.spill import Pieces
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.mismatches import check_same_dtype, check_same_values, mismatch
+from lazychunks.storage.resuming.record import DamagedRecordError, Document, unseal
+from lazychunks.storage.resuming.spill import Pieces
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy

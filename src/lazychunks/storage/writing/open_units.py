@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from lazychunks.errors import DestinationError
 from lazychunks.layout.shapes import Region, Shape, cell_region, region_shape
-from lazychunks.storage import spill
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.spill import Piece
-from lazychunks.storage.target import Target
+from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.spill import Piece
+from lazychunks.storage.writing.target import Target
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class OpenUnits:
             The units of which something was stored there, or spilled: to be removed.
         """
         size = self._unit[axis]
-        # A unit that is stored around the place is right: whoever stored it has computed this block.
+        # A unit stored around the place is right: whoever stored it has computed this block.
         wrong = {cell for cell in self._stored if cell[axis] * size >= start}
         self._stored -= wrong
         wrong |= {cell for cell in self._earlier if cell[axis] >= start // size}
@@ -168,8 +168,11 @@ class OpenUnits:
             if place in unit.pieces:  # an earlier start has spilled it, perhaps as the last one
                 self._hand_out_if_complete(cell, unit)
                 return
+            # After the copy: an interrupt between the two must not leave a piece that is not there.
+            unit.buffer[within] = piece
             unit.pieces.add(place)
-        unit.buffer[within] = piece
+        else:
+            unit.buffer[within] = piece
         unit.filled += math.prod(piece.shape[: len(self._unit)])
         self._hand_out_if_complete(cell, unit)
 

@@ -16,14 +16,14 @@ from lazychunks.layout.shapes import Shape, cell_count
 from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, make_document, open_array
 from lazychunks.storage.chunks.whole import WholeUnits
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.mismatches import (
+from lazychunks.storage.options import WriteOptions
+from lazychunks.storage.resuming.mismatches import (
     check_same_dtype,
     check_same_layout,
     check_same_run,
     mismatch,
 )
-from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.record import (
+from lazychunks.storage.resuming.record import (
     DamagedRecordError,
     Document,
     Record,
@@ -32,8 +32,8 @@ from lazychunks.storage.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.target import count_chunks, parse_chunk_key
-from lazychunks.storage.unfinished import note_even_ends
+from lazychunks.storage.resuming.unfinished import note_even_ends
+from lazychunks.storage.writing.target import count_chunks, parse_chunk_key
 
 if TYPE_CHECKING:
     from typing import Any
@@ -126,6 +126,7 @@ def plan_document(
         chunks=options.chunks,
         shards=options.shards,
         counts=counts,
+        workers=workers,
     )
     shape = (*(0 for _ in counts), *plan.trailing)
     return make_document(shape, plan.chunks, plan.shards, dtype, options)

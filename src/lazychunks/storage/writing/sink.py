@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lazychunks.runs.passes import Counts, PartFold
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.part_writer import PartWriters
-from lazychunks.storage.write import Write
+from lazychunks.storage.writing.part_writer import PartWriters
+from lazychunks.storage.writing.write import Write
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.target import Target
+    from lazychunks.storage.writing.target import Target
 
 T_contra = TypeVar("T_contra", contravariant=True)
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lazychunks.layout.partition import ArrayPlan, Partition
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.record import Document, Record, Sizes
-from lazychunks.storage.target import Target, list_stored_units
+from lazychunks.storage.resuming.record import Document, Record, Sizes
+from lazychunks.storage.writing.target import Target, list_stored_units
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
@@ -76,9 +76,9 @@ def note_even_ends(record: Record) -> Record:
     """Return the record with a length in place of sizes, where only the last block is smaller."""
     sizes, lengths = list(record.sizes), list(record.lengths)
     for axis, (noted, first) in enumerate(zip(record.sizes, record.first, strict=False)):
-        if noted and len(noted) == record.counts[axis] and {*noted[:-1]} <= {first}:
-            if noted[-1] <= first:
-                sizes[axis], lengths[axis] = None, sum(noted)
+        complete = noted is not None and len(noted) == record.counts[axis]
+        if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
+            sizes[axis], lengths[axis] = None, sum(noted)
     return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))
 
 

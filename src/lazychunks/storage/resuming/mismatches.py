@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lazychunks.errors import BlockIndex, ResumeMismatchError
-from lazychunks.storage.record import Document, own_attributes
+from lazychunks.storage.resuming.record import Document, own_attributes
 
 
 def mismatch(

@@ -1,0 +1,1 @@
+"""What an earlier start of a write has left, and how another one goes on with it."""

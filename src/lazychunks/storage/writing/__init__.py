@@ -1,0 +1,1 @@
+"""Blocks on their way into an array: from a sink to whole units."""
