@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from lazychunks import (
     LazyChunkSequence,
@@ -202,6 +203,27 @@ def shape_lists(rows: list[Any], row: Any) -> list[Any]:
 
 def append_shapes_of_rows(rows: list[Any], row: Any) -> list[Any]:
     return [*rows, row]
+
+
+def draw_folds(data: st.DataObject, make: Make) -> Aggregator:
+    """Draw one fold, a tee of some, or a mapping of them with tees among them."""
+    ndim = len(make.trailing) + (1 if make.columns is None else 2)
+    folds = (flat_folds if make.columns is None else nested_folds)(
+        ndim, is_complex="c" in make.dtype
+    )
+    names = data.draw(st.lists(st.sampled_from(sorted(folds)), min_size=1, max_size=4))
+    chosen: list[Any] = [folds[name] for name in names]
+    match data.draw(st.sampled_from(["one", "tuple", "names", "tee of tees"])):
+        case "one":
+            drawn = chosen[0]
+        case "tuple":
+            drawn = any_tee(*chosen)
+        case "names":
+            drawn = any_tee(dict(zip(names, chosen, strict=True)))
+        case _:
+            drawn = any_tee(any_tee(*chosen), any_tee({"again": chosen[0]}), chosen[-1])
+    aggregator: Aggregator = drawn
+    return aggregator
 
 
 def outcome(run: Callable[[], Any]) -> object:

@@ -40,7 +40,6 @@ from tests.makes import (
     NESTED,
     NO_SHAPES,
     REDUCTIONS,
-    Aggregator,
     Make,
     all_folds,
     any_fold,
@@ -49,10 +48,9 @@ from tests.makes import (
     append_shape,
     append_shapes_of_rows,
     count_rows,
+    draw_folds,
     extended,
-    flat_folds,
     height,
-    nested_folds,
     outcome,
     tasks_of,
 )
@@ -76,27 +74,6 @@ def nested_blocks(draw: st.DrawFn) -> Make:
     trailing = draw(st.lists(st.integers(0, 3), max_size=1))
     rows, columns = draw(partitions(5, 4)), draw(partitions(5, 4) | st.just((1,) * 40))
     return Make(rows, columns, tuple(trailing), draw(dtypes), draw(seeds), draw(layouts))
-
-
-def draw_folds(data: st.DataObject, make: Make) -> Aggregator:
-    """Draw one fold, a tee of some, or a mapping of them with tees among them."""
-    ndim = len(make.trailing) + (1 if make.columns is None else 2)
-    folds = (flat_folds if make.columns is None else nested_folds)(
-        ndim, is_complex="c" in make.dtype
-    )
-    names = data.draw(st.lists(st.sampled_from(sorted(folds)), min_size=1, max_size=4))
-    chosen: list[Any] = [folds[name] for name in names]
-    match data.draw(st.sampled_from(["one", "tuple", "names", "tee of tees"])):
-        case "one":
-            drawn = chosen[0]
-        case "tuple":
-            drawn = any_tee(*chosen)
-        case "names":
-            drawn = any_tee(dict(zip(names, chosen, strict=True)))
-        case _:
-            drawn = any_tee(any_tee(*chosen), any_tee({"again": chosen[0]}), chosen[-1])
-    aggregator: Aggregator = drawn
-    return aggregator
 
 
 # Law R

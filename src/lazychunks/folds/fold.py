@@ -218,6 +218,11 @@ def fold(
 class CollectBlocks:
     """What workers get of a fold that does not merge, so that its blocks have to travel."""
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they do."""
+        return True
+
     def start_part(self, part: AnyPart, /) -> CollectedBlocks:
         """Start to collect the blocks of a part."""
         return CollectedBlocks(part.axes)
@@ -348,6 +353,12 @@ class PassAround:
         """Close a row of all passes."""
         for running in self.passes:
             running.end_row()
+
+    def prepare(self) -> None:
+        """Prepare the passes that have sinks."""
+        for running in self.passes:
+            if running.sinks:
+                running.prepare()
 
 
 @dataclass(frozen=True, slots=True)

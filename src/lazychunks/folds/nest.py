@@ -13,6 +13,7 @@ from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
     AnyPass,
+    CollectBlocks,
     Fold,
     KeepsBlockType,
     NestedFold,
@@ -20,6 +21,7 @@ from lazychunks.folds.fold import (
 )
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.runs.passes import (
+    AnyBlock,
     AnyPartFold,
     AnyPartRunning,
     AnyResult,
@@ -27,6 +29,7 @@ from lazychunks.runs.passes import (
     Counts,
     Setup,
     State,
+    step_band,
 )
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 
@@ -101,6 +104,8 @@ class NestFold(NestedFold[T_contra, R_co]):
 
     def for_parts(self, running: AnyPass, /) -> AnyPartFold:
         """Return the fold of rows for workers; row results are folded at the coordinator."""
+        if running.stores_rows:
+            return CollectBlocks()
         # Starting a pass has no effect before it is entered.
         return NestInParts(self.inner.for_parts(self.inner.start(running.counts)))
 
@@ -135,11 +140,16 @@ class NestPass(PassAround):
     """Number of blocks in the current row."""
     started: list[AnyRunning] = field(init=False)
     """Inner passes of rows that have not begun. The first one tells which sinks there are."""
+    stores_rows: bool = field(init=False)
+    """Whether inner passes have sinks, so that rows are gone through one after the other."""
+    band: list[list[AnyBlock]] = field(default_factory=list[list[AnyBlock]], init=False)
+    """Rows of blocks that wait for the other columns of their band, if rows are stored."""
     rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
     row_stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         self.started = [self._start_row()]
+        self.stores_rows = bool(self.started[0].sinks)
 
     def __enter__(self) -> Self:
         PassAround.__enter__(self)
@@ -161,6 +171,9 @@ class NestPass(PassAround):
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand the states on to the inner passes; after the last column, step the outer pass."""
+        if self.stores_rows:
+            self.band = step_band(self, self.band, state, part)
+            return
         # The first part of a band has a state for each of its rows; so do those in other columns.
         rows = self.rows or self._open_rows(len(state))
         for running, one in zip(rows, state, strict=True):
@@ -199,6 +212,11 @@ class NestInParts:
     """What workers get of a :class:`NestFold`."""
 
     inner: AnyPartFold
+
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks for the fold of rows."""
+        return self.inner.sends_blocks
 
     def start_part(self, part: AnyPart, /) -> NestPart:
         """Start a pass over a part."""

@@ -45,6 +45,11 @@ class PartWriters(Generic[T]):
 
     target: Target[T]
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they send receipts."""
+        return False
+
     def start_part(self, part: AnyPart, /) -> PartWriter[T]:
         """Start to write a part."""
         return PartWriter(self.target, part)
