@@ -299,7 +299,7 @@ class Write(Generic[T]):
         counts = count()
         if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
-            was, now = (noted, counts) if len(counts) > 1 else (noted[0], counts[0])
+            was, now = (noted, counts) if len(counts) > 1 else (*noted, *counts)
             raise mismatch("the number of blocks", "count", was, now, way_out)
 
     def begin(self, first: Shape, dtype: np.dtype[Any], /) -> None:
