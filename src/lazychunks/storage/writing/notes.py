@@ -43,7 +43,7 @@ class Notes(Generic[T]):
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self.document: Document = {}
-        self.record = Record(VERSION)
+        self.record: Record = Record(VERSION)
         self.target: Target[T] | None = None
         """Where blocks go, once the first of them is known, or an earlier start is taken up."""
 

@@ -100,7 +100,7 @@ class PartWriter(Generic[T]):
         self._part = part
         self._is_whole = is_whole
         self._notebook = notebook
-        self.cursor = Cursor(target, part, is_whole=is_whole)
+        self.cursor: Cursor = Cursor(target, part, is_whole=is_whole)
         """Where the next block lies."""
         self._heights: list[int] = []
         """Sizes of the rows, if they may have to be noted."""

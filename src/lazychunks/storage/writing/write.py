@@ -93,7 +93,7 @@ class Write(Generic[T]):
         self._overwrite = overwrite
         self._options = options
         self._counts = counts
-        self.setup = Setup()
+        self.setup: Setup = Setup()
         self.before: Callable[[Any], T] | None = None
         self.is_behind_a_fold = False
         self._notes: Notes[T] = Notes(self._draft)
