@@ -350,7 +350,8 @@ class Write(Generic[T]):
 
     def _go_on(self, found: Found) -> None:
         """Go on with an earlier start, or with what it has finished."""
-        self._notes.document, self._notes.record = found.document, found.record
+        notes = self._notes
+        notes.document, notes.record, notes.keys = found.document, found.record, found.keys
         if found.is_published:
             self._stored = self._open_stored()
         else:
@@ -387,8 +388,7 @@ class Write(Generic[T]):
 
     def _publish(self) -> StoredArray:
         """Show the array, whose units are all written."""
-        spilled = tuple(spill.list_keys(self._draft.keys()))
-        self._draft.where.delete(*spilled)
+        self._draft.where.delete(*spill.list_keys(self._notes.keys))
         record, run_id = Record(VERSION), self._options.run_id
         if run_id is not None:
             record = replace(self._notes.record.finished(), run_id=run_id)
