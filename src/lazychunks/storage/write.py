@@ -116,6 +116,8 @@ class Write(Generic[T]):
         self._taken = 0
         """Number of blocks that others have stored."""
         self._stops: Shape = (0,) * len(counts)
+        self._keys: Collection[str] = ()
+        """Names of the unfinished write's keys, as an earlier start left them, or all of them."""
         self._has_begun = False
         self._stack = ExitStack()
         self._process = os.getpid()
@@ -365,9 +367,9 @@ class Write(Generic[T]):
         shape = (*self._stops, *self.target.plan.trailing)
         self._document = with_shape(self._document, shape)
         way_out = "see that nothing removes them, and that workers share the store"
-        check_complete(
-            self._draft.where, self._document, tuple(self._draft.keys()), str(self.place), way_out
-        )
+        # Listed once, for publishing too: listing many small files takes as long as making some.
+        self._keys = tuple(self._draft.keys())
+        check_complete(self._draft.where, self._document, self._keys, str(self.place), way_out)
         record = replace(self._record, counts=self._counts, lengths=self._stops)
         self._write_draft(replace(record, is_written=True))
 
@@ -405,7 +407,7 @@ class Write(Generic[T]):
 
     def _go_on(self, found: Found) -> None:
         """Go on with an earlier start, or with what it has finished."""
-        self._document, self._record = found.document, found.record
+        self._document, self._record, self._keys = found.document, found.record, found.keys
         if found.is_published:
             self._stored = self._open_stored()
         else:
@@ -441,8 +443,7 @@ class Write(Generic[T]):
 
     def _publish(self) -> StoredArray:
         """Show the array, whose units are all written."""
-        spilled = tuple(spill.list_keys(self._draft.keys()))
-        self._draft.where.delete(*spilled)
+        self._draft.where.delete(*spill.list_keys(self._keys))
         record, run_id = Record(VERSION), self._options.run_id
         if run_id is not None:
             record = replace(self._record.finished(), run_id=run_id)
