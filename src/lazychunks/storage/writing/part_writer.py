@@ -174,6 +174,8 @@ class PartWriter(Generic[T]):
         for axis in range(self._target.block_axes):
             if self._part.ends[axis]:
                 self._fix_length(axis)
+        if any(self.cursor.is_uneven):
+            self._note_sizes()  # all of them, so that each block can be read back
         if self._units is not None:
             assert self._units.is_empty
         if self._background is not None:

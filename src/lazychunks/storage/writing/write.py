@@ -356,9 +356,9 @@ class Write(Generic[T]):
             self._stored = self._open_stored()
         else:
             self._has_begun = True
-        if found.record.first:
+        if found.record.first and not found.record.omits_sizes:
             self._notes.target = self._target_of(found.where, found.keys)
-        if self.setup.workers is not None and self.target is not None:
+        if self.setup.workers and self.target is not None and not self.is_finished:
             check_sizes(found.record.first, len(self._counts), self._options, self.setup)
             check_even(self.target.plan, self._notes.record)
 
