@@ -32,8 +32,10 @@ autodoc_type_aliases = {
     "Compressors": "Compressors",
     "Destination": "Destination",
     "DTypeLike": "DTypeLike",
+    "Extents": "Extents",
     "Filters": "Filters",
     "NDArray": "NDArray",
+    "Sizes": "Sizes",
     "StoredArray": "StoredArray",
     "Values": "Values",
 }

@@ -1,291 +1,622 @@
-"""Runners: every task is done once, a bounded number at a time, and nothing is left under way."""
+"""Who does the work of a pass: what travels, what is held, what is under way, what is refused."""
 
+
+# pyright: reportUnknownMemberType=false
+# torch types some of its functions partially.
+
+from __future__ import annotations
+
+import operator
 import os
+import pickle
+import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+import tracemalloc
+import weakref
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lazychunks import NotSpreadableError
-from lazychunks.layout.parts import AnyPart, Part
-from lazychunks.runs.runners import TASKS_EACH, Task, Workers
-from lazychunks.runs.shipping import Sent, Shipped, receive
-from lazychunks.runs.walk import PartWork, Walk
-from tests.executors import Shuffling, processes
-from tests.test_walk import Joining
-
-TIMEOUT = 60
-"""Seconds after which an event that does not come is a failure."""
-
-
-@contextmanager
-def threads(count: int = 2) -> Generator[Executor]:
-    with ThreadPoolExecutor(count) as executor:
-        yield executor
-
-
-def doubled(item: int) -> int:
-    return 2 * item
-
-
-def failing_at(wrong: int, item: int) -> int:
-    if item == wrong:
-        raise ZeroDivisionError(item)
-    return item
-
-
-def dying(item: int) -> int:
-    if item == 3:
-        os._exit(9)
-    return item
-
-
-def tasks_of(
-    workers: Workers, fn: Callable[[int], int], count: int, waits: frozenset[int] = frozenset()
-) -> Iterator[Task | None]:
-    """Yield a task for each of some numbers, and None before some of them."""
-    sent = workers.send(fn, "the function")
-    work = workers.send(PartWork(Joining(), Walk((), needs_blocks=True)), "the work")
-    for number in range(count):
-        if number in waits:
-            yield None
-        part: AnyPart = Part(number, (number, 0), (((number,),),), (False, True), 1)
-        yield Task(sent, work, part, frozenset())
-
-
-def results(workers: Workers, tasks: Iterator[Task | None]) -> list[tuple[int, Any]]:
-    with closing(workers.each(tasks)) as done:
-        return [(part.number, state) for part, state in done]
-
-
-@pytest.mark.parametrize("make", [threads, Shuffling, processes])
-@pytest.mark.parametrize("bound", [None, 1, 3])
-def test_every_task_is_done_once(make: Callable[[], Any], bound: int | None) -> None:
-    with make() as executor:
-        workers = Workers(executor, bound)
-        found = results(workers, tasks_of(workers, doubled, 20, frozenset({0, 7, 8, 19})))
-    assert sorted(found) == [(number, [2 * number]) for number in range(20)]
-
-
-@given(
-    st.integers(0, 20),
-    st.integers(1, 5),
-    st.frozensets(st.integers(0, 20), max_size=3),
-    st.integers(0, 9),
+from lazychunks import (
+    Fold,
+    LazyChunkSequence,
+    LengthHintWarning,
+    NestedFold,
+    NestedLazyChunkSequence,
+    NotSpreadableError,
+    concatenate,
+    count,
+    fold,
+    mean,
+    moments,
+    nest,
+    tee,
+    top_k,
+    total,
 )
-def test_no_more_tasks_are_under_way_than_allowed(
-    count: int, bound: int, waits: frozenset[int], seed: int
+from lazychunks.folds import Counts, Pass
+from lazychunks.runs import runners
+from lazychunks.testing.parts import cut_blocks, run_part
+from tests.executors import Shuffling, processes
+from tests.makes import (
+    FLAT,
+    NESTED,
+    NO_SHAPES,
+    REDUCTIONS,
+    TIMEOUT,
+    Make,
+    Noted,
+    any_fold,
+    append_shapes_of_rows,
+    height,
+    no_shapes,
+    shape_lists,
+    shapes,
+    tasks_of,
+)
+from tests.strategies import Array, bits
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+
+
+# What travels
+
+
+def state_bytes(folded: Any, blocks: Sequence[Array], size: int) -> list[int]:
+    """Bytes of the states of parts of so many blocks."""
+    running = folded.start((len(blocks),))
+    parts = cut_blocks(blocks, range(0, len(blocks), size))
+    return [len(pickle.dumps(run_part(folded.for_parts(running), part))) for part in parts]
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_only_states_travel_however_large_the_blocks_are(name: str) -> None:
+    sizes: list[list[int]] = []
+    for rows in (10, 10_000):
+        make = Make((rows,) * 12, None, (2,), "<f8", 1, "C")
+        with tasks_of(3), Shuffling() as executor:
+            make.sequence.compute(REDUCTIONS[name], executor=executor)
+        assert len(executor.sizes) == 4
+        blocks = [make(row) for row in range(12)]
+        assert sum(executor.sizes) <= sum(state_bytes(REDUCTIONS[name], blocks, 3))
+        sizes.append(executor.sizes)
+    assert max(sizes[1]) < max(sizes[0]) + 100
+    assert max(sizes[1]) < 3_000
+
+
+def plainly(blocks: Any) -> object:
+    """Aggregate as anybody may."""
+    return [[*row] if hasattr(row, "__next__") else row for row in blocks]
+
+
+NOT_MERGED: dict[str, tuple[Any, Any]] = {
+    "nothing": (None, None),
+    "a function": (plainly, plainly),
+    "a fold": (concatenate(), nest(concatenate(1), concatenate(0))),
+    "a fold beside one that merges": (
+        tee(total(), fold(shapes, no_shapes)),
+        tee(nest(total(1), total()), nest(fold(shapes, no_shapes), fold(shape_lists, NO_SHAPES))),
+    ),
+}
+
+
+@pytest.mark.parametrize("start", [Shuffling, processes, partial(ThreadPoolExecutor, 2)])
+@pytest.mark.parametrize("name", NOT_MERGED)
+@pytest.mark.parametrize("make", [FLAT, NESTED], ids=["flat", "nested"])
+def test_what_does_not_merge_gets_the_blocks_in_order_and_each_is_computed_once(
+    make: Make, name: str, start: Callable[[], Any], tmp_path: Path
 ) -> None:
-    with Shuffling(seed) as executor:
-        workers = Workers(executor, bound)
-        handed_out: set[int] = set()
-        drawn: list[int] = []
-
-        def watched() -> Iterator[Task | None]:
-            before = 0
-            for task in tasks_of(workers, doubled, count, waits):
-                if task is None:
-                    before = len(handed_out)
-                else:
-                    number = task.part.number
-                    if number in waits and before < len(drawn):
-                        assert len(handed_out) > before, "one more has ended"
-                    drawn.append(number)
-                assert len(drawn) - len(handed_out) <= bound + 1, "drawn as there is room"
-                yield task
-
-        with closing(workers.each(watched())) as done:
-            for part, state in done:
-                assert state == [2 * part.number]
-                handed_out.add(part.number)
-        assert handed_out == set(range(count))
-        assert executor.most <= bound
+    aggregator = NOT_MERGED[name][make.columns is not None]
+    expected = bits(make.sequence.compute(aggregator))
+    noted = Noted(tmp_path / "computed", make)
+    with start() as executor:
+        assert bits(noted.sequence().compute(aggregator, executor=executor)) == expected
+    lines = Counter(noted.path.read_text().splitlines())
+    assert len(lines) == len(make.rows) * len(make.columns or (0,))
+    assert set(lines.values()) == {1}
 
 
-def test_it_can_wait_until_all_have_ended() -> None:
+def test_the_function_of_the_blocks_is_sent_once_whatever_gets_them(tmp_path: Path) -> None:
+    for number, aggregator in enumerate((None, concatenate(), total())):
+        counted = Unpickled(tmp_path / str(number))
+        with processes(1) as executor:
+            LazyChunkSequence.from_map(counted, range(20)).compute(aggregator, executor=executor)
+        assert counted.path.read_text() == "."
+
+
+@dataclass(frozen=True)
+class Unpickled:
+    """Computes a block, and notes how often it was unpickled."""
+
+    path: Path
+
+    def __call__(self, number: int) -> Array:
+        return np.full(3, number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_unpickle, (self.path,))
+
+
+def _unpickle(path: Path) -> Unpickled:
+    with path.open("a") as file:
+        file.write(".")
+    return Unpickled(path)
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), list])
+def test_so_many_tasks_are_under_way_and_no_more(aggregator: Any, bound: int) -> None:
     with Shuffling() as executor:
-        workers = Workers(executor, 4)
-        handed_out: set[int] = set()
-
-        def watched() -> Iterator[Task | None]:
-            for task in tasks_of(workers, doubled, 9):
-                if task is not None and task.part.number == 6:
-                    while len(handed_out) < 6:
-                        yield None
-                yield task
-
-        for part, _ in workers.each(watched()):
-            assert part.number < 6 or len(handed_out) >= 6
-            handed_out.add(part.number)
-        assert len(handed_out) == 9
+        FLAT.sequence.compute(aggregator, executor=executor, max_in_flight=bound)
+    assert executor.most == bound
 
 
-@dataclass
-class Slow:
-    """Work that is under way until it is told to end."""
-
-    go_on: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    began: list[int] = field(default_factory=list[int])
-    ended: list[int] = field(default_factory=list[int])
-
-    def __call__(self, item: int) -> int:
-        with self.lock:
-            self.began.append(item)
-        if item:
-            assert self.go_on.wait(TIMEOUT)
-        with self.lock:
-            self.ended.append(item)
-        return item
-
-    def release_late(self) -> None:
-        """Let it end in a while, by when nobody would wait for it who does not have to."""
-        threading.Timer(0.05, self.go_on.set).start()
+# Memory
 
 
-class EndsEarlyError(Exception):
-    """What somebody raises who has enough."""
+class Watched:
+    """Makes blocks, and counts how many of those before are alive when one is made."""
+
+    def __init__(self) -> None:
+        self._references: list[weakref.ref[Array]] = []
+        self.most = 0
+
+    def __call__(self, *_: int) -> Array:
+        alive = sum(reference() is not None for reference in self._references)
+        self.most = max(self.most, alive)
+        block = np.ones((2, 3))
+        self._references.append(weakref.ref(block))
+        return block
+
+    @property
+    def sequences(self) -> list[tuple[Any, Any]]:
+        """Sequences of blocks, and folds over them."""
+        flat, nested = tee(total(), moments(None), top_k(2), count()), nest(total(1), total())
+        return [
+            (LazyChunkSequence.from_map(self, range(9)), flat),
+            (LazyChunkSequence(lambda: (self() for _ in range(9))), flat),
+            (NestedLazyChunkSequence.from_product(self, range(3), range(4)), nested),
+            (NestedLazyChunkSequence(lambda: ((self() for _ in range(3)) for _ in "ab")), nested),
+        ]
 
 
-@pytest.mark.parametrize("end", ["closed", "error in the body", "error in the tasks"])
-def test_nothing_is_under_way_after_the_end(end: str) -> None:
-    slow = Slow()
+@pytest.mark.parametrize(
+    ("number", "elsewhere"), [(0, False), (1, False), (2, False), (3, False), (0, True), (2, True)]
+)
+def test_no_block_is_alive_while_the_next_one_is_computed(number: int, elsewhere: bool) -> None:
+    watched = Watched()
+    sequence, folded = watched.sequences[number]
+    with ThreadPoolExecutor(1) as executor:
+        sequence.compute(folded, executor=executor if elsewhere else None)
+    assert watched.most == 0
 
-    def failing(workers: Workers) -> Iterator[Task | None]:
-        yield from tasks_of(workers, slow, 3)
-        slow.release_late()
-        raise EndsEarlyError
 
-    def run(workers: Workers) -> None:
-        if end == "error in the tasks":
-            results(workers, failing(workers))
-        with closing(workers.each(tasks_of(workers, slow, 20))) as done:
-            assert next(done)[0].number == 0
-            slow.release_late()
-            if end == "error in the body":
-                raise EndsEarlyError
+def test_a_serial_pass_holds_a_few_states() -> None:
+    """However many blocks there are: some five values of 80 kB in a tree, and one block."""
+    peaks: list[int] = []
+    for number in (64, 1024):
+        sequence = LazyChunkSequence.from_map(partial(np.full, (2, 10_000)), range(number))
+        tracemalloc.start()
+        sequence.compute(total())
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 50_000
+    assert peaks[1] < 20 * 80_000
 
-    with ThreadPoolExecutor(2) as executor:
+
+class OneSlow(Executor):
+    """Runs each task as soon as it is given, but for the first part: only if all wait for that."""
+
+    _max_workers = 2
+
+    def __init__(self) -> None:
+        self._held: Callable[[], None] | None = None
+        self.ran = 0
+        self.ran_before_the_first = 0
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            self.ran += 1
+            future.set_result(fn(*args))
+
+        if self.ran or self._held is not None:
+            run()
+        else:
+            self._held = run
+        return future
+
+    def wait(self, futures: Any) -> set[Future[Any]]:
+        """Do as ``wait_for_any``."""
+        ended = {future for future in futures if future.done()}
+        if not ended and self._held is not None:
+            self.ran_before_the_first = self.ran
+            self._held()
+            self._held = None
+            ended = {future for future in futures if future.done()}
+        return ended
+
+
+def test_states_that_wait_for_a_slow_part_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight for each worker, and those in flight, however many parts there are."""
+    for folded in (total(), tee(total(), concatenate())):
+        executor = OneSlow()
+        monkeypatch.setattr(runners, "wait_for_any", executor.wait)
+        make = Make((1,) * 500, None, (2,), "<f8", 1, "C")
+        with tasks_of(1):
+            found = make.sequence.compute(folded, executor=executor)
+        assert bits(found) == bits(make.sequence.compute(folded))
+        assert executor.ran == 500
+        assert 16 <= executor.ran_before_the_first <= 16 + 1 + 4
+
+
+def test_blocks_that_travel_come_one_by_one() -> None:
+    """And not in the runs of a reduction, of which each would be held as a whole."""
+    make = Make((1,) * 500, None, (2,), "<f8", 1, "C")
+    with Shuffling() as executor:
+        make.sequence.compute(tee(total(), concatenate()), executor=executor)
+    assert len(executor.sizes) == 500
+    with Shuffling() as executor:
+        make.sequence.compute(tee(total(), mean()), executor=executor)
+    assert len(executor.sizes) <= 500 / 32 + 1
+
+
+# Folds of users
+
+
+@dataclass(frozen=True)
+class Sizes(Fold[Array, Path]):
+    """Writes the size of each block to a file, as in the guide."""
+
+    path: Path
+
+    def start(self, counts: Counts, /) -> SizesPass:  # noqa: ARG002
+        return SizesPass(self.path)
+
+
+class SizesPass(Pass):
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("w")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self._file.close()
+        if error is not None:
+            self._path.unlink()
+
+    def step(self, block: Array, /) -> None:
+        print(block.size, file=self._file)
+
+    def finish(self) -> Path:
+        return self._path
+
+
+@dataclass(frozen=True)
+class Places(NestedFold[Array, list[Any]]):
+    """Lists the shapes of the blocks, and where rows end; it cannot be pickled."""
+
+    unpicklable: Callable[[], None] = field(default=lambda: None)
+
+    def start_rows(self, counts: Counts, /) -> PlacesPass:
+        return PlacesPass(counts)
+
+
+class PlacesPass(Pass):
+    __slots__ = ("_found",)
+
+    def __init__(self, counts: Counts) -> None:
+        self._found: list[Any] = [counts]
+
+    def step(self, block: Array, /) -> None:
+        self._found.append(block.shape)
+
+    def end_row(self) -> None:
+        self._found.append("end")
+
+    def finish(self) -> list[Any]:
+        return self._found
+
+
+@pytest.mark.parametrize("start", [Shuffling, processes, partial(ThreadPoolExecutor, 2)])
+def test_any_fold_of_a_users_own_works_with_workers(
+    start: Callable[[], Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "sizes"
+    FLAT.sequence.compute(Sizes(path))
+    expected = path.read_text()
+    with start() as executor:
+        for folded in (tee(Sizes(path), total()), Sizes(path), Sizes(path).then(str)):
+            path.unlink()
+            FLAT.sequence.compute(folded, executor=executor)
+            assert path.read_text() == expected
+        places = NESTED.sequence.compute(Places())
+        assert places.count("end") == len(NESTED.rows)
+        both = tee(Places(), nest(total(1), concatenate()))
+        with tasks_of(7):
+            assert NESTED.sequence.compute(both, executor=executor)[0] == places
+        assert NESTED.sequence.compute(Places(), executor=executor) == places
+        again = nest(Sizes(path).then(Path.read_text), fold(append_shapes_of_rows, NO_SHAPES))
+        assert NESTED.sequence.compute(again, executor=executor) == NESTED.sequence.compute(again)
+
+
+def test_a_fold_that_is_given_up_releases_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "sizes"
+    with Shuffling() as executor:
+        for failing in (
+            fold(fail, 0, merge=operator.add),
+            fold(height, 0, fail, merge=operator.add),
+            fold(height, 0, merge=fail),
+            fold(fail, 0),
+        ):
+            with tasks_of(1), pytest.raises(ZeroDivisionError):
+                FLAT.sequence.compute(tee(Sizes(path), total(), failing), executor=executor)
+            assert not path.exists()
+
+
+def fail(*_: object) -> Any:
+    raise ZeroDivisionError
+
+
+# Nothing is under way once it has failed
+
+
+class Counting:
+    """Computes blocks in two threads, and knows how many are being computed.
+
+    Those that are slow go on when they may; the seventh ends once a slow one has begun.
+    """
+
+    def __init__(self, slow: Container[int]) -> None:
+        self.under_way = self.made = 0
+        self.began = threading.Event()
+        self.go_on = threading.Event()
+        self._slow = slow
+        self._lock = threading.Lock()
+
+    def __call__(self, number: int) -> Array:
+        with self._lock:
+            self.under_way += 1
+            self.made += 1
         try:
-            run(Workers(executor, 4))
-        except EndsEarlyError:
-            assert end != "closed"
-        assert sorted(slow.ended) == sorted(slow.began)
-        assert len(slow.began) < 10, "those that had not begun were cancelled"
+            if number in self._slow:
+                self.began.set()
+                assert self.go_on.wait(TIMEOUT)
+            elif number == 7 and 9 in self._slow:
+                assert self.began.wait(TIMEOUT)
+            return np.full(2, float(number))
+        finally:
+            with self._lock:
+                self.under_way -= 1
 
 
-@pytest.mark.parametrize("make", [threads, Shuffling, processes])
-def test_an_error_of_a_task_is_raised_as_itself_and_ends_the_rest(make: Callable[[], Any]) -> None:
-    with make() as executor:
-        workers = Workers(executor, 2)
-        with pytest.raises(ZeroDivisionError, match="5"):
-            results(workers, tasks_of(workers, partial(failing_at, 5), 1000))
-        assert results(workers, tasks_of(workers, doubled, 1)) == [(0, [0])], "it is still of use"
+def merge_badly(one: float, other: float) -> float:
+    if other == 7:
+        raise ZeroDivisionError
+    return one + other
 
 
-def test_a_worker_that_dies_is_told() -> None:
-    with processes() as executor:
-        workers = Workers(executor, 2)
-        with pytest.raises(BrokenProcessPool):
-            results(workers, tasks_of(workers, dying, 1000))
+def first_entry(found: float, block: Array) -> float:
+    return max(found, float(block[0]))
 
 
-def test_a_task_that_is_refused_ends_the_rest() -> None:
-    """As by an executor that somebody else shuts down."""
-    slow = Slow()
+def refuse_seven(block: Array) -> Array:
+    if block[0] == 7:
+        raise ZeroDivisionError
+    return block
 
-    def shutting_down(workers: Workers) -> Iterator[Task | None]:
-        for number, task in enumerate(tasks_of(workers, slow, 20)):
-            if number == 3:
-                slow.release_late()
-                workers.executor.shutdown(wait=False)
-            yield task
+
+def refuse_in_a_list(blocks: Iterable[Array]) -> list[Array]:
+    return [refuse_seven(block) for block in blocks]
+
+
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        pytest.param(fold(first_entry, 0.0, merge=merge_badly), id="merge"),
+        pytest.param(total().contramap(refuse_seven), id="worker"),
+        pytest.param(tee(total(), fold(first_entry, 0.0).contramap(refuse_seven)), id="travels"),
+        pytest.param(fold(first_entry, 0.0).contramap(refuse_seven), id="step"),
+        pytest.param(refuse_in_a_list, id="function"),
+    ],
+)
+def test_when_it_has_failed_nothing_is_under_way(aggregator: Any) -> None:
+    blocks = Counting(slow=range(9, 40))
+    ended = threading.Event()
+
+    def release() -> None:
+        """Let the slow block go on, once the pass has failed or can wait for it only."""
+        assert blocks.began.wait(TIMEOUT)
+        ended.wait(0.05)
+        blocks.go_on.set()
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
+    with ThreadPoolExecutor(2) as executor:
+        with tasks_of(1), pytest.raises(ZeroDivisionError) as caught:
+            LazyChunkSequence.from_map(blocks, range(40)).compute(
+                aggregator, executor=executor, max_in_flight=8
+            )
+        assert blocks.under_way == 0
+        assert caught.traceback, "it keeps alive what would otherwise be collected"
+        ended.set()
+        made = blocks.made
+    assert blocks.made == made, "a block has been computed afterwards"
+    assert made <= 11, "what has not begun is canceled: two threads have begun two slow blocks"
+    releasing.join()
+
+
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
+def test_an_interrupt_waits_for_the_tasks_under_way(aggregator: Any) -> None:
+    blocks = Counting(slow=range(9, 40))
+
+    def interrupt() -> None:
+        assert blocks.began.wait(TIMEOUT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        threading.Timer(0.05, blocks.go_on.set).start()  # one that does not wait is over by then
+
+    pressing = threading.Thread(target=interrupt)
+    pressing.start()
+    with ThreadPoolExecutor(2) as executor:
+        with tasks_of(1), pytest.raises(KeyboardInterrupt):
+            LazyChunkSequence.from_map(blocks, range(40)).compute(aggregator, executor=executor)
+        assert blocks.under_way == 0
+        made = blocks.made
+    assert blocks.made == made, "a block has been computed afterwards"
+    pressing.join()
+
+
+@pytest.mark.parametrize("aggregator", [total(), tee(total(), concatenate())])
+def test_items_end_when_it_fails(aggregator: Any) -> None:
+    """A generator of items may hold files or processes; a traceback must not keep it alive."""
+    ended: list[str] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(40)
+        finally:
+            ended.append("items")
+
+    class Items:
+        def __iter__(self) -> Iterator[int]:
+            return items()
 
     with ThreadPoolExecutor(2) as executor:
-        workers = Workers(executor, 9)
-        with pytest.raises(RuntimeError, match="shutdown"):
-            results(workers, shutting_down(workers))
-        assert sorted(slow.ended) == sorted(slow.began)
+        sequence = LazyChunkSequence.from_map(Counting(()), Items()).map(refuse_seven)
+        with tasks_of(1), pytest.raises(ZeroDivisionError):
+            sequence.compute(aggregator, executor=executor, progress=True)
+    assert ended == ["items"]
 
 
-# One answer
+# What cannot work is said before any work
 
 
-@pytest.mark.parametrize("make", [threads, Shuffling, processes])
-def test_one_member_is_asked(make: Callable[[], Any]) -> None:
-    with make() as executor:
-        workers = Workers(executor, None)
-        assert workers.ask(doubled, 4) == 8
-        with pytest.raises(ZeroDivisionError):
-            workers.ask(failing_at, 4, 4)
-    with threads() as executor:
-        ours = Workers(executor, None)
-        assert ours.ask(os.getpid) == os.getpid()
+class Untouchable(Executor):
+    """An executor, of processes for all that is known, that must not get a task."""
+
+    def submit(self, fn: Any, /, *_: Any, **__: Any) -> Any:
+        raise AssertionError(fn)
 
 
-# What all tasks share
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
+def test_what_cannot_be_sent_is_named(aggregator: Any) -> None:
+    lock = threading.Lock()
+    items: list[Any] = [lock, 2]
+    with pytest.raises(NotSpreadableError, match=r"^the function that computes blocks cannot be"):
+        LazyChunkSequence.from_map(np.ones, [1]).map(lambda block: -block).compute(
+            aggregator, executor=Untouchable()
+        )
+    with pytest.raises(NotSpreadableError, match=r"^an item.* cannot be sent to other processes"):
+        LazyChunkSequence.from_map(np.ones, items).compute(aggregator, executor=Untouchable())
 
 
-def test_what_threads_share_is_the_value_itself() -> None:
-    with threads() as executor:
-        workers = Workers(executor, None)
-        value = [threading.Lock()]
-        assert workers.send(value, "a lock") is value
-        assert receive(workers.send(value, "a lock")) is value
+def test_a_fold_that_cannot_be_sent_is_named() -> None:
+    def inner(*found: Any) -> Any:
+        return found[0]
+
+    wrong: list[Any] = [any_fold(height, 0, merge=inner), total().contramap(inner)]
+    for folded in (*wrong, tee(total(), wrong[0])):
+        with pytest.raises(NotSpreadableError, match=r"^the fold.* cannot be sent"):
+            LazyChunkSequence.from_map(np.ones, [1, 2]).compute(folded, executor=Untouchable())
+    with Shuffling() as executor:  # these are called where the pass is
+        sequence = LazyChunkSequence.from_map(np.ones, [1, 2])
+        assert sequence.compute(total().then(inner), executor=executor) == 3
+        assert sequence.compute(any_fold(height, 0, inner, merge=max), executor=executor) == 2
 
 
-def test_what_processes_share_is_pickled_once_and_unpickled_once() -> None:
-    with Shuffling() as executor:
-        sent: Sent[list[int]] = Workers(executor, None).send([1, 2], "a list")
-    assert isinstance(sent, Shipped)
-    received: list[list[int]] = [receive(sent), receive(sent)]
-    assert received == [[1, 2], [1, 2]]
-    assert received[0] is received[1]
-
-
-def test_what_cannot_be_sent_is_named() -> None:
+def test_a_later_item_that_cannot_be_sent_is_named_by_its_block() -> None:
+    items: list[Any] = [1, 2, threading.Lock(), 3]
+    sequence = LazyChunkSequence.from_map(np.ones, items)
     with (
         Shuffling() as executor,
-        pytest.raises(NotSpreadableError, match="the lock cannot be sent"),
+        tasks_of(1),
+        pytest.raises(NotSpreadableError, match="of block 2"),
     ):
-        Workers(executor, None).send(threading.Lock(), "the lock")
+        sequence.compute(total(), executor=executor)
 
 
-# Who works
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
+def test_what_cannot_skip_is_refused(aggregator: Any) -> None:
+    flat: LazyChunkSequence[Array] = LazyChunkSequence(pytest.fail)
+    nested: NestedLazyChunkSequence[Array] = NestedLazyChunkSequence(pytest.fail)
+    for sequence, way_out in ((flat, "from_map"), (nested, "from_product")):
+        chosen: Any = aggregator
+        with pytest.raises(NotSpreadableError, match=way_out):
+            sequence.compute(chosen, executor=Untouchable())
 
 
-def test_workers_are_counted() -> None:
-    with threads(3) as executor:
-        assert Workers(executor, None).workers == 3
-        assert Workers(executor, None).shares_memory
-    with processes(1) as executor:
-        assert Workers(executor, None).workers == 1
-        assert not Workers(executor, None).shares_memory
-    with Shuffling() as executor:
-        assert Workers(executor, None).workers == (os.cpu_count() or 1), "nobody says"
+@pytest.mark.parametrize("wrong", [0, -1, True, 1.5, "2"])
+@pytest.mark.parametrize("aggregator", [total(), None])
+def test_a_bound_is_a_positive_integer(aggregator: Any, wrong: Any) -> None:
+    sequence = LazyChunkSequence.from_map(np.ones, [1])
+    with pytest.raises((ValueError, TypeError), match="max_in_flight"):
+        sequence.compute(aggregator, executor=Untouchable(), max_in_flight=wrong)
 
 
-def test_by_default_each_worker_has_a_task_that_waits_for_it() -> None:
-    slow, given = Slow(), list[int]()
+@pytest.mark.parametrize("wrong", [2, "threads", object()])
+@pytest.mark.parametrize("aggregator", [total(), None])
+def test_something_else_than_an_executor_is_refused(aggregator: Any, wrong: Any) -> None:
+    with pytest.raises(TypeError, match="executor must be"):
+        LazyChunkSequence.from_map(np.ones, [1]).compute(aggregator, executor=wrong)
 
-    def watched(workers: Workers) -> Iterator[Task | None]:
-        for number, task in enumerate(tasks_of(workers, slow, 20)):
-            given.append(number)
-            if number == 3 * TASKS_EACH + 1:  # the first of them ends at once
-                assert slow.ended == [0]
-                slow.release_late()
-            yield task
-            if number > 3 * TASKS_EACH:
-                assert slow.go_on.is_set(), "no more are given until some have ended"
 
-    with ThreadPoolExecutor(3) as executor:
-        workers = Workers(executor, None)
-        assert len(results(workers, watched(workers))) == 20
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
+def test_a_pool_that_is_shut_down_says_so(aggregator: Any) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        pass
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        FLAT.sequence.compute(aggregator, executor=executor)
+
+
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
+def test_a_pool_that_breaks_says_so(aggregator: Any) -> None:
+    with processes() as executor:
+        with pytest.raises(BrokenProcessPool):
+            LazyChunkSequence.from_map(die_at_seven, range(40)).compute(
+                aggregator, executor=executor
+            )
+        with pytest.raises(BrokenProcessPool):
+            FLAT.sequence.compute(aggregator, executor=executor)
+
+
+def die_at_seven(number: int) -> Array:
+    if number == 7:
+        os._exit(1)
+    return np.ones(2)
+
+
+@pytest.mark.parametrize("start", [Shuffling, partial(ThreadPoolExecutor, 2)])
+@pytest.mark.parametrize("aggregator", [total(), concatenate(), None])
+def test_progress_ends_at_all_blocks(
+    aggregator: Any, start: Callable[[], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start() as executor:
+        FLAT.sequence.compute(aggregator, executor=executor, progress=True)
+        assert f"{len(FLAT.rows)}/{len(FLAT.rows)}" in capsys.readouterr().err
+
+
+def test_a_wrong_length_hint_is_a_warning_from_workers_too() -> None:
+    factory: Any = FLAT.sequence.generator_factory
+    wrong = LazyChunkSequence[Array](factory, 9)
+    with ThreadPoolExecutor(2) as executor:
+        for aggregator in (total(), concatenate()):
+            with pytest.warns(LengthHintWarning):
+                wrong.compute(aggregator, executor=executor)

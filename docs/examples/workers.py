@@ -39,7 +39,7 @@ def main() -> None:
         initargs=(1,),
     ) as executor:
         _, average = parts.compute(tee(sink, mean()), executor=executor)
-    print(average.tolist())
+    print(average)
 
 
 if __name__ == "__main__":  # workers import this file

@@ -169,6 +169,8 @@ def _describe_verification(found: Verification) -> Iterator[str]:
         yield _format_fact("missing", key if found.misses_none else f"{key} (fill value)")
     if found.missing > _NAMED:
         yield _format_fact("", f"and {found.missing - _NAMED} more")
+    if lost:
+        yield "Missing chunks were lost, or left out by a copy that skips fill values."
     if not found.has_checksums:
         yield "There are no checksums, so only what cannot be decoded has been found."
 

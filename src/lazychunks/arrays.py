@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol, Self, TypeAlias, TypeVar
 
 import array_api_compat.numpy
@@ -26,10 +27,14 @@ T = TypeVar("T")
 Kind: TypeAlias = Literal["bool", "integral", "real floating", "complex floating"]
 """A kind of numbers, by its name in the array API standard."""
 
+# PyTorch sums 32,768 entries and fewer in one thread (at::internal::GRAIN_SIZE). This is well
+# below, and long enough for the time that Python takes not to matter.
 LANE = 4096
 """Number of entries that are summed in one go, where the library would use several threads."""
 
 
+# Protocols, not the classes of the libraries: PyTorch may not be installed, and what NumPy's stubs
+# say of a generic array is so wide that a checker infers nothing from it.
 class DType(Protocol):
     """A dtype of either library."""
 
@@ -37,6 +42,8 @@ class DType(Protocol):
     def itemsize(self) -> int:
         """Bytes of one entry."""
         ...
+
+    def __hash__(self) -> int: ...
 
 
 class Array(Protocol):
@@ -89,6 +96,7 @@ class Namespace(Protocol):
     float32: DType
     float64: DType
 
+    def __hash__(self) -> int: ...
     def isdtype(self, dtype: DType, kind: str, /) -> builtins.bool:
         """Whether a dtype is of a kind."""
         ...
@@ -142,7 +150,7 @@ def namespace_and_values(block: object) -> tuple[Namespace, Array]:
             got=type(block),
         )
     values: Any = block
-    # Asking array_api_compat takes as long as summing a small block.
+    # Asked first, since array_namespace takes as long as summing a small block.
     is_numpy = is_numpy_array(values)
     try:
         xp: Any = array_api_compat.numpy if is_numpy else array_namespace(block)
@@ -166,7 +174,7 @@ def copy_block(block: T, *, keep_graph: bool = False) -> T:
     if is_tensor(block):
         given = (given if keep_graph else given.detach()).clone()
     elif isinstance(block, np.ndarray):
-        given = given.copy("K")
+        given = given.copy("K")  # a deep copy of an array of objects would copy the objects
     else:
         given = copy.deepcopy(given)
     copied: T = given
@@ -181,6 +189,7 @@ def normalize_layout(block: Array) -> Array:
     """
     given: Any = block
     if is_tensor(block):
+        # A conjugate or negative tensor may be a view with a flag, which stored values do not have.
         given = given.resolve_conj().resolve_neg().contiguous()
     else:
         given = np.asarray(given)
@@ -247,22 +256,6 @@ class Arithmetic:
     accumulator: DType
     real_accumulator: DType
 
-    @classmethod
-    def of(cls, xp: Namespace, dtype: DType, *, ordered: bool = False) -> Self:
-        """Choose the arithmetic for blocks.
-
-        Raises
-        ------
-        BlockDTypeError
-            As :func:`numeric_kind`.
-        """
-        kind = numeric_kind(xp, dtype, ordered=ordered)
-        mean = real = mean_dtype(xp, dtype)
-        if kind == "complex floating":
-            real = xp.real(xp.empty(0, dtype=dtype)).dtype
-        accumulators = accumulator_dtype(xp, mean), accumulator_dtype(xp, real)
-        return cls(xp, dtype, kind, mean, real, *accumulators)
-
     @property
     def is_complex(self) -> bool:
         """Whether numbers are complex."""
@@ -276,6 +269,7 @@ class Arithmetic:
     def lanes(self, block: Array, axis: int | None) -> tuple[Array, int]:
         """Return the entries of a block, and the axis to reduce: with None, all are in one lane."""
         block = normalize_layout(block)
+        # One lane is an axis as well, so that reductions need not tell two cases apart.
         return (self.xp.reshape(block, (-1,)), 0) if axis is None else (block, axis)
 
     def sum(self, x: Array, axis: int, dtype: DType) -> Array:
@@ -294,6 +288,8 @@ class Arithmetic:
         """Return squared absolute values, which are real."""
         if not self.is_complex:
             return x * x
+        # Not the square of abs(), whose last bit depends on PyTorch's threads: it computes the
+        # entries at the end of each thread's share in another way than the others.
         real, imaginary = self.xp.real(x), self.xp.imag(x)
         return real * real + imaginary * imaginary
 
@@ -311,16 +307,36 @@ class Arithmetic:
     def round(self, x: Array, dtype: DType) -> Array:
         """Return a result in the precision of the blocks, as an array.
 
-        All zeros of a tensor get the same sign, and all NaN the same bits. PyTorch takes the
-        maximum of 0.0 and -0.0, or of two NaN, now from one side and now from the other: that
-        depends on how it divides an array among its threads. NumPy uses one thread.
+        In tensors, all zeros get the same sign, and all NaN the same bits.
         """
         xp, result = self.xp, self.xp.asarray(x, dtype=dtype)
         if not is_tensor(result) or self.is_exact:
             return result
+        # PyTorch takes the maximum of 0.0 and -0.0, or of two NaN, now from one side and now from
+        # the other, depending on how it divides an array among its threads. NumPy uses one thread.
         torch: Any = xp
         is_complex = xp.isdtype(dtype, "complex floating")
         real = torch.view_as_real(result) if is_complex else result
         real = torch.where(torch.isnan(real), math.nan, real) + 0.0
         unsigned: Array = torch.view_as_complex(real) if is_complex else real
         return unsigned
+
+
+# Remembered, since it takes as long as reducing twenty small blocks, and each row of a nested
+# sequence begins with it.
+@lru_cache(maxsize=128)
+def choose_arithmetic(xp: Namespace, dtype: DType, *, ordered: bool = False) -> Arithmetic:
+    """Choose the arithmetic for blocks of a dtype.
+
+    Raises
+    ------
+    BlockDTypeError
+        As :func:`numeric_kind`.
+    """
+    kind = numeric_kind(xp, dtype, ordered=ordered)
+    mean = real = mean_dtype(xp, dtype)
+    if kind == "complex floating":
+        # The standard has no function for the dtype of a real part.
+        real = xp.real(xp.empty(0, dtype=dtype)).dtype
+    accumulators = accumulator_dtype(xp, mean), accumulator_dtype(xp, real)
+    return Arithmetic(xp, dtype, kind, mean, real, *accumulators)

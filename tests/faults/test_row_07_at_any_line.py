@@ -20,9 +20,9 @@ from zarr.storage import MemoryStore
 
 import lazychunks
 from lazychunks import BlockShapeError, WriteAbortedError
+from lazychunks.storage.places import file_system
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.writing import part_writer
-from lazychunks.storage.places import file_system
 from tests.faults.jobs import FLAT, NESTED, RAGGED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import StoppedClock
 from tests.faults.seed_writer import seed_flat

@@ -67,8 +67,8 @@ def test_what_workers_store_equals_what_the_serial_writer_stores_or_is_refused(
             assert not even or "inside the" in text
             return
     # How many work has a say in what is "auto".
-    chunks = tuple(ZARR.open_array(store=MemoryStore(spread)).chunks)
-    job.store(serial, **{**layout, "chunks": chunks})
+    layout["chunks"] = ZARR.open_array(store=MemoryStore(spread)).chunks
+    job.store(serial, **layout)
     assert same(seen_at(spread), seen_at(serial))
     assert spread.keys() == serial.keys()
     for key, value in spread.items():

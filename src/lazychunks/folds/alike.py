@@ -46,6 +46,7 @@ class Like:
     @property
     def namespace(self) -> Namespace:
         """Functions of the blocks' library; loaded here, if the blocks are in another process."""
+        # By name, because modules cannot be pickled, and this travels with each state.
         module: Any = import_module(self.library)
         xp: Namespace = module
         return xp
@@ -68,8 +69,9 @@ class Like:
             If it has another dtype (or is of another library).
         """
         shape, dtype = tuple(block.shape), block.dtype
+        # The usual block has the shape of the first one, and nothing more is compared.
         if shape != self.shape and self.axis is not None:
-            # No list of lengths: a block with too few axes has none along this one.
+            # Without this, a block with too few axes could be taken for one of another length.
             find_axis(shape, self.axis, number)
             other = (*shape[: self.axis], "*", *shape[self.axis + 1 :])
             if other != self.pattern:
@@ -81,6 +83,7 @@ class Like:
                     expected=self.pattern,
                     got=shape,
                 )
+        # Byte order does not matter: a block that is read back from storage has the native one.
         if dtype != self.dtype and native_dtype(dtype) != self.dtype:
             raise BlockDTypeError(
                 f"block {number} has dtype {dtype}, expected {self.dtype} like the blocks before "
@@ -111,7 +114,7 @@ def find_axis(shape: tuple[int, ...], axis: int, number: int) -> int:
 
 
 class AlikeFold(Fold[S, R], Generic[S, R]):
-    """Base of a fold whose pass is an :class:`AlikePass`: a pass over a part is one like all."""
+    """Base of a fold whose passes over all blocks, and over parts, are of one class."""
 
     __slots__ = ()
 
@@ -147,8 +150,9 @@ class AlikePass(Pass, Generic[S, R]):
     """Base of a pass over all blocks, or over those of a part, that are joined along an axis."""
 
     axis: int | None
+    """The axis that blocks are joined along; it may be negative, as in NumPy."""
     start: int
-    """Number of the first block."""
+    """Number of the first block: not 0 in a part, so that messages name the right block."""
     blocks: int = field(default=0, init=False)
     """How many blocks there were."""
     _like: Like | None = field(default=None, init=False)
@@ -187,7 +191,11 @@ class AlikePass(Pass, Generic[S, R]):
         """Return what the coordinator compares and merges."""
         return AlikeState(self._like, self.blocks, None if self._like is None else self.value())
 
-    def absorb(self, state: AlikeState, part: AnyPart, /) -> None:
+    def absorb(self, state: AlikeState, part: AnyPart, /) -> None:  # noqa: ARG002
+        """Take the state of the next part."""
+        self.merge_state(state)
+
+    def merge_state(self, state: AlikeState) -> None:
         """Compare the blocks of a part with the first block, and merge their value."""
         like, blocks, value = state
         if like is None:
@@ -196,8 +204,9 @@ class AlikePass(Pass, Generic[S, R]):
             self._like = like
             self.begin(like)
         else:
+            # A worker has compared the blocks of its part only with the first one of them.
             self._like.check(like, self.start + self.blocks)
-        self.merge_value(value, part)
+        self.merge_value(value)
         self.blocks += blocks
 
     @abstractmethod
@@ -212,5 +221,5 @@ class AlikePass(Pass, Generic[S, R]):
         """Return the value of all blocks so far; there is at least one."""
 
     @abstractmethod
-    def merge_value(self, value: Any, part: AnyPart) -> None:
-        """Take the value of the next part."""
+    def merge_value(self, value: State) -> None:
+        """Take the value of the next part; ``blocks`` does not count its blocks yet."""

@@ -8,7 +8,6 @@ from typing import Generic, TypeVar
 from lazychunks.folds.alike import AlikeFold, AlikePass, Like, find_axis
 from lazychunks.folds.concatenate import Concatenate
 from lazychunks.folds.fold import Fold
-from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import State
 
 S = TypeVar("S")
@@ -31,6 +30,7 @@ def join_along(
     keeps_axis
         Whether results still have the axis that is reduced.
     """
+    # If all entries are reduced, it does not matter how they are joined.
     if along is None or axis is None or along == axis:
         return reduction
     return AlongFold(reduction, axis, along, keeps_axis)
@@ -56,7 +56,7 @@ class AlongPass(AlikePass[S, R], Generic[S, R]):
 
     fold: AlongFold[S, R]
     running: AlikePass[S, R]
-    """Takes the blocks if both axes are the same, as axes 1 and -1 of a matrix are."""
+    """Takes the blocks if both axes turn out to be the same."""
     results: list[R] = field(default_factory=list[R], init=False)
     """Of each block, if the axes differ."""
     reduced_axis: int = field(default=0, init=False)
@@ -68,6 +68,7 @@ class AlongPass(AlikePass[S, R], Generic[S, R]):
     def step(self, block: S, /) -> None:
         """Reduce the block."""
         self.check(block)
+        # Axes 1 and -1 may be one axis or two: only the blocks tell.
         if self.reduced_axis == self.like.axis:
             self.running.step(block)
         else:
@@ -77,10 +78,10 @@ class AlongPass(AlikePass[S, R], Generic[S, R]):
         """Return the state of the pass inside, and the results of the blocks; one is empty."""
         return self.running.state(), self.results
 
-    def merge_value(self, value: tuple[State, list[R]], part: AnyPart) -> None:
+    def merge_value(self, value: tuple[State, list[R]]) -> None:
         """Take the results of the blocks of a part."""
         state, results = value
-        self.running.absorb(state, part)
+        self.running.merge_state(state)
         self.results += results
 
     def finish(self) -> R:
@@ -91,6 +92,7 @@ class AlongPass(AlikePass[S, R], Generic[S, R]):
             return self.running.finish()
         if isinstance(self.results[0], int):  # a count, which is the same for all blocks
             return self.results[0]
+        # Results have one axis less than blocks, so that the axes behind it move up.
         is_removed = self.reduced_axis < along and not self.fold.keeps_axis
         joined: Concatenate[R] = Concatenate(along - is_removed)
         return joined(self.results)

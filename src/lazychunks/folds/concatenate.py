@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -15,9 +15,11 @@ from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.folds.fold import Fold, KeepsBlockType, NestedFold
 from lazychunks.folds.nest import nest
-from lazychunks.runs.passes import Counts, Pass
+from lazychunks.runs.passes import AnyBlock, AnyResult, Counts, Pass
 
 S = TypeVar("S")
+
+AnyTuple: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,12 @@ class Concatenation(Pass, Generic[S]):
 
     def step(self, block: S, /) -> None:
         """Copy the block to its place."""
-        given: Any = block
+        given: AnyBlock = block
         joint = self._joint
         if joint is None:
             joint = self._joint = self._begin(given)
+        # More blocks than hinted at, or another dtype: the library's own function knows what is
+        # right, be it an error. The blocks so far are in the allocation, and stay there.
         if isinstance(joint, _Allocated) and not joint.has_place(given):
             joint = self._joint = _Listed(self.axis, [joint.filled_part()])
         joint.step(given)
@@ -121,7 +125,7 @@ class Concatenation(Pass, Generic[S]):
         """
         if self._joint is None:
             raise EmptySequenceError("there is no block to join, hence neither shape nor dtype")
-        result: Any = self._joint.finish()
+        result: AnyResult = self._joint.finish()
         joined: S = result
         return joined
 
@@ -137,7 +141,8 @@ class Concatenation(Pass, Generic[S]):
             got=type(first),
         )
 
-    def _start_component(self, one: object) -> Concatenation[Any] | None:
+    def _start_component(self, one: object) -> Concatenation[AnyBlock] | None:
+        # By its dtype, not its shape: a table of columns has a shape as well.
         can_join = isinstance(one, tuple) or hasattr(one, "dtype")
         return Concatenation(self.axis, self.count) if can_join else None
 
@@ -150,7 +155,8 @@ class _Listed:
     blocks: list[Array]
 
     def step(self, block: Array) -> None:
-        # A tensor stays in its graph, as in torch.cat.
+        # A copy, since a producer may reuse the memory of its blocks. A tensor stays in its graph,
+        # as in torch.cat.
         self.blocks.append(copy_block(block, keep_graph=True))
 
     def finish(self) -> Array:
@@ -162,6 +168,7 @@ class _Allocated:
     """One allocation for all blocks, so that memory peaks at its size and one block."""
 
     room: Array
+    """The allocation."""
     axis: int
     dtype: DType
     device: object
@@ -195,6 +202,7 @@ class _Allocated:
         if self.filled == hinted:
             return self.room
         part = self.filled_part()
+        # A view keeps the whole allocation alive, so that a hint far too large is worth a copy.
         return _cat([part], self.axis) if 8 * self.filled <= 7 * hinted else part
 
     def _slice(self, start: int, stop: int) -> tuple[slice, ...]:
@@ -205,11 +213,11 @@ class _Allocated:
 class _Components:
     """Tuples, joined by component; a component that is not an array is the same in all."""
 
-    first: tuple[Any, ...]
-    passes: Sequence[Concatenation[Any] | None]
+    first: AnyTuple
+    passes: Sequence[Concatenation[AnyBlock] | None]
 
-    def step(self, block: Any) -> None:
-        kind: Any = block.__class__
+    def step(self, block: AnyTuple) -> None:
+        kind: type[AnyTuple] = block.__class__
         if kind is not type(self.first) or len(block) != len(self.first):
             raise BlockTypeError(
                 f"a block is a {kind.__name__}, expected a {_name_tuple(self.first)} like the "
@@ -228,21 +236,21 @@ class _Components:
                     got=block[number],
                 )
 
-    def finish(self) -> tuple[Any, ...]:
+    def finish(self) -> AnyTuple:
         components = (
             one if running is None else running.finish()
             for one, running in zip(self.first, self.passes, strict=True)
         )
         kind: Any = type(self.first)
-        joined: tuple[Any, ...] = (
-            kind(*components) if hasattr(kind, "_fields") else kind(components)
-        )
+        # A named tuple takes its fields one by one, unlike tuple itself.
+        joined: AnyTuple = kind(*components) if hasattr(kind, "_fields") else kind(components)
         return joined
 
 
-def _allocate(first: Any, axis: int, count: int) -> _Allocated | None:
+def _allocate(first: AnyBlock, axis: int, count: int) -> _Allocated | None:
     """Allocate the result for a number of blocks like the first one, if that is possible."""
     shape = list(first.shape)
+    # One block is copied either way, and an axis that is wrong is for np.concatenate to refuse.
     if count < 2 or not -len(shape) <= axis < len(shape) or not _is_copyable(first):
         return None
     axis %= len(shape)
@@ -250,7 +258,7 @@ def _allocate(first: Any, axis: int, count: int) -> _Allocated | None:
     # A hint may be wrong by far; torch raises a TypeError where it is no 64-bit integer.
     with suppress(MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
         if is_tensor(first):
-            room: Any = first.new_empty(shape)
+            room: AnyBlock = first.new_empty(shape)
         else:
             # NumPy joins several arrays, even of one dtype, into one of native byte order.
             room = np.empty(shape, np.concatenate([first[:0]] * 2).dtype)
@@ -260,21 +268,20 @@ def _allocate(first: Any, axis: int, count: int) -> _Allocated | None:
 
 def _cat(blocks: list[Array], axis: int) -> Array:
     """Join by the library's own function, which says what is right."""
-    given: Any = blocks
+    given: AnyBlock = blocks
     if is_tensor(blocks[0]):
-        torch: Any = array_namespace(blocks[0])
-        tensor: Array = torch.cat(given, dim=axis)
-        return tensor
-    joined: Any = np.concatenate(given, axis=axis)
+        joined: AnyBlock = _torch_of(blocks[0]).cat(given, dim=axis)
+    else:
+        joined = np.concatenate(given, axis=axis)
     array: Array = joined
     return array
 
 
-def _is_copyable(block: Any) -> bool:
+def _is_copyable(block: AnyBlock) -> bool:
     """Whether the values of a block are all there is to it: no subclass, and no graph."""
     if not is_tensor(block):
-        return type(block) is np.ndarray
-    torch: Any = array_namespace(block)
+        return type(block) is np.ndarray  # a masked array would lose its mask
+    torch = _torch_of(block)
     return (
         type(block) is torch.Tensor
         and block.layout is torch.strided
@@ -283,7 +290,12 @@ def _is_copyable(block: Any) -> bool:
     )
 
 
-def _is_tuple(block: object) -> TypeGuard[tuple[Any, ...]]:
+def _torch_of(tensor: object) -> Any:
+    """Return PyTorch without importing it: it has been, where there is a tensor."""
+    return array_namespace(tensor)
+
+
+def _is_tuple(block: object) -> TypeGuard[AnyTuple]:
     return isinstance(block, tuple)
 
 

@@ -78,7 +78,8 @@ class FoldInParts(Generic[T_contra]):
 class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
     """A left fold over blocks, as a value; callable over any iterable of them.
 
-    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions.
+    Subclasses say how to :meth:`start`; :func:`fold` makes one from plain functions. One whose
+    parts can be merged says so by :attr:`merges`, and how to :meth:`start_part`.
 
     Examples
     --------
@@ -147,6 +148,8 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
         return folded
 
 
+# Where folds are combined, their types are known to the signatures only: in a tuple of folds, or
+# in passes that are stepped together, each has another one.
 AnyFold: TypeAlias = Fold[Any, Any]
 AnyNestedFold: TypeAlias = NestedFold[Any, Any]
 AnyEitherFold: TypeAlias = EitherFold[Any, Any]
@@ -215,6 +218,11 @@ def fold(
 class CollectBlocks:
     """What workers get of a fold that does not merge, so that its blocks have to travel."""
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they do."""
+        return True
+
     def start_part(self, part: AnyPart, /) -> CollectedBlocks:
         """Start to collect the blocks of a part."""
         return CollectedBlocks(part.axes)
@@ -266,10 +274,12 @@ class FunctionFold(Fold[T_contra, R_co]):
 
     def for_parts(self, running: AnyRunning, /) -> PartFold[T_contra]:  # noqa: ARG002
         """Return a fold without the function that workers do not call, and may fail to pickle."""
+        # A lambda is welcome for a result, and for a fold that does not merge.
         return replace(self, finish=_unchanged) if self.merges else CollectBlocks()
 
     def start(self, counts: Counts, /) -> FunctionPass[T_contra, R_co]:  # noqa: ARG002
         """Start a pass."""
+        # A step may change the state in place, and the next pass begins with the same one.
         return FunctionPass(self, copy.deepcopy(self.initial))
 
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
@@ -343,6 +353,12 @@ class PassAround:
         """Close a row of all passes."""
         for running in self.passes:
             running.end_row()
+
+    def prepare(self) -> None:
+        """Prepare the passes that have sinks."""
+        for running in self.passes:
+            if running.sinks:
+                running.prepare()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from lazychunks.arrays import Arithmetic, Array
+from lazychunks.arrays import Arithmetic, Array, choose_arithmetic
 from lazychunks.folds.alike import AlikeFold, AlikePass, Like
-from lazychunks.layout.parts import AnyPart
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -56,6 +55,7 @@ class MergeTree(Generic[V]):
     def add(self, start: int, stop: int, value: V) -> None:
         """Add the value of the next blocks: of one block, or of a node of another tree."""
         nodes = self.nodes
+        # As in binary counting, a block is merged once on average, and at most six times.
         while nodes and is_merged(nodes[-1][0], start, stop):
             first, _, earlier = nodes.pop()
             start, value = first, self.merge(earlier, value)
@@ -84,8 +84,11 @@ def is_merged(first: int, middle: int, stop: int) -> bool:
     (True, False)
     """
     size = stop - middle
+    # A chain from the left, and not a tree over the runs as well: then a pass would hold one value
+    # for each level, and there would be more levels the longer the sequence is.
     if size == RUN:
         return first == 0
+    # Siblings are of one size, and the earlier one begins where their parent does.
     return middle - first == size and first % (2 * size) == 0
 
 
@@ -101,7 +104,7 @@ class Reduction(AlikeFold[S, R], Generic[S, R, V]):
 
     @abstractmethod
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> V:
-        """Return the value of one block, given its entries; it shares no memory with them."""
+        """Return the value of one block, given its entries; they do not share memory."""
 
     @abstractmethod
     def merge(self, numbers: Arithmetic, earlier: V, later: V) -> V:
@@ -127,7 +130,7 @@ class ReductionPass(AlikePass[S, R], Generic[S, R, V]):
     def begin(self, like: Like) -> None:
         """Choose how numbers are reduced."""
         ordered = self.reduction.needs_order
-        self.numbers = Arithmetic.of(like.namespace, like.dtype, ordered=ordered)
+        self.numbers = choose_arithmetic(like.namespace, like.dtype, ordered=ordered)
         self.tree = MergeTree(partial(self.reduction.merge, self.numbers))
 
     def step(self, block: S, /) -> None:
@@ -142,7 +145,7 @@ class ReductionPass(AlikePass[S, R], Generic[S, R, V]):
         """Return the nodes that the nodes of other parts can be merged with."""
         return self.tree.nodes
 
-    def merge_value(self, value: list[Node[V]], part: AnyPart) -> None:  # noqa: ARG002
+    def merge_value(self, value: list[Node[V]]) -> None:
         """Merge the nodes of the next part."""
         self.tree.add_nodes(value)
 

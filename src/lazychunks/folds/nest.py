@@ -13,6 +13,7 @@ from lazychunks.folds.fold import (
     AnyFold,
     AnyNestedFold,
     AnyPass,
+    CollectBlocks,
     Fold,
     KeepsBlockType,
     NestedFold,
@@ -20,6 +21,7 @@ from lazychunks.folds.fold import (
 )
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.runs.passes import (
+    AnyBlock,
     AnyPartFold,
     AnyPartRunning,
     AnyResult,
@@ -27,6 +29,7 @@ from lazychunks.runs.passes import (
     Counts,
     Setup,
     State,
+    step_band,
 )
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
 
@@ -101,6 +104,8 @@ class NestFold(NestedFold[T_contra, R_co]):
 
     def for_parts(self, running: AnyPass, /) -> AnyPartFold:
         """Return the fold of rows for workers; row results are folded at the coordinator."""
+        if running.stores_rows:
+            return CollectBlocks()
         # Starting a pass has no effect before it is entered.
         return NestInParts(self.inner.for_parts(self.inner.start(running.counts)))
 
@@ -135,11 +140,16 @@ class NestPass(PassAround):
     """Number of blocks in the current row."""
     started: list[AnyRunning] = field(init=False)
     """Inner passes of rows that have not begun. The first one tells which sinks there are."""
+    stores_rows: bool = field(init=False)
+    """Whether inner passes have sinks, so that rows are gone through one after the other."""
+    band: list[list[AnyBlock]] = field(default_factory=list[list[AnyBlock]], init=False)
+    """Rows of blocks that wait for the other columns of their band, if rows are stored."""
     rows: list[AnyRunning] = field(default_factory=list[AnyRunning], init=False)
     row_stack: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         self.started = [self._start_row()]
+        self.stores_rows = bool(self.started[0].sinks)
 
     def __enter__(self) -> Self:
         PassAround.__enter__(self)
@@ -156,10 +166,15 @@ class NestPass(PassAround):
     def end_row(self) -> None:
         """Step the outer pass with the result of the row."""
         self._close_rows(self.rows or self._open_rows(1))  # a row may have no block
-        self.counts, self.blocks = (self.blocks,), 0  # most rows are alike
+        # Where nobody knows the number of columns, the last row is a good guess for the next one.
+        self.counts, self.blocks = (self.blocks,), 0
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand the states on to the inner passes; after the last column, step the outer pass."""
+        if self.stores_rows:
+            self.band = step_band(self, self.band, state, part)
+            return
+        # The first part of a band has a state for each of its rows; so do those in other columns.
         rows = self.rows or self._open_rows(len(state))
         for running, one in zip(rows, state, strict=True):
             running.absorb(one, _flat_part(part))
@@ -198,6 +213,11 @@ class NestInParts:
 
     inner: AnyPartFold
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks for the fold of rows."""
+        return self.inner.sends_blocks
+
     def start_part(self, part: AnyPart, /) -> NestPart:
         """Start a pass over a part."""
         return NestPart([], self.inner, _flat_part(part))
@@ -235,6 +255,7 @@ class NestPart(PassAround):
 
 def _flat_part(part: AnyPart) -> AnyPart:
     """Return a part of a nested sequence as the inner fold sees it: a part of one row."""
+    # Blocks are numbered within the row, so that the row is folded like a sequence of its own.
     return Part(part.number, (part.index[1], 0), (), (part.ends[1], True), axes=1)
 
 
@@ -247,6 +268,7 @@ class NestedCallables(Generic[T_contra, R_co]):
 
     def __call__(self, rows: Iterable[Iterable[T_contra]], /) -> R_co:
         """Aggregate the results of rows, each of which is aggregated when it is asked for."""
+        # Lazily: a row may only be iterated while it is the current one.
         results = (self.inner(_sequence_of(row)) for row in rows)
         return self.outer(LazyChunkSequence(lambda: results, counts_of(rows)[0]))
 

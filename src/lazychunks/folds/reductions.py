@@ -13,7 +13,6 @@ from lazychunks.folds.alike import AlikeFold, AlikePass
 from lazychunks.folds.along import join_along
 from lazychunks.folds.fold import Fold, fold
 from lazychunks.folds.merging import Reduction
-from lazychunks.layout.parts import AnyPart
 
 S = TypeVar("S")
 
@@ -86,6 +85,7 @@ class Total(Reduction[S, S, Array], Generic[S]):
 
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> Array:
         """Sum, in double precision or as the library sums integers."""
+        # The library knows the dtype of a sum: NumPy makes uint64 of uint8, PyTorch int64.
         if numbers.is_exact:
             return numbers.xp.sum(lanes, axis=axis)
         return numbers.sum(lanes, axis, numbers.accumulator)
@@ -200,6 +200,7 @@ class _Extremum(Reduction[S, S, Array | None], Generic[S]):
 
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> Array | None:
         """Take the extremum."""
+        # An empty block does not count; only if all are empty, there is no extremum.
         if lanes.shape[axis] == 0:
             return None
         xp = numbers.xp
@@ -289,6 +290,8 @@ class MomentsFold(Reduction[S, Moments[S], Spread], Generic[S]):
 
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> Spread:
         """Sum entries and their squared distances from the block's mean."""
+        # Two passes over the block: the sum of squares less the square of the sum would lose all
+        # digits where the mean is large.
         xp, number = numbers.xp, lanes.shape[axis]
         summed = numbers.sum(lanes, axis, numbers.accumulator)
         average = xp.expand_dims(summed / max(number, 1), axis=axis)
@@ -298,6 +301,7 @@ class MomentsFold(Reduction[S, Moments[S], Spread], Generic[S]):
     def merge(self, numbers: Arithmetic, earlier: Spread, later: Spread) -> Spread:
         """Merge by the update of Chan, Golub and LeVeque."""
         before, added = earlier.number, later.number
+        # Without this, blocks of no height would divide by zero.
         if not before or not added:
             return later if added else earlier
         distance = later.summed / added - earlier.summed / before
@@ -352,15 +356,19 @@ class Norm(Reduction[S, S, Array], Generic[S]):
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> Array:
         """Take the norm of entries that are scaled by the largest one."""
         xp, dtype = numbers.xp, numbers.real_accumulator
+        # The norm of complex numbers is that of their parts; so abs() of each, which costs memory
+        # and a square root, is not needed.
         real = xp.astype(numbers.view_as_real(lanes), dtype, copy=False)
         if lanes.shape[axis] == 0:
             root = numbers.sum(real, axis, dtype)
         else:
             largest = xp.max(xp.abs(real), axis=axis, keepdims=True)
+            # Neither zeros nor infinity can be divided by, and NaN need not.
             scale = xp.where(xp.isfinite(largest) & (largest > 0), largest, 1.0)
             scaled = real / scale
             root = xp.sqrt(numbers.sum(scaled * scaled, axis, dtype))
             root = root * xp.reshape(scale, root.shape)
+        # Parts lie side by side along the last axis: they are in one lane only if it is reduced.
         if numbers.is_complex and axis != len(lanes.shape) - 1:
             return self.merge(numbers, root[..., 0::2], root[..., 1::2])
         return root
@@ -368,7 +376,8 @@ class Norm(Reduction[S, S, Array], Generic[S]):
     def merge(self, numbers: Arithmetic, earlier: Array, later: Array) -> Array:
         """Take the norm of both."""
         xp = numbers.xp
-        # Not hypot: PyTorch rounds it one way or the other, as it divides arrays among threads.
+        # Not hypot: PyTorch rounds it one way or the other, as it divides arrays among threads; and
+        # the hypot of infinity and NaN is infinity, so that the order of blocks would matter.
         larger, smaller = xp.maximum(earlier, later), xp.minimum(earlier, later)
         is_usual = xp.isfinite(larger) & (larger > 0)
         ratio = xp.where(is_usual, smaller, 0.0) / xp.where(is_usual, larger, 1.0)
@@ -419,6 +428,8 @@ class Count(AlikeFold[S, int], Generic[S]):
 class CountPass(AlikePass[S, int], Generic[S]):
     """A pass that looks at shapes only, so that entries may be of any dtype."""
 
+    # Hence no Reduction, which would refuse texts, and copy blocks that are in F order.
+
     length: int = field(default=0, init=False)
 
     def step(self, block: S, /) -> None:
@@ -430,7 +441,7 @@ class CountPass(AlikePass[S, int], Generic[S]):
         """Return the length of all blocks."""
         return self.length
 
-    def merge_value(self, value: int, part: AnyPart) -> None:  # noqa: ARG002
+    def merge_value(self, value: int) -> None:
         """Add the length of the blocks of a part."""
         self.length += value
 
@@ -464,6 +475,7 @@ def last() -> Fold[AnyArray, AnyArray]:
     return LAST
 
 
+# A tuple, because a block may be None, and the truth of an array is an error.
 Kept: TypeAlias = tuple[object, ...]
 """One block, or none before the first step."""
 

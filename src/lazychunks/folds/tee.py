@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard, TypeVar, overload
 
 from lazychunks.folds.fold import (
@@ -132,9 +132,11 @@ def tee(*folds: Any) -> AnyFold | AnyNestedFold:
     {'sum': 6, 'largest': 3}
     """
     names: tuple[str, ...] | None = None
+    # One fold is a tee as well: an unpacked list may have any number.
     if len(folds) == 1 and _is_mapping(folds[0]):
         names, folds = tuple(folds[0]), tuple(folds[0].values())
     of_blocks = all(isinstance(f, Fold) for f in folds)
+    # Of no fold at all, and of sinks, both hold.
     of_rows = all(isinstance(f, NestedFold) for f in folds)
     if not (of_blocks or of_rows):
         raise TypeError(
@@ -234,19 +236,29 @@ class TeePass(PassAround):
     """A pass of several folds."""
 
     names: tuple[str, ...] | None
+    results: dict[int, AnyResult] = field(default_factory=dict[int, AnyResult], init=False)
+    """Of the passes that have finished, by number."""
 
     def absorb(self, state: list[State], part: AnyPart, /) -> None:
         """Hand each state on to its pass."""
         for running, one in zip(self.passes, state, strict=True):
             running.absorb(one, part)
 
-    def finish(self) -> AnyResult:
-        """Return the results. Arrays that sinks store appear once all other results are there."""
+    def prepare(self) -> None:
+        """Make all results but those of sinks, also those in a tee inside that has sinks."""
+        # All that may fail comes first: no array appears if another one cannot.
         for sink in self.sinks:
             sink.prepare()
-        results: list[AnyResult] = [None] * len(self.passes)
-        for is_storing in (False, True):
-            for number, running in enumerate(self.passes):
-                if bool(running.sinks) is is_storing:
-                    results[number] = running.finish()
+        for number, running in enumerate(self.passes):
+            if not running.sinks and number not in self.results:
+                self.results[number] = running.finish()
+        PassAround.prepare(self)
+
+    def finish(self) -> AnyResult:
+        """Return the results. Arrays that sinks store appear once all other results are there."""
+        self.prepare()
+        for number, running in enumerate(self.passes):
+            if number not in self.results:
+                self.results[number] = running.finish()
+        results = [self.results[number] for number in range(len(self.passes))]
         return tuple(results) if self.names is None else dict(zip(self.names, results, strict=True))

@@ -14,7 +14,6 @@ from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 from lazychunks.folds.along import join_along
 from lazychunks.folds.fold import Fold
 from lazychunks.layout.checks import check_positive
-from lazychunks.layout.parts import AnyPart
 
 S = TypeVar("S")
 
@@ -95,6 +94,7 @@ class TopKFold(AlikeFold[S, TopK[S]], Generic[S]):
     largest: bool = True
 
     def __post_init__(self) -> None:
+        # Here, and not with the first block, which may take minutes to compute.
         object.__setattr__(self, "k", check_positive(self.k, "k"))
 
     def start_at(self, number: int, /) -> TopKPass[S]:
@@ -159,6 +159,7 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
     def step(self, block: S, /) -> None:
         """Keep the entries that may be among the best."""
         lanes = self._take_lanes(self.check(block))
+        # Not in begin(): the device of the blocks was not known there.
         if self.blocks == 1:
             empty, where = (lanes.shape[0], 0), device(lanes)
             self.keys = self.xp.empty(empty, dtype=lanes.dtype, device=where)
@@ -172,9 +173,10 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
         self._merge()
         return Ranking(self.length, self.keys, self.indices)
 
-    def merge_value(self, value: Ranking, part: AnyPart) -> None:  # noqa: ARG002
+    def merge_value(self, value: Ranking) -> None:
         """Take the best of the next part for candidates."""
         length, keys, indices = value
+        # The best of the first part are the best so far. Later ones may not be, and wait.
         if self.blocks == 0:
             self.keys, self.indices, self.length, self.merged = keys, indices, length, length
             return
@@ -201,6 +203,7 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
                 self._add_candidates(lane, self._convert_key(lanes[lane, place]), place)
         self._count_entries(lanes.shape[1])
 
+    # Indices count from the first entry of all, hence the length of the blocks before.
     def _add_candidates(self, lane: Array, keys: Array, places: Array) -> None:
         """Add candidates, with places among the entries that are counted next."""
         self.waiting.append(Candidates(lane, keys, places + self.length))

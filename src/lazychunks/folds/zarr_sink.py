@@ -70,5 +70,5 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
     __slots__ = ()
 
     def for_parts(self, running: Any, /) -> Any:
-        """Return what stores parts; where the pass stores blocks itself, what collects them."""
+        """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()

@@ -88,6 +88,7 @@ class WritePlan:
         if chunks == "auto":
             shape = choose_chunks(first, itemsize, block_axes, counts, workers)
             if whole is not None:
+                # Otherwise the user would have to guess what divides a shard.
                 shape = tuple(map(_nearest_part, whole, shape))
         elif chunks == "blocks":
             shape = tuple(max(extent, 1) for extent in first)
@@ -139,6 +140,7 @@ def choose_chunks(
             merged = extent // shape[axis]
             count = known[axis]
             if count is not None:
+                # The chunks that are needed along this axis, given those along the other one.
                 others = math.prod(units) // units[axis]
                 needed = -(-UNITS_PER_WORKER * (workers or 0) // others)
                 merged = min(merged, max(units[axis] // max(needed, 1), 1))

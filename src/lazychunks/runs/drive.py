@@ -48,11 +48,6 @@ class AnyFold(Protocol):
         """Whether it needs every block, stored or not: only sinks do not."""
         ...
 
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether states of parts hold their blocks, so that a part should have few."""
-        ...
-
     def for_parts(self, running: Any, /) -> PartFold[Any]:
         """Return what goes through parts for a running pass."""
         ...
@@ -178,9 +173,8 @@ class _Division:
         plans = [
             sink.plan for sink in self._sinks if sink.plan is not None and not sink.is_finished
         ]
-        sends_blocks = self._fold.sends_blocks or any(not s.stores_parts for s in self._sinks)
         blocks = 1
-        if not (plans or sends_blocks):
+        if not (plans or self._fold.for_parts(self._running).sends_blocks):
             blocks = blocks_each(self._counts, self._runner.workers)
         parts = split(chain(head, rows), plans, self._axes, blocks=blocks)
         with closing(self._runner.each(self._tasks(parts, fn))) as states:

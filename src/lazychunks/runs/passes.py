@@ -59,6 +59,11 @@ class PartRunning(AbstractContextManager["PartRunning[T_contra]", None], Protoco
 class PartFold(Protocol[T_contra]):
     """All that a worker must know to go through parts: a value that can be pickled."""
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether states hold the blocks of their parts, so that a part should have few."""
+        ...
+
     def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
         """Start a pass over a part."""
         ...
@@ -136,11 +141,6 @@ class Sink(Shelf, Protocol):
         """Where blocks lie, once the first of them is known."""
         ...
 
-    @property
-    def stores_parts(self) -> bool:
-        """Whether workers store its blocks; otherwise they send them, and it stores them here."""
-        ...
-
     def is_open_at(self, part: AnyPart, /) -> bool:
         """Whether a part has the end of an axis, and it is not known yet where that lies."""
         ...
@@ -175,6 +175,13 @@ class Running(AbstractContextManager["Running[T_contra, R_co]", None], Protocol[
 
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Take the state of the next part, as if its blocks had been stepped."""
+        ...
+
+    def prepare(self) -> None:
+        """Do what may fail before sinks show anything to readers; harmless if called twice.
+
+        Called after the last block, for passes with sinks.
+        """
         ...
 
     def finish(self) -> R_co:
@@ -238,6 +245,9 @@ class Pass(Scope):
         """None: only passes that store blocks have sinks."""
         return ()
 
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
+
     @abstractmethod
     def step(self, block: AnyBlock, /) -> None:
         """Take the next block."""
@@ -248,14 +258,36 @@ class Pass(Scope):
     def absorb(self, state: State, part: AnyPart, /) -> None:
         """Step the blocks of a part, row by row, once all columns of its band have come."""
         # Subclasses need not call __init__, so the attribute may be missing.
-        band: list[list[AnyBlock]] = getattr(self, "_band", None) or [[] for _ in state]
-        for row, blocks in zip(band, state, strict=True):
-            row.extend(blocks)
-        self._band = band
-        if part.ends[1]:
-            self._band = []
-            for row in band:
-                for block in row:
-                    self.step(block)
-                if part.axes == 2:
-                    self.end_row()
+        self._band = step_band(self, getattr(self, "_band", []), state, part)
+
+
+def step_band(
+    running: Any, band: list[list[AnyBlock]], state: list[list[AnyBlock]], part: AnyPart
+) -> list[list[AnyBlock]]:
+    """Step the blocks of a band, row by row, once its last part has come.
+
+    Parameters
+    ----------
+    running
+        The pass.
+    band
+        Rows of blocks that wait for the other columns of their band.
+    state, part
+        Rows of the blocks of the next part.
+
+    Returns
+    -------
+    list
+        The rows that wait now.
+    """
+    band = band or [[] for _ in state]
+    for row, blocks in zip(band, state, strict=True):
+        row.extend(blocks)
+    if not part.ends[1]:
+        return band
+    for row in band:
+        for block in row:
+            running.step(block)
+        if part.axes == 2:
+            running.end_row()
+    return []

@@ -94,12 +94,12 @@ class ZarrOptions(TypedDict, total=False):
     error."""
 
     run_id: str | None
-    """Names the run, for ``resume``; stored in the array's attributes. A failed run over a
-    map-backed sequence, or in a tee, that has a name keeps what it wrote aside."""
+    """Names the run, for ``resume``; stored in the array's attributes. A failed run with a name
+    over a map-backed sequence keeps what it wrote, for another start."""
 
     resume: bool
-    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished
-    one is returned at once. Default False."""
+    """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished one
+    is returned, unless something differs from it. Default False."""
 
     rtol: float | None
     """Relative tolerance when the first stored block is computed again on resuming; by default it
@@ -215,7 +215,7 @@ def _validate_dtype(value: Any) -> np.dtype[Any]:
 
 
 def _validate_names(value: object) -> tuple[str | None, ...]:
-    names = _members(value)
+    names = _members(value)  # once: a generator would be empty when it is stored
     if names is None or not all(isinstance(name, str | None) for name in names):
         raise TypeError(f"dimension_names must hold a str or None for each axis, got {value!r}")
     return names
@@ -223,10 +223,10 @@ def _validate_names(value: object) -> tuple[str | None, ...]:
 
 def _validate_attributes(value: Any) -> dict[str, object]:
     attributes: dict[str, object] = dict(value)
-    # The record of the run that wrote the array from which the attributes were copied.
+    # In attributes that were copied from another array, the record is that of another run.
     attributes.pop(RESERVED, None)
     try:
-        # Where NaN is written, other programs read no JSON.
+        # NaN is no JSON, so other programs could not read the metadata.
         size = len(json.dumps(attributes, allow_nan=False, indent=2))
     except (TypeError, ValueError) as error:
         raise type(error)(f"attributes cannot be stored as JSON: {error}") from None
@@ -242,6 +242,7 @@ def _validate_sizes(value: object) -> tuple[tuple[int, ...], ...]:
     members = _members(value)
     if members is None:
         raise TypeError(f"sizes must hold the size of each block, got {value!r}")
+    # Of a flat sequence, the members are sizes; of a nested one, they list them.
     axes = [axis for axis in map(_members, members) if axis is not None]
     if axes and not len(axes) == len(members) == 2:
         raise ValueError(
@@ -265,6 +266,7 @@ def _validate_run_id(value: object) -> str:
 
 
 def _validate_tolerance(value: object) -> SupportsFloat:
+    # True would be a tolerance of 100 %.
     if not isinstance(value, SupportsFloat) or isinstance(value, bool):
         raise TypeError(f"rtol must be a number, got {value!r}")
     if not float(value) >= 0:

@@ -79,7 +79,8 @@ class _Read(Generic[T_co]):
 
     def __reduce__(self) -> tuple[object, ...]:
         array = self.reader.array
-        REGISTER.note_read(array.store, array.path)  # nobody knows what another process reads
+        # A copy in another process reads without telling, so it counts as reading from now on.
+        REGISTER.note_read(array.store, array.path)
         return type(self), (self.reader, self.converter, self.size)
 
     def __call__(self, *index: int) -> T_co:
@@ -118,30 +119,21 @@ def _prepare(
     ------
     UntrustedArrayError
         If it is not known to be harmless, or if even the smallest block has too many bytes or
-        chunks. Those may be missing from a store, but are filled in memory.
+        chunks.
     ValueError, TypeError
         If it has too few axes, or a parameter is no positive integer, or ``missing`` is unknown.
     """
     limit = check_positive(max_chunk_bytes, "max_chunk_bytes")
     if missing not in (None, "fill"):
         raise ValueError(f'missing must be None or "fill", got {missing!r}')
-    if isinstance(source, zarr.Array):
-        name = str(source.store_path)
-        metadata: Any = source.metadata  # of Zarr 2 or 3
-        store = source.store
-        if type(store) is LocalStore:  # whose path may depend on the working directory
-            store = LocalStore(store.root.absolute(), read_only=store.read_only)
-        array = check_metadata(Keys(store, source.path), metadata.to_dict(), name, limit)
-    else:
-        place = resolve_destination(source)
-        name = str(place)
-        array = open_checked(place, limit)
+    array, name = _open_source(source, limit)
     axes = len(asked)
     if array.ndim < axes:
         raise ValueError(
             f"{name} has {array.ndim} axes, a {'nested' if axes == 2 else 'flat'} sequence "
             f"needs at least {axes}"
         )
+    # A block has at least one row. Chunks in it that are missing take memory all the same.
     least = f"one {'row' if axes == 1 else 'cell of axes 0 and 1'} of an array of shape "
     bytes_each = math.prod(array.shape[axes:]) * array.dtype.itemsize
     if bytes_each > limit:
@@ -151,8 +143,22 @@ def _prepare(
         )
     chunks_each = cell_count(array.shape[axes:], array.chunks[axes:])
     check_chunk_count(chunks_each, f"{least}{array.shape}", limit)
-    extents = [None if size is None else check_positive(size, name) for name, size in asked.items()]
+    extents = [None if size is None else check_positive(size, word) for word, size in asked.items()]
     size = choose_read_block(array.shape, array.chunks, array.dtype.itemsize, extents, limit)
-    document: Any = array.metadata
-    is_ours = record_of(document.to_dict()) is not None
+    metadata: Any = array.metadata  # of Zarr 2 or 3
+    # Other programs leave out chunks of fill values; this library stores every chunk.
+    is_ours = record_of(metadata.to_dict()) is not None
     return _Read(Reader.of(array, refuse_missing=is_ours and missing is None), converter, size)
+
+
+def _open_source(source: Source, limit: int) -> tuple[StoredArray, str]:
+    """Open an array once its metadata are checked, and tell its name for messages."""
+    if not isinstance(source, zarr.Array):
+        place = resolve_destination(source)
+        return open_checked(place, limit), str(place)
+    metadata: Any = source.metadata  # of Zarr 2 or 3
+    name, store = str(source.store_path), source.store
+    if type(store) is LocalStore:
+        # Elsewhere, where a relative path leads nowhere, all chunks would seem to be missing.
+        store = LocalStore(store.root.absolute(), read_only=store.read_only)
+    return check_metadata(Keys(store, source.path), metadata.to_dict(), name, limit), name

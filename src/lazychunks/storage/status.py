@@ -118,12 +118,12 @@ def _status(place: Place) -> Status:
     if document is None:
         return known
     array = check_metadata(where.in_store(read_only=True), document, str(place))
-    shape: tuple[int | None, ...] | None = array.shape
+    shape: tuple[int | None, ...] = array.shape
     is_begun = state == "unfinished" and record is not None and not record.is_written
     if is_begun and record is not None:
         lengths = note_even_ends(record).lengths
         shape = (*lengths, *array.shape[len(lengths) :])
-    items = None if shape is None else _product(shape)
+    items = _product(shape)
     return replace(
         known,
         shape=shape,

@@ -108,6 +108,7 @@ def verify(
         check_chunk_count(units.count, str(place), max_chunk_bytes)
     stored = sorted(units.find_stored() if keys is None else units.find_among(keys))
     unit_bytes = math.prod(units.extents) * array.dtype.itemsize
+    # In threads: decompressing a chunk takes longer than reading it.
     at_once = max(min(READ_BYTES // max(unit_bytes, 1), MOST_AT_ONCE), 1)
     ahead: Ahead[str | None] = Ahead(Mapped(units.find_fault, stored), None, at_once)
     faults = add_bar(ahead(), len(stored), "chunk") if is_shown(progress) else ahead()
@@ -160,7 +161,7 @@ class _Units:
             numbers = re.findall(r"\d{1,19}", key)[: len(self._grid)]
             index = tuple(map(int, numbers))
             is_inside = len(index) == len(self._grid) and all(map(operator.lt, index, self._grid))
-            # Only as zarr writes it: it would not look for `c/03`.
+            # Exactly as zarr writes it: `c/03` names no chunk, as zarr does not look for it.
             if is_inside and self.key(index) == key:
                 yield index
 
@@ -182,6 +183,7 @@ class _Units:
             for span, extent in zip(region, self._read_at_once, strict=True)
         )
         try:
+            # A shard that is larger than a chunk may be is read chunk by chunk.
             for part in product(*parts):
                 self._reader(cell_region(part, self._read_at_once, shape))
         except Exception as error:  # noqa: BLE001  # whatever a codec, or a store, raises

@@ -13,6 +13,7 @@ import hypothesis
 from hypothesis.strategies import SearchStrategy
 
 from lazychunks.errors import LengthHintWarning
+from lazychunks.folds.fold import AnyPass
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import Counts
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
@@ -35,10 +36,16 @@ R = TypeVar("R")
 END_OF_ROW = object()
 
 Block: TypeAlias = Any
-"""A block, or a row of blocks; nothing is known of its type."""
+"""A block, or a row of blocks, of any type."""
 
 Result: TypeAlias = Any
-"""The result of an aggregator, of which nothing is known either."""
+"""A result of any type."""
+
+AnyAggregator: TypeAlias = Any
+"""A fold, or any callable; flat or nested."""
+
+AnySequence: TypeAlias = Any
+"""Either sequence."""
 
 Cuts: TypeAlias = tuple[Container[int], Container[int]]
 """Numbers of rows, and of columns, at which parts begin; a flat sequence has rows only."""
@@ -116,7 +123,7 @@ def check_nested_aggregator(
 class Blocks:
     """An example: blocks, what makes them, and the aggregator to check."""
 
-    aggregator: Any
+    aggregator: AnyAggregator
     oracle: Callable[[Any], Result] | None
     same: Same | None
     blocks: Sequence[Block]
@@ -129,13 +136,14 @@ class Blocks:
         """The number of blocks along each block axis, as far as a sequence tells it."""
         return (length_hint(self.blocks, self.hint),)
 
-    def make_sequence(self, blocks: Sequence[Block]) -> Any:
+    def make_sequence(self, blocks: Sequence[Block]) -> AnySequence:
         """Return a sequence of blocks."""
         return flat_sequence(blocks, self.backing, self.hint)
 
-    def run(self, aggregator: Any = None, sequence: Any = None) -> Result:
+    def run(self, aggregator: AnyAggregator = None, sequence: AnySequence = None) -> Result:
         """Run an aggregator over a sequence, by default those of the example."""
         sequence = self.make_sequence(self.blocks) if sequence is None else sequence
+        # Hints are wrong on purpose.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LengthHintWarning)
             return (self.aggregator if aggregator is None else aggregator)(sequence)
@@ -157,7 +165,7 @@ class Blocks:
         """Return the blocks with their places."""
         return list(enumerate(self.blocks))
 
-    def start(self) -> Any:
+    def start(self) -> AnyPass:
         """Start a pass of a fold."""
         return self.aggregator.start(self.counts)
 
@@ -178,7 +186,7 @@ class Rows(Blocks):
         """The number of rows, as far as a sequence tells it."""
         return (length_hint(self.blocks, self.hint), None)
 
-    def make_sequence(self, blocks: Sequence[Block]) -> Any:
+    def make_sequence(self, blocks: Sequence[Block]) -> AnySequence:
         """Return a nested sequence of rows."""
         return nested_sequence(blocks, self.backing, self.hint)
 
@@ -192,7 +200,7 @@ class Rows(Blocks):
             [((i, j), block) for j, block in enumerate(row)] for i, row in enumerate(self.blocks)
         ]
 
-    def start(self) -> Any:
+    def start(self) -> AnyPass:
         """Start a pass of a nested fold."""
         return self.aggregator.start_rows(self.counts)
 
@@ -208,6 +216,7 @@ class Rows(Blocks):
 
 
 def _leaves_its_blocks(case: Blocks) -> None:
+    # Of copies: otherwise the aggregator would change the example that is shown.
     blocks = twin(case.blocks)
     before = bits(blocks)
     case.run(sequence=case.make_sequence(blocks))
@@ -217,7 +226,7 @@ def _leaves_its_blocks(case: Blocks) -> None:
 
 def _purity(case: Blocks) -> None:
     first = case.run()
-    before = twin(first)
+    before = twin(first)  # the second run might change the first result, in memory that both use
     expect(case.run(), before, "the second run gives another result", case.same)
     expect(first, before, "the second run has changed the result of the first", case.same)
 

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 import hypothesis
 import numpy as np
 from hypothesis.strategies import SearchStrategy
-from numpy.typing import NDArray
 
-from lazychunks.converters import NumpyConverter
+from lazychunks.converters import AnyArray, NumpyConverter
 from lazychunks.errors import BlockError
 from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, Same, expect, find_counterexample
@@ -75,7 +74,7 @@ class _Conversion:
     tensor: Any
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> AnyArray:
         return self.converter.to_numpy(self.tensor)
 
 

@@ -6,15 +6,22 @@ import pickle
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from lazychunks.folds.fold import Fold, NestedFold
+from lazychunks.folds.fold import AnyFold, AnyPass, Fold, NestedFold
 from lazychunks.folds.tee import tee
-from lazychunks.testing.aggregators import AGGREGATOR_LAWS, END_OF_ROW, Blocks, Rows
+from lazychunks.testing.aggregators import (
+    AGGREGATOR_LAWS,
+    END_OF_ROW,
+    Block,
+    Blocks,
+    Result,
+    Rows,
+)
 from lazychunks.testing.comparing import twin
 from lazychunks.testing.laws import BrokenError, Law, expect, find_counterexample
 from lazychunks.testing.parts import (
@@ -111,7 +118,7 @@ def check_nested_fold(
     find_counterexample(_laws(pickles=pickles), case, fold, settings, blocks=rows, **_WAYS)
 
 
-def _feed(running: Any, blocks: Iterable[Any]) -> None:
+def _feed(running: AnyPass, blocks: Iterable[Block]) -> None:
     for block in blocks:
         if block is END_OF_ROW:
             running.end_row()
@@ -124,11 +131,13 @@ def _separate_passes(case: Blocks) -> None:
         for block in case.steps():
             _feed(one, [block])
             _feed(other, [block])
-        _feed(one, case.steps())  # goes through them once more
+        # The first pass sees all blocks twice: if both share a state, the second result shows it.
+        _feed(one, case.steps())
         case.expect(other.finish(), "a pass is disturbed by another one at the same time")
 
 
 def _reused_memory(case: Blocks) -> None:
+    # With zeros only, a sum of blocks that are kept might be right by chance.
     for number in (0, 1):
         with case.start() as running:
             for block in case.steps():
@@ -138,11 +147,11 @@ def _reused_memory(case: Blocks) -> None:
             case.expect(running.finish(), f"blocks were filled with {number} after their step")
 
 
-def _spoil(block: Any, number: int) -> None:
-    parts: Any = block
+def _spoil(block: Block, number: int) -> None:
+    components: Block = block
     if isinstance(block, tuple):
-        for part in parts:
-            _spoil(part, number)
+        for component in components:
+            _spoil(component, number)
     elif hasattr(block, "shape") and hasattr(block, "__setitem__"):
         block[...] = number
     elif isinstance(block, list | dict | set | bytearray):
@@ -156,20 +165,23 @@ def _tee(case: Blocks) -> None:
 
 
 def _then(case: Blocks) -> None:
-    fold: Any = case.aggregator
+    fold: AnyFold = case.aggregator
+    # Nested folds have neither method.
     if isinstance(case.aggregator, Fold):
-        _, result = case.run(fold.then(_paired))
+        # Not the identity: then() could forget to call it.
+        _, result = case.run(fold.then(_pair))
         case.expect(result, "then() gives another result")
         case.expect(case.run(fold.contramap(twin)), "contramap() gives another result")
 
 
-def _paired(result: Any) -> tuple[None, Any]:
+def _pair(result: Result) -> tuple[None, Result]:
     return None, result
 
 
 def _giving_up(case: Blocks) -> None:
     taken = sum(1 for _ in case.steps())
     for error in (RuntimeError("of a producer"), KeyboardInterrupt()):
+        # Before the first block, between two, and after the last one.
         for number in (0, taken // 2, taken):
             _give_up(case, number, error)
             case.expect(case.run(), f"the result is another one after {error!r}")
@@ -181,6 +193,7 @@ def _give_up(case: Blocks, number: int, error: BaseException) -> None:
             _feed(running, islice(case.steps(), number))
             raise error  # noqa: TRY301  # as what makes the blocks does
     except BaseException as raised:
+        # A sink explains what is left behind in an error of its own, which names this one.
         if error in (raised, raised.__cause__):
             return
         raise
@@ -189,19 +202,21 @@ def _give_up(case: Blocks, number: int, error: BaseException) -> None:
 
 def _pickling(case: Blocks) -> None:
     try:
-        copied: Any = pickle.loads(pickle.dumps(case.aggregator))  # noqa: S301  # our own
+        copied: Result = pickle.loads(pickle.dumps(case.aggregator))  # noqa: S301  # our own
     except Exception as error:
         raise BrokenError(f"{error!r}; pass pickles=False if it need not") from error
     case.expect(case.run(copied), "a copy gives another result")
 
 
 def _parts(case: Blocks, run: RunPart) -> None:
+    # The result of one pass, not of the oracle: bits count even where the oracle is only close.
     expected = case.run()
     for cuts in (case.cuts, ((), ()), (EVERYWHERE, EVERYWHERE)):
         result = fold_in_parts(case.aggregator, case.cut(cuts), case.counts, run)
         expect(result, expected, f"cut into parts at {cuts}, the result is another one", case.same)
 
 
+# Strategies draw five or six blocks along an axis; cuts that are beyond its end do nothing.
 _WAYS = WAYS | {"cuts": st.tuples(*[st.lists(st.integers(1, 5), max_size=3)] * 2)}
 """How blocks come, and who folds them."""
 
@@ -219,6 +234,7 @@ def _laws(*, pickles: bool) -> list[Law]:
             _giving_up,
         ),
     ]
+    # Before the parts, which are pickled as well: "cannot be pickled" is then what is said.
     if pickles:
         laws.append(Law("pickling", "a copy that was pickled gives the same result", _pickling))
     run = run_part_elsewhere if pickles else run_part

@@ -29,6 +29,7 @@ def cut_blocks(blocks: Sequence[T], cuts: Container[int]) -> Iterator[AnyPart]:
     >>> [part.index for part in cut_blocks("abcde", [3, 1])]
     [(0, 0), (1, 0), (3, 0)]
     """
+    # Rows of one call each, as flat parts have: blocks are numbered by row.
     for number, (start, stop) in enumerate(_spans(len(blocks), cuts)):
         rows = [(partial(_give, block),) for block in blocks[start:stop]]
         yield Part(number, (start, 0), rows, (stop == len(blocks), True), axes=1)
@@ -44,6 +45,7 @@ def cut_rows(
     >>> [part.index for part in cut_rows(["abc", "def"], [1], [2])]
     [(0, 0), (0, 2), (1, 0), (1, 2)]
     """
+    # Generators may make rows of any length, but then there are no columns to cut.
     widths = {len(row) for row in rows}
     width = max(widths, default=0)
     columns = _spans(width, column_cuts if len(widths) == 1 else ()) or [(0, 0)]
@@ -58,6 +60,7 @@ def cut_rows(
             number += 1
 
 
+# The tests give this function to executors, so it must be one that workers can import.
 def run_part(fold: AnyPartFold, part: AnyPart) -> State:
     """Go through a part, as a worker does."""
     with fold.start_part(part) as running:
@@ -80,6 +83,7 @@ def fold_in_parts(
 ) -> Any:
     """Fold blocks part by part, as a coordinator does that leaves all blocks to workers."""
     with fold.start(counts) if len(counts) == 1 else fold.start_rows(counts) as running:
+        # Once the pass has begun: a sink knows only then where to write.
         for_parts = fold.for_parts(running)
         for part in parts:
             running.absorb(run(for_parts, part), part)

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 from lazychunks import converters
 from lazychunks.blocks.factories import Mapped, Product
 from lazychunks.sequences import LazyChunkSequence, NestedLazyChunkSequence
-from lazychunks.testing.values import LAYOUTS, NUMPY_DTYPES, Layout, any_bits, whole_numbers
+from lazychunks.testing.values import (
+    LAYOUTS,
+    NUMPY_DTYPES,
+    Layout,
+    any_bits,
+    whole_numbers,
+)
 
 T = TypeVar("T")
 

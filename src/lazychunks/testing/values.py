@@ -6,7 +6,10 @@ import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+
+from lazychunks.converters import AnyArray
+
+AnyDType: TypeAlias = np.dtype[Any]
 
 Layout: TypeAlias = Literal["C", "F", "strided", "reversed", "read-only"]
 """How an array lies in memory."""
@@ -21,7 +24,7 @@ NUMPY_DTYPES: tuple[str, ...] = (
 """Every dtype of NumPy's own that can be stored, in both byte orders."""
 
 
-def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
+def laid_out(array: AnyArray, layout: Layout) -> AnyArray:
     """Copy an array into a memory layout, bit by bit."""
     if array.ndim == 0 and layout in ("strided", "reversed"):
         return array.copy()
@@ -36,9 +39,7 @@ def laid_out(array: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return copied
 
 
-def any_bits(
-    shape: tuple[int, ...], dtype: np.dtype[Any], seed: int, layout: Layout = "C"
-) -> NDArray[Any]:
+def any_bits(shape: tuple[int, ...], dtype: AnyDType, seed: int, layout: Layout = "C") -> AnyArray:
     """Make an array of zeros, of 0, 1, 2 ..., of special values, or of random bits, by seed."""
     count = math.prod(shape)
     match seed % 4:
@@ -57,19 +58,19 @@ def any_bits(
 
 
 def whole_numbers(
-    shape: tuple[int, ...], dtype: np.dtype[Any], seed: int, layout: Layout = "C"
-) -> NDArray[Any]:
+    shape: tuple[int, ...], dtype: AnyDType, seed: int, layout: Layout = "C"
+) -> AnyArray:
     """Make an array of whole numbers of one digit, of either sign where the dtype has one."""
     random = np.random.default_rng(seed)
     low, high = {"b": (0, 2), "u": (0, 9)}.get(dtype.kind, (-9, 9))
     drawn: Any = random.integers(low, high, shape)
     if dtype.kind == "c":
         drawn = drawn + 1j * random.integers(low, high, shape)
-    array: NDArray[Any] = np.asarray(drawn * (seed > 0)).astype(dtype)
+    array: AnyArray = np.asarray(drawn * (seed > 0)).astype(dtype)
     return laid_out(array, layout)
 
 
-def special_values(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+def special_values(shape: tuple[int, ...], dtype: AnyDType) -> AnyArray:
     """Make an array of the values that are lost most easily, over and over."""
     parts = 2 if dtype.kind == "c" else 1
     size = dtype.itemsize // parts

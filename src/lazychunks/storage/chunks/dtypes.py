@@ -38,6 +38,7 @@ def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]
             "which cannot be stored; convert it to a boolean, integer, floating or complex dtype"
         )
         raise _dtype_error(dtype, way_out, block, NUMBERS)
+    # longdouble: its size depends on the machine.
     if dtype.itemsize > (16 if dtype.kind == "c" else 8):
         wide = "complex128" if dtype.kind == "c" else "float64"
         way_out = f"which Zarr does not know; pass dtype= to cast on purpose, e.g. to {wide}"
@@ -68,8 +69,9 @@ def checked_block(
     BlockDTypeError
         If its dtype cannot be stored, or differs from the first block's.
     """
+    # Fast path, taken by most blocks of a run: the checks below take longer than a small block.
     if type(array) is np.ndarray and dtype is not None and array.dtype == dtype:
-        return array  # fast path: most blocks of a run
+        return array
     array = checked_array(array, block=block)
     if cast:
         if not _is_castable(array.dtype):
@@ -119,6 +121,7 @@ def is_numeric(dtype: np.dtype[Any]) -> bool:
 
 def _is_castable(dtype: np.dtype[Any]) -> bool:
     """Whether it is a dtype of numbers, NumPy's or another package's."""
+    # Structured dtypes have kind V, as have most dtypes of other packages.
     return dtype.kind in "biufc" or (dtype.kind == "V" and dtype.type is not np.void)
 
 

@@ -115,10 +115,11 @@ class ChunkFiles:
         return os.path.join(self.root, *map(str, index))
 
     def _write_file(self, file: str, value: Any) -> None:
+        # Under another name first: a process that dies meanwhile leaves no half chunk.
         partial = f"{file}.partial" if self.atomic else file
         try:
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
-        except FileNotFoundError:
+        except FileNotFoundError:  # the first chunk in its directory
             os.makedirs(os.path.dirname(file), exist_ok=True)
             stream = open(partial, "wb", buffering=0)  # noqa: SIM115
         with stream:

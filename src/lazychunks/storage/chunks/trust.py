@@ -78,7 +78,7 @@ def parse_metadata(value: bytes, zarr_format: int, name: str) -> Document:
     """Parse the metadata of an array; raises as :func:`read_metadata` does."""
     try:
         document = parse(value)
-    except RecursionError:
+    except RecursionError:  # lists in lists, thousands deep
         document = None
     if document is None or document.get("zarr_format") != zarr_format:
         raise UntrustedArrayError(
@@ -119,6 +119,7 @@ def check_metadata(
         to be harmless, a chunk too large, or a shard of too many chunks, or if zarr refuses it.
     """
     try:
+        # First, and before zarr parses them.
         _check_lists(document, name)
         known = _CODECS[2 if document.get("zarr_format") == 2 else 3]
         names = {codec for codec, _ in codecs(document)}
@@ -133,7 +134,7 @@ def check_metadata(
     try:
         array = open_array(where, document)
     except ImportError:
-        raise  # that of ml_dtypes
+        raise  # ml_dtypes is not installed: the message says how to install it
     except Exception as error:
         raise UntrustedArrayError(f"zarr refuses the metadata of {name}: {error}") from error
     dtype, shape, chunks = array.dtype, array.shape, array.chunks
@@ -154,6 +155,7 @@ def check_metadata(
             "raise that if you trust its origin and have the memory"
         )
     for codec, settings in codecs(document):
+        # zarr reads the whole index of a shard, and makes a task for each chunk in it.
         if codec == "sharding_indexed":
             number = math.prod(array.shards or chunks) // max(math.prod(settings["chunk_shape"]), 1)
             check_chunk_count(number, f"one shard of {name}", max_chunk_bytes)
@@ -213,6 +215,7 @@ def unknown_extensions(document: Document) -> Iterator[str]:
         yield "storage transformers"
     for name, settings in codecs(document):
         if name == "sharding_indexed":
+            # An index is decoded by codecs of its own, of which zarr writes these two only.
             for codec in settings.get("index_codecs", ()):
                 if codec["name"] not in ("bytes", "crc32c"):
                     yield f"{codec['name']} for an index"
@@ -226,7 +229,8 @@ def _read_bounded(where: Keys, name: str, place: str) -> bytes | None:
     )
     store, key = where.store, where.key(name)
     if isinstance(store, LocalStore):
-        with suppress(OSError):  # what is not there has neither kind nor size
+        # Reading a FIFO waits for a writer, and a device may have no end.
+        with suppress(OSError):
             found = os.stat(store.root / key)
             is_endless = not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
             if is_endless or found.st_size > MOST_METADATA_BYTES:

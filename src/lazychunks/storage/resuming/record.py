@@ -56,6 +56,8 @@ class Record:
     sizes: tuple[Sizes | None, ...] = ()
     """For each block axis on which a block has another size than the first one (and is not the
     last): sizes of the blocks, as far as they are known."""
+    omits_sizes: bool = False
+    """Whether sizes are left out, since there are too many: nobody knows where the blocks lie."""
     listed: str | None = None
     """Hash of the option ``sizes=``, if it was given."""
     is_written: bool = False
@@ -71,6 +73,7 @@ class Record:
             "counts": list(self.counts) or None,
             "lengths": list(self.lengths) if _has_known(self.lengths) else None,
             "sizes": [_packed(sizes) for sizes in self.sizes] if _has_known(self.sizes) else None,
+            "omits_sizes": self.omits_sizes or None,
             "listed": self.listed,
             "is_written": self.is_written or None,
         }
@@ -102,6 +105,7 @@ class Record:
                 sizes=tuple(
                     None if packed is None else tuple(_unpacked(packed)) for packed in sizes
                 ),
+                omits_sizes=facts.get("omits_sizes") is True,
                 listed=_text(facts.get("listed")),
                 is_written=facts.get("is_written") is True,
             )
@@ -111,8 +115,10 @@ class Record:
     def finished(self) -> Record:
         """Return what is kept of the record in a finished array."""
         runs = sum(len(list(groupby(sizes))) for sizes in self.sizes if sizes is not None)
-        kept = self.sizes if runs <= MOST_RUNS else (None,) * len(self.sizes)
-        return replace(self, attempt=None, is_written=False, sizes=kept)
+        kept = replace(self, attempt=None, is_written=False)
+        if runs > MOST_RUNS and self.listed is None:
+            kept = replace(kept, sizes=(None,) * len(self.sizes), omits_sizes=True)
+        return kept
 
 
 def record_of(document: Document | None) -> Record | None:

@@ -45,6 +45,11 @@ class PartWriters(Generic[T]):
 
     target: Target[T]
 
+    @property
+    def sends_blocks(self) -> bool:
+        """Whether workers send blocks: they send receipts."""
+        return False
+
     def start_part(self, part: AnyPart, /) -> PartWriter[T]:
         """Start to write a part."""
         return PartWriter(self.target, part)
@@ -95,7 +100,7 @@ class PartWriter(Generic[T]):
         self._part = part
         self._is_whole = is_whole
         self._notebook = notebook
-        self.cursor = Cursor(target, part, is_whole=is_whole)
+        self.cursor: Cursor = Cursor(target, part, is_whole=is_whole)
         """Where the next block lies."""
         self._heights: list[int] = []
         """Sizes of the rows, if they may have to be noted."""
@@ -169,6 +174,8 @@ class PartWriter(Generic[T]):
         for axis in range(self._target.block_axes):
             if self._part.ends[axis]:
                 self._fix_length(axis)
+        if any(self.cursor.is_uneven):
+            self._note_sizes()  # all of them, so that each block can be read back
         if self._units is not None:
             assert self._units.is_empty
         if self._background is not None:

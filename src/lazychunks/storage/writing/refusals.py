@@ -87,12 +87,12 @@ def check_even(plan: ArrayPlan, record: Record) -> None:
     """Refuse workers where an earlier start has met blocks of uneven sizes."""
     for axis, (partition, count) in enumerate(zip(plan.axes, record.counts, strict=True)):
         sizes = partition.sizes
-        if sizes is not None and len(sizes) != count:
+        if sizes and len(sizes) != count:
             few = "..., " if len(sizes) > 4 else ""
             raise BlockShapeError(
                 f"blocks have sizes {few}{str(sizes[-4:])[1:-1]} along axis {axis}, as an earlier "
                 "start has found; with an executor all blocks but the last have the size of the "
                 "first: list them in sizes=, or leave out executor= to go on",
                 expected=partition.size,
-                got=sizes[-1],
+                got=sizes[-4:],
             )

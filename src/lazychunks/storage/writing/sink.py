@@ -45,11 +45,6 @@ class ArraySink(Generic[T_contra]):
         """Whether it needs blocks that are stored already: it does not."""
         return False
 
-    @property
-    def sends_blocks(self) -> bool:
-        """Whether workers send blocks: they send receipts."""
-        return False
-
     def start(self, counts: Counts, /) -> Write[T_contra]:
         """Start to store blocks."""
         return Write(self.destination, self.converter, self.overwrite, self.options, counts[:1])

@@ -94,7 +94,7 @@ class Write(Generic[T]):
         self._overwrite = overwrite
         self._options = options
         self._counts = counts
-        self.setup = Setup()
+        self.setup: Setup = Setup()
         self.before: Callable[[Any], T] | None = None
         self.is_behind_a_fold = False
         self._notes: Notes[T] = Notes(self._draft)
@@ -300,7 +300,8 @@ class Write(Generic[T]):
         counts = count()
         if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
-            raise mismatch("the number of blocks", "count", noted, counts, way_out)
+            was, now = (noted, counts) if len(counts) > 1 else (*noted, *counts)
+            raise mismatch("the number of blocks", "count", was, now, way_out)
 
     def begin(self, first: Shape, dtype: np.dtype[Any], /) -> None:
         """Start to write, with the shape and the dtype of the first block."""
@@ -350,14 +351,15 @@ class Write(Generic[T]):
 
     def _go_on(self, found: Found) -> None:
         """Go on with an earlier start, or with what it has finished."""
-        self._notes.document, self._notes.record = found.document, found.record
+        notes = self._notes
+        notes.document, notes.record, notes.keys = found.document, found.record, found.keys
         if found.is_published:
             self._stored = self._open_stored()
         else:
             self._has_begun = True
-        if found.record.first:
+        if found.record.first and not found.record.omits_sizes:
             self._notes.target = self._target_of(found.where, found.keys)
-        if self.setup.workers is not None and self.target is not None:
+        if self.setup.workers and self.target is not None and not self.is_finished:
             check_sizes(found.record.first, len(self._counts), self._options, self.setup)
             check_even(self.target.plan, self._notes.record)
 
@@ -387,8 +389,7 @@ class Write(Generic[T]):
 
     def _publish(self) -> StoredArray:
         """Show the array, whose units are all written."""
-        spilled = tuple(spill.list_keys(self._draft.keys()))
-        self._draft.where.delete(*spilled)
+        self._draft.where.delete(*spill.list_keys(self._notes.keys))
         record, run_id = Record(VERSION), self._options.run_id
         if run_id is not None:
             record = replace(self._notes.record.finished(), run_id=run_id)
