@@ -134,10 +134,15 @@ class Cursor:
 
     def known_sizes(self) -> Shape:
         """Return the sizes of the next block, which is stored."""
+        column = self._column - self._part.index[1]
         sizes: list[int] = []
         for axis, number in enumerate(self.index):
-            partition, length = self._target.plan.axes[axis], self._target.lengths[axis]
-            if partition.sizes is not None:
+            partition, length = self._target.plan.axes[axis], self._lengths[axis]
+            if axis == 1 and self._columns is not None:
+                sizes.append(self.widths[column])  # what this start has learned comes first
+            elif axis == 0 and column and len(self.origin) == 2:
+                sizes.append(self._height)
+            elif partition.sizes is not None:
                 sizes.append(partition.sizes[number])
             else:
                 start = partition.start_of(number)

@@ -15,6 +15,7 @@ from lazychunks.storage.resuming.record import (
     Document,
     Record,
     Sizes,
+    known_sizes,
     seal,
     serialize,
     with_record,
@@ -73,7 +74,9 @@ class Notes(Generic[T]):
         if self.target.lists_sizes:
             return  # they are known as it is
         record = self.record
-        noted = tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        noted = known_sizes(
+            tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        )
         if noted == record.sizes:
             return
         self.write(replace(record, sizes=noted))

@@ -33,6 +33,7 @@ from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import (
     Record,
     hash_sizes,
+    known_sizes,
     serialize,
     with_record,
 )
@@ -317,7 +318,7 @@ class Write(Generic[T]):
             first=first,
             counts=self._counts,
             lengths=tuple(map(sum, options.sizes)) if options.sizes else (None,) * axes,
-            sizes=(None,) * axes,
+            sizes=known_sizes(options.sizes or (None,) * axes),
             listed=hash_sizes(options.sizes),
         )
         document = plan_document(first, dtype, options, self._counts, self.setup.workers)
