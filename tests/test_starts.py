@@ -266,11 +266,12 @@ def test_a_run_that_fails_loses_only_the_blocks_being_computed(
     """Regression: it said that 900 blocks were done, and the next start computed them all."""
     path, noted = tmp_path / "array.zarr", tmp_path / "noted"
     block, options = Small(noted, fail), LAYOUTS[layout]
-    made: Callable[[], Any] = {
+    makers: dict[str, Callable[[], Any]] = {
         "none": nullcontext,
         "threads": threads,
         "processes": spilling_processes,
-    }[workers]
+    }
+    made = makers[workers]
     with made() as executor, pytest.raises(WriteAbortedError) as caught:
         store_small(block, path, executor, **options)
     done, computed = caught.value.done, block.count() - (workers != "none")  # the first one twice
@@ -338,9 +339,7 @@ def spreadable(draw: st.DrawFn) -> tuple[Job, dict[str, Any]]:
     layout: dict[str, Any] = {"chunks": (draw(times) * job.heights[0], columns)}
     if draw(st.booleans()):
         unit = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-        sizes = [
-            tuple(extent * size for size in draw(partitions(6, 3))) for extent in unit
-        ]
+        sizes = [tuple(extent * size for size in draw(partitions(6, 3))) for extent in unit]
         job = Job("listed", sizes[0], sizes[1] if job.widths else None, tail=job.tail)
         layout = {"chunks": unit if job.widths else (unit[0], job.tail)}
         layout["sizes"] = (job.heights, job.widths) if job.widths else job.heights
@@ -381,6 +380,7 @@ def test_a_run_with_workers_says_how_many_blocks_the_next_start_skips(
     job, options = drawn
     destination: Any = tmp_path_factory.mktemp("place") / "array.zarr" if is_path else {}
     watch = Failing(data.draw(st.sampled_from(starts_of(job))))
+    done: int | None = None
     with ThreadPoolExecutor(2) as executor:
         try:
             job.store(
@@ -421,12 +421,10 @@ def test_any_mixture_of_starts_stores_the_same(
     job, options = drawn
     places = starts_of(job)
     destination: Any = tmp_path_factory.mktemp("place") / "array.zarr" if is_path else {}
-    for left, (number, kind) in zip(
-        range(len(failures), -1, -1), [*failures, last], strict=True
-    ):
+    for left, (number, kind) in zip(range(len(failures), -1, -1), [*failures, last], strict=True):
         is_last = left == 0
         watch = Failing(None if is_last else places[number % len(places)])
-        store = partial(
+        store: Any = partial(
             job.store, destination, max_in_flight=data.draw(st.integers(1, 3)), **NAMED, **options
         )
         try:
@@ -461,7 +459,7 @@ def test_uneven_blocks_store_the_same_however_often_they_are_started(
     layout: dict[str, Any],
     failures: list[tuple[int, int]],
 ) -> None:
-    destination = tmp_path_factory.mktemp("place") / "array.zarr"
+    destination: Any = tmp_path_factory.mktemp("place") / "array.zarr"
     places = starts_of(job)
     for number, in_flight in [*failures, (-1, 2)]:
         watch = Failing(None if number < 0 else places[number % len(places)])
