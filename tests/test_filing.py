@@ -3,6 +3,7 @@
 # pyright: reportUnknownMemberType=false
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
+import os
 import re
 import tempfile
 import tracemalloc
@@ -531,6 +532,14 @@ def test_a_file_without_end_takes_no_memory(path: Path, compressors: Any) -> Non
     put(path, np.arange(12), chunks=(12,), compressors=compressors)
     (path / "c" / "0").unlink()
     (path / "c" / "0").symlink_to("/dev/zero")
+    check_is_refused(path, "c/0")
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_fifo_in_place_of_a_chunk_blocks_nobody(path: Path, compressors: Any) -> None:
+    put(path, np.arange(12), chunks=(12,), compressors=compressors)
+    (path / "c" / "0").unlink()
+    os.mkfifo(path / "c" / "0")
     check_is_refused(path, "c/0")
 
 

@@ -52,6 +52,7 @@ from lazychunks.testing.parts import (
     run_part_elsewhere,
 )
 from lazychunks.testing.values import LAYOUTS, any_bits, laid_out
+from tests.executors import Shuffling, processes
 from tests.strategies import Array, bits, layouts, seeds
 
 AnyFold = Fold[Any, Any]
@@ -311,6 +312,22 @@ def test_the_order_of_summation_would_show_otherwise() -> None:
     flags = fold(operator.add, 0.0, merge=operator.add).contramap(np.sum)
     parts = [fold_in_parts(flags, cut_blocks(blocks, range(0, 100, n)), (100,)) for n in (1, 3, 7)]
     assert len(set(parts)) > 1  # of a user's own merge, parts do show
+
+
+@pytest.mark.parametrize("pool", [Shuffling, processes], ids=["shuffling", "processes"])
+def test_parts_may_be_folded_by_an_executor_in_any_order(pool: Callable[[], Any]) -> None:
+    random = np.random.default_rng(0)
+    blocks = [random.standard_normal((int(random.integers(0, 5)), 3)) for _ in range(70)]
+    parts = list(cut_blocks(blocks, {1, 2, 30, 31, 50, 66}))
+    with pool() as executor:
+        for name, folded in FLAT.items():
+            with folded.start((None,)) as running:
+                for_parts = folded.for_parts(running)
+                futures = [executor.submit(run_part, for_parts, part) for part in parts]
+                for part, future in zip(parts, futures, strict=True):
+                    running.absorb(future.result(), part)
+                result = running.finish()
+            assert bits(result) == bits(folded(blocks)), name
 
 
 # Rows of blocks.

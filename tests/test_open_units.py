@@ -312,6 +312,18 @@ def test_what_is_handed_out_does_not_begin_again() -> None:
     assert len(run.handed_out) == 1
 
 
+def test_a_unit_may_have_been_spilled_whole() -> None:
+    """Regression: an interrupt came right before it was handed out, and so it began again."""
+    whole = arranged((11, 3))
+    target = spilling(make_target((4, 3), (4,), lengths=(11,), stored=frozenset({(0,)})))
+    spill.spill(target.where, (1,), [((0, 3),), ((3, 4),)], whole[4:8])
+    run = Run(next_start(target))
+    run.units.take_spilled((slice(4, 7), slice(0, 3)))
+    assert run.cells == {(1,)}
+    run.units.add((7,), whole[7:])  # of which the part in the next unit is lost
+    run.check(whole, frozenset({(0,)}))
+
+
 def test_only_what_has_changed_is_spilled(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Shape] = []
 

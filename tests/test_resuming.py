@@ -439,7 +439,7 @@ def test_a_run_that_has_grown_is_told_whoever_computes(place: Place) -> None:
         for chosen in (None, executor):
             with pytest.raises(ResumeMismatchError, match="number of blocks") as caught:
                 grown.store(place.destination, _never, run_id="run", resume=True, executor=chosen)
-            assert (caught.value.expected, caught.value.got) == ((5,), (6,))
+            assert (caught.value.expected, caught.value.got) == (5, 6)
 
 
 @pytest.mark.parametrize("job", [FLAT, NESTED], ids=lambda job: job.name)

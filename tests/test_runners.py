@@ -464,7 +464,6 @@ def test_when_it_has_failed_nothing_is_under_way(aggregator: Any) -> None:
     releasing.join()
 
 
-@pytest.mark.usefixtures("_ctrl_c_is_heard")
 @pytest.mark.parametrize("aggregator", [total(), concatenate(), None, tee(total(), concatenate())])
 def test_an_interrupt_waits_for_the_tasks_under_way(aggregator: Any) -> None:
     blocks = Counting(slow=range(9, 40))

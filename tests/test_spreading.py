@@ -33,6 +33,8 @@ from lazychunks import (
     NotSpreadableError,
     ResumeMismatchError,
     WriteAbortedError,
+    tee,
+    total,
     zarr_sink,
 )
 from lazychunks.storage.chunks.metadata import KEPT_BACK
@@ -676,3 +678,22 @@ def test_progress_moves_by_blocks(capsys: pytest.CaptureFixture[str]) -> None:
         for job in EVEN:
             job.sequence().to_zarr({}, CONVERTER, chunks="blocks", executor=executor, progress=True)
             assert f"{job.count}/{job.count}" in capsys.readouterr().err
+
+
+def _small(number: int) -> Array:
+    return np.full((32, 50), number, np.float32)
+
+
+@pytest.mark.parametrize("fold", ["alone", "in a tee"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_auto_leaves_work_for_each_worker(workers: int, fold: str) -> None:
+    """Regression: 60 small blocks became one chunk, and so one task."""
+    blocks = LazyChunkSequence.from_map(_small, range(60))
+    sink = zarr_sink({}, IdentityConverter())
+    with ThreadPoolExecutor(workers) as executor:
+        if fold == "alone":
+            stored = blocks.compute(sink, executor=executor)
+        else:
+            stored, _ = blocks.compute(tee(sink, total()), executor=executor)
+    assert stored.nchunks >= 4 * workers
+    assert stored.chunks[0] % 32 == 0, "whole blocks"

@@ -245,6 +245,10 @@ class Joining:
     )
     indices: list[Any] = field(default_factory=list[Any])
 
+    @property
+    def sends_blocks(self) -> bool:
+        return False
+
     def start_part(self, part: AnyPart, /) -> Summing:
         self.indices.append([len(row) for row in part.rows])
         return Summing(self.exits)

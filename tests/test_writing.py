@@ -349,6 +349,26 @@ def test_another_thread_leaves_handlers_alone() -> None:
     assert seen == [signal.getsignal(signal.SIGINT)]
 
 
+def test_ctrl_c_ends_the_wait_for_a_write(gate: Gate) -> None:
+    """Although the write does not end, and although signals are held while the pool is called."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    writer = writing(gate, 1)
+    writer.submit(filled(writer, 0))
+    gate.entered.get(timeout=PATIENCE)
+    main = main_thread().ident or 0
+    sender = Thread(target=signal.pthread_kill, args=(main, signal.SIGINT))
+
+    def wait() -> None:
+        sender.start()
+        writer.drain()
+
+    with pytest.raises(KeyboardInterrupt):
+        wait()
+    signal.signal(signal.SIGINT, before)
+    sender.join(PATIENCE)
+    closing_waits(writer, gate)
+
+
 FRAGILE = tuple(
     module.__file__
     for module in map(

@@ -39,11 +39,11 @@ PURE = {
     "filled",
     "mismatches",
     "options",
-    "reading",
+    "read",
     "shipping",
     "status",
     "trust",
-    "verifying",
+    "verify",
 }
 """Modules that change nothing."""
 

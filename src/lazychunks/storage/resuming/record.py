@@ -199,6 +199,11 @@ def hash_sizes(sizes: Sequence[Sizes] | None) -> str | None:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
+def known_sizes(sizes: Sequence[Sizes | None]) -> tuple[Sizes | None, ...]:
+    """Return sizes along the block axes as a record may hold them: none of too many blocks."""
+    return tuple(along if along and len(along) <= MOST_BLOCKS else None for along in sizes)
+
+
 def _has_known(values: Sequence[object]) -> bool:
     return any(value is not None for value in values)
 

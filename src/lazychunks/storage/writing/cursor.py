@@ -47,6 +47,8 @@ class Cursor:
         """Along which axes blocks may lie elsewhere than the size of the first one tells."""
         self._lengths: list[int | None] = list(target.lengths)
         """Of the block axes, where their ends are known."""
+        self.is_bounded: bool = any(length is not None for length in target.lengths)
+        """Whether one of them is known."""
         self.usual: Shape | None = self._find_usual()
         """Shape that the next block most likely has, and with which it needs no check."""
         self.taken: int = 0
@@ -72,14 +74,15 @@ class Cursor:
         if len(origin) == 1:
             self._row += 1
             self.origin = self.stops = (origin[0] + shape[0],)
+            # The usual shape stays what it is.
         else:
             if self._columns is None:
                 self.widths.append(shape[1])
             self._column += 1
             self.origin = (origin[0], origin[1] + shape[1])
             self.stops = (origin[0] + shape[0], max(self.origin[1], self.stops[1]))
-        self._height = shape[0]
-        self.usual = self._find_usual()
+            self._height = shape[0]
+            self.usual = self._find_usual()
         return origin
 
     def end_row(self) -> bool:
@@ -111,6 +114,7 @@ class Cursor:
             was = known if length >= reach else f"at least {reach}"
             raise mismatch(f"the length of axis {axis}", "length", was, length)
         self._lengths[axis] = length
+        self.is_bounded = True
         return length if known is None else None
 
     # --- sizes ---------------------------------------------------------------------------------
@@ -130,10 +134,15 @@ class Cursor:
 
     def known_sizes(self) -> Shape:
         """Return the sizes of the next block, which is stored."""
+        column = self._column - self._part.index[1]
         sizes: list[int] = []
         for axis, number in enumerate(self.index):
-            partition, length = self._target.plan.axes[axis], self._target.lengths[axis]
-            if partition.sizes is not None:
+            partition, length = self._target.plan.axes[axis], self._lengths[axis]
+            if axis == 1 and self._columns is not None:
+                sizes.append(self.widths[column])  # what this start has learned comes first
+            elif axis == 0 and column and len(self.origin) == 2:
+                sizes.append(self._height)
+            elif partition.sizes is not None:
                 sizes.append(partition.sizes[number])
             else:
                 start = partition.start_of(number)

@@ -15,6 +15,7 @@ from lazychunks.storage.resuming.record import (
     Document,
     Record,
     Sizes,
+    known_sizes,
     seal,
     serialize,
     with_record,
@@ -43,9 +44,12 @@ class Notes(Generic[T]):
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self.document: Document = {}
-        self.record = Record(VERSION)
+        self.record: Record = Record(VERSION)
         self.target: Target[T] | None = None
         """Where blocks go, once the first of them is known, or an earlier start is taken up."""
+
+        self.keys: Collection[str] = ()
+        """Of the unfinished array, as an earlier start has left it; in the end, all of them."""
 
     def begin(self, document: Document, record: Record) -> bytes:
         """Note the first of them, and return the metadata that the unfinished write starts with."""
@@ -70,7 +74,9 @@ class Notes(Generic[T]):
         if self.target.lists_sizes:
             return  # they are known as it is
         record = self.record
-        noted = tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        noted = known_sizes(
+            tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
+        )
         if noted == record.sizes:
             return
         self.write(replace(record, sizes=noted))
@@ -97,7 +103,9 @@ class Notes(Generic[T]):
         assert self.target is not None
         self.document = with_shape(self.document, (*lengths, *self.target.plan.trailing))
         way_out = "see that nothing removes them, and that workers share the store"
-        check_complete(self._draft.where, self.document, tuple(self._draft.keys()), name, way_out)
+        # Listed once, for publishing too: to list many small files takes as long as to make some.
+        self.keys = tuple(self._draft.keys())
+        check_complete(self._draft.where, self.document, self.keys, name, way_out)
         self.write(replace(self.record, counts=counts, lengths=lengths, is_written=True))
 
     def write(self, record: Record) -> None:

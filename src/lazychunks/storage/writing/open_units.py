@@ -65,7 +65,8 @@ class OpenUnits:
         self._unit = target.unit
         self._allocate = allocate
         self._hand_out = hand_out
-        self._stored = target.stored
+        self._stored = set(target.stored)
+        """Units that get nothing more."""
         self._earlier = dict(target.spilled or {})
         self._spills = target.spilled is not None
         self._open: dict[Shape, _OpenUnit] = {}
@@ -195,6 +196,9 @@ class OpenUnits:
     def _hand_out_if_complete(self, cell: Shape, unit: _OpenUnit) -> None:
         if unit.filled == unit.size:
             del self._open[cell]
+            if cell in self._spilled:
+                # It may have been spilled whole, and a block that lies partly in it come again.
+                self._stored.add(cell)
             rest = tuple(slice(0, length) for length in self._target.plan.trailing)
             self._hand_out(Filled((*self._region(cell), *rest), unit.buffer))
 

@@ -100,7 +100,7 @@ class PartWriter(Generic[T]):
         self._part = part
         self._is_whole = is_whole
         self._notebook = notebook
-        self.cursor = Cursor(target, part, is_whole=is_whole)
+        self.cursor: Cursor = Cursor(target, part, is_whole=is_whole)
         """Where the next block lies."""
         self._heights: list[int] = []
         """Sizes of the rows, if they may have to be noted."""
@@ -153,9 +153,11 @@ class PartWriter(Generic[T]):
         shape, cursor = array.shape, self.cursor
         if shape != cursor.usual:
             cursor.check_sizes(shape)
-        cursor.check_lengths(shape)
+        if cursor.is_bounded:
+            cursor.check_lengths(shape)
         units = self._units or self._open()
-        is_news = self._notebook is not None and self._notice_uneven(shape, units)
+        notes, first = self._notebook is not None, self._target.first
+        is_news = notes and shape != first and self._notice_uneven(shape, units)
         origin = self._advance(shape)
         if is_news:
             self._note_sizes()
@@ -213,9 +215,10 @@ class PartWriter(Generic[T]):
 
     def _advance(self, shape: Shape) -> Shape:
         """Go on to the next block, and return the origin of this one."""
-        if self._notebook is not None and self.cursor.is_first_along(0):
+        cursor = self.cursor
+        if self._notebook is not None and cursor.is_first_along(0):
             self._heights.append(shape[0])
-        return self.cursor.advance(shape)
+        return cursor.advance(shape)
 
     def _notice_uneven(self, shape: Shape, units: OpenUnits) -> bool:
         """Tell whether the next block is the first of another size; forget what that disproves.

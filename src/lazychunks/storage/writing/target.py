@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+_CHUNK_KEY = re.compile(r"c(/(0|[1-9][0-9]{0,18}))*")
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,4 @@ def parse_chunk_key(key: str) -> Shape:
     >>> parse_chunk_key("c/3/0"), parse_chunk_key("c/03/0"), parse_chunk_key("zarr.json")
     ((3, 0), (), ())
     """
-    first, *parts = key.split("/")
-    if first != "c" or not all(_DECIMAL.fullmatch(part) for part in parts):
-        return ()
-    return tuple(map(int, parts))
+    return tuple(map(int, key.split("/")[1:])) if _CHUNK_KEY.fullmatch(key) else ()

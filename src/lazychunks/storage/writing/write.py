@@ -33,6 +33,7 @@ from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import (
     Record,
     hash_sizes,
+    known_sizes,
     serialize,
     with_record,
 )
@@ -93,7 +94,7 @@ class Write(Generic[T]):
         self._overwrite = overwrite
         self._options = options
         self._counts = counts
-        self.setup = Setup()
+        self.setup: Setup = Setup()
         self.before: Callable[[Any], T] | None = None
         self.is_behind_a_fold = False
         self._notes: Notes[T] = Notes(self._draft)
@@ -299,7 +300,7 @@ class Write(Generic[T]):
         counts = count()
         if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
-            was, now = (noted, counts) if len(counts) > 1 else (noted[0], counts[0])
+            was, now = (noted, counts) if len(counts) > 1 else (*noted, *counts)
             raise mismatch("the number of blocks", "count", was, now, way_out)
 
     def begin(self, first: Shape, dtype: np.dtype[Any], /) -> None:
@@ -317,7 +318,7 @@ class Write(Generic[T]):
             first=first,
             counts=self._counts,
             lengths=tuple(map(sum, options.sizes)) if options.sizes else (None,) * axes,
-            sizes=(None,) * axes,
+            sizes=known_sizes(options.sizes or (None,) * axes),
             listed=hash_sizes(options.sizes),
         )
         document = plan_document(first, dtype, options, self._counts, self.setup.workers)
@@ -350,7 +351,8 @@ class Write(Generic[T]):
 
     def _go_on(self, found: Found) -> None:
         """Go on with an earlier start, or with what it has finished."""
-        self._notes.document, self._notes.record = found.document, found.record
+        notes = self._notes
+        notes.document, notes.record, notes.keys = found.document, found.record, found.keys
         if found.is_published:
             self._stored = self._open_stored()
         else:
@@ -387,8 +389,7 @@ class Write(Generic[T]):
 
     def _publish(self) -> StoredArray:
         """Show the array, whose units are all written."""
-        spilled = tuple(spill.list_keys(self._draft.keys()))
-        self._draft.where.delete(*spilled)
+        self._draft.where.delete(*spill.list_keys(self._notes.keys))
         record, run_id = Record(VERSION), self._options.run_id
         if run_id is not None:
             record = replace(self._notes.record.finished(), run_id=run_id)
