@@ -79,8 +79,14 @@ class Units:
             array[piece.region] = piece.data
 
     def read(self, region: Region) -> NDArray[Any]:
-        """Read a region, all units of which are stored."""
-        return Reader.of(self._ending_with(region))(region)
+        """Read a region, all units of which are stored.
+
+        Raises
+        ------
+        MissingChunkError
+            If one is not there any more.
+        """
+        return Reader.of(self._ending_with(region), refuse_missing=True)(region)
 
     @cached_property
     def _endless(self) -> StoredArray:

@@ -74,9 +74,7 @@ class Notes(Generic[T]):
         if self.target.lists_sizes:
             return  # they are known as it is
         record = self.record
-        noted = known_sizes(
-            tuple(map(_longer, record.first, record.counts, sizes, record.sizes))
-        )
+        noted = known_sizes(tuple(map(_longer, record.first, record.counts, sizes, record.sizes)))
         if noted == record.sizes:
             return
         self.write(replace(record, sizes=noted))

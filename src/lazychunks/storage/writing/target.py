@@ -262,19 +262,22 @@ class Target(Generic[T]):
             return self.units.read(region)
         values = np.empty(region_shape(region), self.units.dtype)
         for cell, within, in_region in self.pieces(region):
-            starts = map(operator.mul, cell, self.unit)
-            if cell in self.stored:
-                place = tuple(
-                    slice(start + span.start, start + span.stop)
-                    for start, span in zip(starts, within, strict=True)
-                )
-                values[in_region] = self.units.read((*place, *region[self.block_axes :]))
-            else:
-                buffer = np.empty((*self.unit, *self.plan.trailing), self.units.dtype)
-                if spill.load(self.where, cell, buffer) != (self.spilled or {}).get(cell):
-                    raise ValueError(f"what was spilled of the chunk {cell} has gone")
-                values[in_region] = buffer[within]
+            values[in_region] = self._read_piece(cell, within, region[self.block_axes :])
         return values
+
+    def _read_piece(self, cell: Shape, within: Region, rest: Region) -> NDArray[Any]:
+        """Read a piece of a unit that is stored or spilled."""
+        if cell not in self.stored:
+            buffer = np.empty((*self.unit, *self.plan.trailing), self.units.dtype)
+            if spill.piece_of(within) in spill.load(self.where, cell, buffer):
+                return buffer[within]
+            # This start has completed the unit meanwhile, and stored it before the spill went.
+        starts = map(operator.mul, cell, self.unit)
+        place = tuple(
+            slice(start + span.start, start + span.stop)
+            for start, span in zip(starts, within, strict=True)
+        )
+        return self.units.read((*place, *rest))
 
 
 @dataclass(frozen=True, slots=True)
