@@ -338,9 +338,7 @@ def spreadable(draw: st.DrawFn) -> tuple[Job, dict[str, Any]]:
     layout: dict[str, Any] = {"chunks": (draw(times) * job.heights[0], columns)}
     if draw(st.booleans()):
         unit = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-        sizes = [
-            tuple(extent * size for size in draw(partitions(6, 3))) for extent in unit
-        ]
+        sizes = [tuple(extent * size for size in draw(partitions(6, 3))) for extent in unit]
         job = Job("listed", sizes[0], sizes[1] if job.widths else None, tail=job.tail)
         layout = {"chunks": unit if job.widths else (unit[0], job.tail)}
         layout["sizes"] = (job.heights, job.widths) if job.widths else job.heights
@@ -421,9 +419,7 @@ def test_any_mixture_of_starts_stores_the_same(
     job, options = drawn
     places = starts_of(job)
     destination: Any = tmp_path_factory.mktemp("place") / "array.zarr" if is_path else {}
-    for left, (number, kind) in zip(
-        range(len(failures), -1, -1), [*failures, last], strict=True
-    ):
+    for left, (number, kind) in zip(range(len(failures), -1, -1), [*failures, last], strict=True):
         is_last = left == 0
         watch = Failing(None if is_last else places[number % len(places)])
         store = partial(
