@@ -410,15 +410,49 @@ NOT_COMPUTED = {
 """Changes of a finished run that only computing a block would tell, or that are another run."""
 
 
+def _write_all_but_publish(job: Job, place: Place) -> None:
+    """Die right before the array is shown."""
+    kind = SiblingDirectory if isinstance(place, LocalPlace) else MetadataLast
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(kind, "commit", _fail)
+        with pytest.raises(WriteAbortedError):
+            job.store(place.destination, run_id="run")
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["published", "only publishing was left"])
 @pytest.mark.parametrize("name", sorted(CHANGES.keys() - NOT_COMPUTED))
-def test_a_finished_run_is_compared_before_it_is_returned(name: str, place: Place) -> None:
+def test_a_finished_run_is_compared_before_it_is_returned(
+    name: str, published: bool, place: Place
+) -> None:
     change = CHANGES[name]
-    change.of.store(place.destination, run_id="run")
+    if published:
+        change.of.store(place.destination, run_id="run")
+    else:
+        _write_all_but_publish(change.of, place)
     before = place.content()
     options: dict[str, Any] = {"run_id": "run", "resume": True, **change.options}
     with pytest.raises(ResumeMismatchError) as caught:
         replace(change.of, **change.job).store(place.destination, _never, overwrite=True, **options)
     assert caught.value.field == change.what
+    assert place.content() == before, "and nothing is published"
+    change.of.store(place.destination, _never, run_id="run", resume=True)
+    assert same(seen_at(_store(place)), change.of.whole)
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["published", "only publishing was left"])
+@pytest.mark.parametrize("widths", [None, (3, 3)])
+def test_a_finished_run_is_of_one_kind_of_sequence(
+    widths: tuple[int, ...] | None, published: bool, place: Place
+) -> None:
+    job = Job("job", (2, 2, 2), widths, tail=3)
+    if published:
+        job.store(place.destination, run_id="run")
+    else:
+        _write_all_but_publish(job, place)
+    before = place.content()
+    other = replace(job, widths=None if widths else (3, 3))
+    with pytest.raises(ResumeMismatchError, match="the number of block axes"):
+        other.store(place.destination, _never, run_id="run", resume=True)
     assert place.content() == before
 
 
