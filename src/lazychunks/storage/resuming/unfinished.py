@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,15 +82,21 @@ def note_even_ends(record: Record) -> Record:
     return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))
 
 
-def count_done(target: Target[Any], counts: tuple[int | None, ...]) -> int | None:
-    """Count the blocks that a next start does not compute; None if there are too many to count."""
-    numbers = [_numbers(target, axis, count) for axis, count in enumerate(counts)]
+def count_done(targets: Sequence[Target[Any]], counts: tuple[int | None, ...]) -> int | None:
+    """Count the blocks that a next start does not compute; None if there are too many to count.
+
+    A block is done when it is done in all arrays of the write.
+    """
+    numbers = [
+        min((_numbers(target, axis, count) for target in targets), key=len)
+        for axis, count in enumerate(counts)
+    ]
     if math.prod(map(len, numbers)) > COUNTED:
         return None
     done = 0
     for index in product(*numbers):
         ends = [number + 1 == count for number, count in zip(index, counts, strict=True)]
-        done += target.has(index, (ends[0], ends[-1]))
+        done += all(target.has(index, (ends[0], ends[-1])) for target in targets)
     return done
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from lazychunks.runs.passes import Counts, PartFold
 from lazychunks.storage.options import Destination, WriteOptions
-from lazychunks.storage.writing.part_writer import PartWriters
+from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.writing.write import Write
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
-    from lazychunks.storage.writing.target import Target
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -47,17 +46,20 @@ class ArraySink(Generic[T_contra]):
 
     def start(self, counts: Counts, /) -> Write[T_contra]:
         """Start to store blocks."""
-        return Write(self.destination, self.converter, self.overwrite, self.options, counts[:1])
+        return self._write(counts[:1])
 
     def start_rows(self, counts: Counts, /) -> Write[T_contra]:
         """Start to store rows of blocks."""
-        known = (*counts, None, None)[:2]
-        return Write(self.destination, self.converter, self.overwrite, self.options, known)
+        return self._write((*counts, None, None)[:2])
 
     def for_parts(self, running: Any, /) -> PartFold[T_contra]:
         """Return what stores parts."""
-        target: Target[T_contra] = running.target
-        return PartWriters(target)
+        parts: PartFold[T_contra] = running.for_parts()
+        return parts
+
+    def _write(self, counts: Counts) -> Write[T_contra]:
+        place = resolve_destination(self.destination)
+        return Write(place, self.converter, self.overwrite, self.options, counts)
 
 
 def check_converter(converter: object) -> None:
