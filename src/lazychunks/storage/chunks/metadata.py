@@ -83,6 +83,11 @@ def mark_overwriting(members: Iterable[str]) -> bytes:
     return OVERWRITING + "".join(f"\n{name}" for name in members).encode()
 
 
+def noted_names(value: bytes) -> tuple[str, ...]:
+    """Return the names of the arrays in a group that an overwrite removes."""
+    return tuple(value.decode().split("\n")[1:]) if is_overwriting(value) else ()
+
+
 def is_overwriting(value: bytes | None) -> bool:
     """Whether an overwrite has not removed the old array, or group."""
     return value is not None and value.startswith(OVERWRITING)

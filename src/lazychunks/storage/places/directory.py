@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,13 +39,14 @@ from lazychunks.storage.places.file_system import (
 )
 from lazychunks.storage.places.location import locate
 from lazychunks.storage.places.lock import hold_lock
-from lazychunks.storage.places.protocol import NO_DOCUMENTS
+from lazychunks.storage.places.protocol import NO_DOCUMENTS, Place
 from lazychunks.storage.places.refusals import (
     check_above,
-    find_foreign_names,
     has_metadata,
     is_array,
     is_draft,
+    is_group,
+    is_of_a_writer,
     parse_metadata,
     refuse,
     refuse_link,
@@ -63,6 +64,8 @@ class LocalDirectory:
     """Absolute: a change of the working directory meanwhile changes nothing here."""
     given: str = ""
     """What the user calls it, for messages."""
+    is_for_group: bool = False
+    """Whether the destination is one for a group of arrays."""
     made: list[Path] = field(default_factory=list[Path], init=False, compare=False, repr=False)
     """Parents that this writer has made, the innermost first."""
 
@@ -99,7 +102,7 @@ class LocalDirectory:
         """Return the path of a hidden sibling that writers use."""
         return self.path.parent / f".{self.path.name}.{what}"
 
-    def holds_array(self) -> bool:
+    def is_taken(self) -> bool:
         """Tell whether an array is there.
 
         Raises
@@ -126,7 +129,17 @@ class LocalDirectory:
             raise refuse(name, "a mount point")
         if has_working_directory(path):
             raise refuse(name, "the working directory of this process, or above it")
-        return is_array(name, list_names(path), parse_metadata(self.read(METADATA)))
+        if self.is_for_group:
+            return is_group(self, self.list_below())
+        return is_array(name, self.list_below(), parse_metadata(self.read(METADATA)))
+
+    def list_below(self, name: str = "") -> Collection[str]:
+        """Return the names in the directory, or in one below it."""
+        return list_names(self.path / name)
+
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        return replace(self, is_for_group=True)
 
     def check_removable(self) -> None:
         """Refuse an array that could be moved out of the way, but then not be removed.
@@ -159,7 +172,7 @@ class LocalDirectory:
         location = locate(LocalStore(self.path), "")
         with REGISTER.enter(location, str(self), is_staged=True):
             # Now for a refusal that leaves no trace, and again below as the only writer.
-            self.holds_array()
+            self.is_taken()
             self._check_siblings()
             with self._make_parents(), hold_lock(self.beside("lock"), str(self)):
                 self._check_siblings()
@@ -183,8 +196,9 @@ class LocalDirectory:
         for directory in (self.beside("old"), self.beside("partial")):
             if directory.is_symlink():
                 raise refuse_link(str(directory))
-            names = list_names(directory)
-            is_ours = is_draft(names) or (REPLACED in names and not find_foreign_names(names))
+            place = LocalDirectory(directory)
+            names = place.list_below()
+            is_ours = is_draft(place) or (REPLACED in names and is_of_a_writer(place, names))
             if directory.exists() and not (directory.is_dir() and is_ours):
                 raise refuse_neighbor(str(directory))
 
@@ -238,7 +252,7 @@ class SiblingDirectory:
 
     def exists(self) -> bool:
         """Whether an earlier start has left something."""
-        return is_directory(self._staging) and is_draft(list_names(self._staging))
+        return is_directory(self._staging) and is_draft(LocalDirectory(self._staging))
 
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Make an empty staging directory, open to nobody to whom the destination is not."""
@@ -248,8 +262,8 @@ class SiblingDirectory:
             make_directory_like(self._staging, self._place.path)
         else:
             os.mkdir(self._staging)
-        if "" in documents:
-            self.where.write(KEPT_BACK, documents[""])
+        for path, document in documents.items():
+            self.where.below(path).write(KEPT_BACK, document)
 
     def keys(self, *, tidy: bool = False) -> Iterator[str]:
         """List the files that are stored.
@@ -265,7 +279,7 @@ class SiblingDirectory:
         for key, entry in walk_files(self._staging):
             if entry.is_symlink():
                 raise refuse_link(entry.path)
-            if key == KEPT_BACK or not key.endswith(".partial"):
+            if os.path.basename(key) == KEPT_BACK or not key.endswith(".partial"):
                 yield key
             elif tidy:
                 os.unlink(entry.path)
@@ -288,7 +302,7 @@ class SiblingDirectory:
         if durable:
             sync_tree(staging)
         # A program that knows nothing of our lock may have stored something in the meantime.
-        replaces = self._place.holds_array()
+        replaces = self._place.is_taken()
         if replaces and not self._overwrite:
             raise refuse_newcomer(str(self._place))
         try:
@@ -305,7 +319,8 @@ class SiblingDirectory:
             for directory in (target, *self._place.made):
                 sync_path(directory.parent)
         with contextlib.suppress(OSError):  # the next writer tidies up
-            unlink(target / KEPT_BACK)
+            for path in documents:
+                unlink(target / path / KEPT_BACK)
             self._remove_replaced()
 
     def discard(self) -> None:

@@ -7,30 +7,41 @@ What has no metadata is no array. Until all is written, the metadata of the arra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import ClassVar
 
 from lazychunks.errors import DestinationExistsError
-from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, OVERWRITING
+from lazychunks.storage.chunks.metadata import (
+    KEPT_BACK,
+    METADATA,
+    mark_overwriting,
+    noted_names,
+)
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.location import Location, locate
-from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
+from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft, Place
 from lazychunks.storage.places.refusals import (
     METADATA_NAMES,
     check_above,
     is_array,
+    is_group,
+    is_unfinished,
     parse_metadata,
     refuse_newcomer,
     refuse_read_only,
 )
 from lazychunks.storage.places.register import REGISTER
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 
 
 @dataclass(frozen=True, slots=True)
 class StoreKeys(Keys):
     """A place in a zarr store."""
 
+    is_for_group: bool = False
+    """Whether the destination is one for a group of arrays."""
     has_other_keys: ClassVar[bool] = True
     """Whether the store takes keys that are not Zarr's own."""
 
@@ -60,7 +71,7 @@ class StoreKeys(Keys):
         """Return the place itself."""
         return self
 
-    def holds_array(self) -> bool:
+    def is_taken(self) -> bool:
         """Tell whether an array is there.
 
         Raises
@@ -75,21 +86,30 @@ class StoreKeys(Keys):
         parts = self.path.split("/") if self.path else []
         above = (StoreKeys(self.store, "/".join(parts[:number])) for number in range(len(parts)))
         check_above(str(self), above, (KEPT_BACK, ".zarray") if self.has_other_keys else ())
-        return self.contains_array()
+        return self.is_taken_itself()
 
-    def contains_array(self) -> bool:
+    def is_taken_itself(self) -> bool:
         """Tell whether an array is there, without a look at what is above."""
         document = parse_metadata(self.read(METADATA))
         members = self.list_directory()
         if members is None:  # the store cannot list, so the keys that tell are asked for
             members = [name for name in (*METADATA_NAMES, ".zgroup") if self.read(name) is not None]
-        if document is None and KEPT_BACK in members and ".zarray" not in members:
-            # Not an array yet, but nothing else may be beside it either.
-            is_array(str(self), members, {"node_type": "array"})
-            return False
-        if members and document is None and self.list_keys() == []:
+        if document is None and KEPT_BACK in members:
+            if is_unfinished(self, members, as_group=self.is_for_group):
+                return False
+        elif members and document is None and self.list_keys() == []:
             return False  # a store that keeps files leaves empty directories
+        if self.is_for_group:
+            return is_group(self, members)
         return is_array(str(self), members, document)
+
+    def list_below(self, name: str = "") -> Collection[str]:
+        """Return the first parts of the keys below a name; none where the store cannot list."""
+        return self.below(name).list_directory() or ()
+
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        return replace(self, is_for_group=True)
 
     def check_removable(self) -> None:
         """Refuse nothing: an array is removed before another one takes its place."""
@@ -110,10 +130,10 @@ class StoreKeys(Keys):
         DestinationBusyError
             If another writer of this process is at work there, within it, or around it.
         DestinationExistsError, DestinationReadOnlyError
-            As :meth:`holds_array`.
+            As :meth:`is_taken`.
         """
         with REGISTER.enter(self.location, str(self)):
-            self.holds_array()
+            self.is_taken()
             if self.has_other_keys and self.store.supports_deletes:
                 kept_back = self.read(KEPT_BACK)
                 if kept_back and kept_back == self.read(METADATA):
@@ -163,12 +183,12 @@ class MetadataLast:
         """
         place = self._place
         self._is_refused = True
-        holds_array = place.contains_array()
-        if holds_array and not self._overwrite:
+        is_taken = place.is_taken_itself()
+        if is_taken and not self._overwrite:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
         if not self.supports_deletes:
-            if holds_array:
+            if is_taken:
                 raise DestinationExistsError(
                     f"{place} holds an array, and its store cannot delete, hence not replace it; "
                     "choose another destination",
@@ -176,11 +196,11 @@ class MetadataLast:
                 )
             return
         self._is_refused = False
-        place.write(KEPT_BACK, OVERWRITING)
+        place.write(KEPT_BACK, mark_overwriting(self._list_arrays()))
         place.delete(*METADATA_NAMES)
         self._remove_chunks()
-        if "" in documents:
-            place.write(KEPT_BACK, documents[""])
+        for path, document in documents.items():
+            place.below(path).write(KEPT_BACK, document)
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
         """List the keys that are stored."""
@@ -210,7 +230,7 @@ class MetadataLast:
             raise
         if self.supports_deletes:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                place.delete(KEPT_BACK)
+                place.delete(KEPT_BACK, *(f"{path}/{KEPT_BACK}" for path in documents if path))
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
@@ -218,6 +238,12 @@ class MetadataLast:
             if self._place.read(METADATA) is None:
                 self._remove_chunks()
             self._place.delete(KEPT_BACK)
+
+    def _list_arrays(self) -> Iterable[str]:
+        """Return the names of the arrays in a group that is there, finished or not."""
+        kept_back = self._place.read(KEPT_BACK) or b""
+        documents = map(parse, (self._place.read(METADATA), kept_back))
+        return dict.fromkeys((*chain(*map(names_of_arrays, documents)), *noted_names(kept_back)))
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""

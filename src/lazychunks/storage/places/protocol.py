@@ -130,8 +130,12 @@ class Place(Protocol):
         """Return the same place as one in a zarr store."""
         ...
 
-    def holds_array(self) -> bool:
-        """Tell whether an array is there; anything else there is refused."""
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        ...
+
+    def is_taken(self) -> bool:
+        """Tell whether an array is there, or a group; anything else there is refused."""
         ...
 
     def check_removable(self) -> None:

@@ -81,7 +81,7 @@ def survey(
     record = record_of(parse(place.read(METADATA)))
     if options.resume and record and record.run_id == options.run_id:
         return "finished"
-    if place.holds_array():
+    if place.is_taken():
         if not overwrite:
             raise DestinationExistsError(
                 f"{place} holds an array; pass overwrite=True to replace it", path=str(place)
