@@ -88,8 +88,8 @@ class Shelf(Protocol):
 class Probe(Protocol):
     """Tells the sinks about the first block; a value that can be pickled."""
 
-    def __call__(self, block: Any, /) -> tuple[Shape, Any]:
-        """Return the shape and the dtype of what would be stored of a block."""
+    def __call__(self, block: Any, /) -> Any:
+        """Return what the sink has to know of a block: shape and dtype of what it would store."""
         ...
 
 

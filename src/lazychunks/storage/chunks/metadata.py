@@ -56,6 +56,9 @@ def make_document(
         If the options do not fit the shape, or one another.
     """
     names = options.dimension_names
+    if names is None and options.name is not None:
+        # xarray opens no group of arrays whose dimensions have no names.
+        names = tuple(f"{options.name}_{axis}" for axis in range(len(shape)))
     if names is not None and len(names) != len(shape):
         raise ValueError(
             f"dimension_names {tuple(names)} do not name the {len(shape)} axes of the array"

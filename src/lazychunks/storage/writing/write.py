@@ -23,8 +23,10 @@ from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, PartFold, Probe, Setup, Shelf
-from lazychunks.storage.chunks.metadata import open_array
+from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, open_array
 from lazychunks.storage.options import WriteOptions
+from lazychunks.storage.resuming.mismatches import mismatch
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 from lazychunks.storage.resuming.survey import (
     survey,
     take_finished,
@@ -269,8 +271,16 @@ class Write(Generic[T]):
         name, options = str(self.place), self._options
         return {"": Member(name, self._draft, self._converter, options, self._counts, self.setup)}
 
-    def _noted_members(self, where: Keys) -> dict[str, Member[T]]:  # noqa: ARG002  # as for groups
-        """Return the arrays that an earlier start has noted at a place."""
+    def _noted_members(self, where: Keys, key: str) -> dict[str, Member[T]]:
+        """Return the arrays that an earlier start has noted under a key.
+
+        Raises
+        ------
+        ResumeMismatchError
+            If it has stored a group.
+        """
+        if names_of_arrays(parse(where.read(key))):
+            raise mismatch(f"at {self.place}, what is stored", "kind", "a group", "an array")
         return self._first_members()
 
     @property
@@ -289,7 +299,7 @@ class Write(Generic[T]):
     def _return_to_finished(self) -> None:
         """Take what an earlier start has published."""
         where, keys = self.place.in_store(read_only=True), self.place.keys()
-        self._members = self._noted_members(where)
+        self._members = self._noted_members(where, METADATA)
         for name, member in self._members.items():
             listed = None if keys is None else list_below(name, keys)
             found = take_finished(
@@ -304,7 +314,7 @@ class Write(Generic[T]):
     def _go_on(self) -> None:
         """Go on with what an earlier start has left, unless it died before anything was stored."""
         where, keys = self._draft.where, tuple(self._draft.keys(tidy=True))
-        self._members = self._noted_members(where)
+        self._members = self._noted_members(where, KEPT_BACK)
         found = {
             name: take_unfinished(
                 where.below(name),
