@@ -14,6 +14,7 @@ from zarr.storage import MemoryStore
 from lazychunks.errors import BlockShapeError, ResumeMismatchError
 from lazychunks.storage.chunks.metadata import METADATA
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.options import ZSTD
 from lazychunks.storage.resuming.record import Document, parse
 
 
@@ -135,6 +136,7 @@ def _encode(name: str, array: NDArray[Any], dimensions: tuple[str, ...]) -> dict
             shape=array.shape,
             chunks=tuple(max(length, 1) for length in array.shape),
             dtype=dtype,
+            compressors=ZSTD,
             dimension_names=dimensions,
             config={"write_empty_chunks": True},
         )

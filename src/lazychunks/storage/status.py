@@ -31,7 +31,7 @@ from lazychunks.storage.resuming.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.resuming.unfinished import count_done, note_even_ends, target_of
+from lazychunks.storage.resuming.unfinished import count_done, target_of
 
 LOOKS = 5
 """Number of times that this looks at an array that somebody replaces meanwhile."""
@@ -121,7 +121,7 @@ def _status(place: Place) -> Status:
     shape: tuple[int | None, ...] = array.shape
     is_begun = state == "unfinished" and record is not None and not record.is_written
     if is_begun and record is not None:
-        lengths = note_even_ends(record).lengths
+        lengths = record.with_even_ends().lengths
         shape = (*lengths, *array.shape[len(lengths) :])
     items = _product(shape)
     return replace(

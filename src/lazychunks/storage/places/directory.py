@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +24,12 @@ from lazychunks.errors import DestinationReadOnlyError
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.file_system import (
-    REPLACED,
     has_working_directory,
     is_directory,
     list_names,
     make_directory_like,
     remove_array,
+    remove_directory,
     swap_in,
     sync_path,
     sync_tree,
@@ -41,6 +40,7 @@ from lazychunks.storage.places.location import locate
 from lazychunks.storage.places.lock import hold_lock
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Place
 from lazychunks.storage.places.refusals import (
+    REPLACED,
     check_above,
     has_metadata,
     is_array,
@@ -54,6 +54,7 @@ from lazychunks.storage.places.refusals import (
     refuse_newcomer,
 )
 from lazychunks.storage.places.register import REGISTER
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +138,10 @@ class LocalDirectory:
         """Return the names in the directory, or in one below it."""
         return list_names(self.path / name)
 
+    def is_empty(self, name: str) -> bool:  # noqa: ARG002  # as for stores
+        """Whether a name is an empty directory of ours: none is left here, so it is somebody's."""
+        return False
+
     def for_group(self) -> Place:
         """Return the same place, as one for a group of arrays."""
         return replace(self, is_for_group=True)
@@ -213,8 +218,9 @@ class LocalDirectory:
             remove_array(old)
         # A program that goes through the group around would take it for an array.
         unlink(staging / METADATA)
-        if METADATA in list_names(self.path):
-            unlink(self.path / KEPT_BACK)
+        if {METADATA, KEPT_BACK} <= list_names(self.path):
+            for array in (*names_of_arrays(parse(self.read(METADATA))), ""):
+                unlink(self.path / array / KEPT_BACK)
         unlink(self.path / REPLACED)
 
     def _check_directory(self, directory: Path, what: str = "created") -> None:
@@ -257,7 +263,7 @@ class SiblingDirectory:
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Make an empty staging directory, open to nobody to whom the destination is not."""
         if self._staging.exists():  # of another run, or half begun
-            shutil.rmtree(self._staging)
+            remove_directory(self._staging)
         if self._place.path.is_dir():
             make_directory_like(self._staging, self._place.path)
         else:
@@ -319,14 +325,15 @@ class SiblingDirectory:
             for directory in (target, *self._place.made):
                 sync_path(directory.parent)
         with contextlib.suppress(OSError):  # the next writer tidies up
-            for path in documents:
+            for path in sorted(documents, reverse=True):
                 unlink(target / path / KEPT_BACK)
             self._remove_replaced()
 
     def discard(self) -> None:
         """Remove the staging directory, unless its content is in place, or nowhere else."""
         if not (self.is_committed or self._is_only_copy):
-            shutil.rmtree(self._staging, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_directory(self._staging)
 
     def _replace_immovable(self) -> None:
         """Remove the old array first, where a file system cannot move it."""

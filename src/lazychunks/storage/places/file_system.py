@@ -12,10 +12,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lazychunks.storage.places.refusals import METADATA_NAMES
-
-REPLACED = "lazychunks.replaced"
-"""Name of the file that marks an array as one that a writer is about to replace."""
+from lazychunks.storage.chunks.metadata import METADATA
+from lazychunks.storage.places.refusals import METADATA_NAMES, REPLACED
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Answers of the system of which each means that there is no such directory."""
@@ -97,7 +96,9 @@ def swap_in(new: Path, array: Path, old: Path) -> bool:
     It is marked before. False where the file system cannot move it, as an overlay file system, in
     a container, cannot move a directory of a lower layer.
     """
-    (array / REPLACED).touch()
+    document = array / METADATA
+    names = names_of_arrays(parse(document.read_bytes() if document.is_file() else None))
+    (array / REPLACED).write_text("\n".join(names))
     try:
         if exchange_directories(new, array):
             return True
@@ -122,7 +123,17 @@ def remove_array(directory: Path) -> None:
     for name in METADATA_NAMES:
         with contextlib.suppress(OSError):
             unlink(directory / name)
-    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove_directory(directory)
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory, its own files last: they tell whose it is if this dies in the middle."""
+    with os.scandir(directory) as entries:
+        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for each in below:
+        shutil.rmtree(each)
+    shutil.rmtree(directory)
 
 
 def unlink(file: Path) -> None:

@@ -107,6 +107,10 @@ class StoreKeys(Keys):
         """Return the first parts of the keys below a name; none where the store cannot list."""
         return self.below(name).list_directory() or ()
 
+    def is_empty(self, name: str) -> bool:
+        """Whether a name that is listed is an empty directory, as a store of files leaves them."""
+        return self.read(name) is None and not self.below(name).list_keys()
+
     def for_group(self) -> Place:
         """Return the same place, as one for a group of arrays."""
         return replace(self, is_for_group=True)
@@ -230,14 +234,19 @@ class MetadataLast:
             raise
         if self.supports_deletes:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                place.delete(KEPT_BACK, *(f"{path}/{KEPT_BACK}" for path in documents if path))
+                self._delete_kept_back(path for path in documents if path)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
         if self.supports_deletes and not (self.is_committed or self._is_refused):
             if self._place.read(METADATA) is None:
                 self._remove_chunks()
-            self._place.delete(KEPT_BACK)
+            self._delete_kept_back(self._list_arrays())
+
+    def _delete_kept_back(self, arrays: Iterable[str]) -> None:
+        """Delete the metadata kept back; that of the destination, which names the arrays, last."""
+        self._place.delete(*(f"{name}/{KEPT_BACK}" for name in arrays))
+        self._place.delete(KEPT_BACK)
 
     def _list_arrays(self) -> Iterable[str]:
         """Return the names of the arrays in a group that is there, finished or not."""

@@ -20,6 +20,10 @@ from lazychunks.storage.chunks.metadata import (
 )
 from lazychunks.storage.resuming.record import names_of_arrays, parse
 
+REPLACED = "lazychunks.replaced"
+"""Name of the file that marks an array, or a group, as one that a writer is about to replace. It
+holds the names of the arrays in the group."""
+
 METADATA_NAMES = (METADATA, ".zarray")
 """Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
 
@@ -99,6 +103,10 @@ class Listable(Readable, Protocol):
         """Return the first parts of the keys below a name."""
         ...
 
+    def is_empty(self, name: str) -> bool:
+        """Whether a name that is listed is an empty directory that a store has left."""
+        ...
+
 
 def is_group(place: Listable, members: Collection[str]) -> bool:
     """Tell whether a destination holds a group that this library wrote, rather than nothing.
@@ -128,7 +136,11 @@ def find_foreign_in_group(
     place: Listable, members: Collection[str], own: Collection[str]
 ) -> list[str]:
     """Return the names that neither a group of these arrays nor a writer gives to a member."""
-    beside = [name for name in members if not (name in own or _NAMES_OF_A_WRITER.fullmatch(name))]
+    beside = [
+        name
+        for name in members
+        if not (name in own or _NAMES_OF_A_WRITER.fullmatch(name) or place.is_empty(name))
+    ]
     below = [
         f"{array}/{name}"
         for array in sorted({*own}.intersection(members))
@@ -191,6 +203,7 @@ def is_of_a_writer(place: Listable, members: Collection[str]) -> bool:
     own = [
         name for key in (METADATA, KEPT_BACK) for name in names_of_arrays(parse(place.read(key)))
     ]
+    own += (place.read(REPLACED) or b"").decode().split()
     return not (find_foreign_in_group(place, members, own) if own else find_foreign_names(members))
 
 

@@ -123,11 +123,20 @@ class Record:
 
     def finished(self) -> Record:
         """Return what is kept of the record in a finished array."""
-        runs = sum(len(list(groupby(sizes))) for sizes in self.sizes if sizes is not None)
-        kept = replace(self, attempt=None, is_written=False)
+        kept = replace(self.with_even_ends(), attempt=None, is_written=False)
+        runs = sum(len(list(groupby(sizes))) for sizes in kept.sizes if sizes is not None)
         if runs > MOST_RUNS and self.listed is None:
             kept = replace(kept, sizes=(None,) * len(self.sizes), omits_sizes=True)
         return kept
+
+    def with_even_ends(self) -> Record:
+        """Return the record with a length in place of sizes if only the last block is smaller."""
+        sizes, lengths = list(self.sizes), list(self.lengths)
+        for axis, (noted, first) in enumerate(zip(self.sizes, self.first, strict=False)):
+            complete = noted is not None and len(noted) == self.counts[axis]
+            if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
+                sizes[axis], lengths[axis] = None, sum(noted)
+        return replace(self, sizes=tuple(sizes), lengths=tuple(lengths))
 
 
 def record_of(document: Document | None) -> Record | None:

@@ -38,7 +38,6 @@ from lazychunks.storage.resuming.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.resuming.unfinished import note_even_ends
 from lazychunks.storage.writing.target import count_chunks, parse_chunk_key
 
 if TYPE_CHECKING:
@@ -208,7 +207,7 @@ def take_unfinished(
         return None
     document, record = read
     check_same_run(options.run_id, record.run_id, name)
-    found = Found(where, document, note_even_ends(record), keys)
+    found = Found(where, document, record.with_even_ends(), keys)
     _compare(found, options, counts, name)
     cut = _find_cut_units(where, document, keys)
     where.delete(*cut)  # zarr would read what is there of a shard before it writes it again

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,7 +50,7 @@ def target_of(
     options = {"casts": False, "name": str(where), **options}
     if options.get("dtype") is None:
         options["dtype"] = array.dtype
-    record = note_even_ends(record)
+    record = record.with_even_ends()
     sizes: tuple[Sizes | None, ...] = listed or record.sizes or (None,) * axes
     lengths = record.lengths if listed is None else tuple(map(sum, listed))
     partitions = tuple(
@@ -70,16 +69,6 @@ def target_of(
         lists_sizes=listed is not None,
         **options,
     )
-
-
-def note_even_ends(record: Record) -> Record:
-    """Return the record with a length in place of sizes, where only the last block is smaller."""
-    sizes, lengths = list(record.sizes), list(record.lengths)
-    for axis, (noted, first) in enumerate(zip(record.sizes, record.first, strict=False)):
-        complete = noted is not None and len(noted) == record.counts[axis]
-        if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
-            sizes[axis], lengths[axis] = None, sum(noted)
-    return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))
 
 
 def count_done(targets: Sequence[Target[Any]], counts: tuple[int | None, ...]) -> int | None:

@@ -239,7 +239,8 @@ class Member(Generic[T]):
         """Return the writer of everything, which stores blocks that are stepped."""
         if self.writer is None:
             part: AnyPart = Part(0, (0, 0), (), (True, True), len(self.counts))
-            notebook = self.notes if self.keeps else None
+            # In a group, all sizes are noted, so that blocks can be read back as they came.
+            notebook = self.notes if self.keeps or self.options.name else None
             self.writer = PartWriter(self.known_target, part, is_whole=True, notebook=notebook)
         return self.writer
 

@@ -141,7 +141,10 @@ class Write(Generic[T]):
                     for member in self._members.values():
                         if member.writer is not None:
                             stack.push(member.writer.__exit__)
-                    stack.__exit__(kind, error, traceback)
+                    if self._draft.is_committed:
+                        stack.close()  # nothing is kept for another start
+                    else:
+                        stack.__exit__(kind, error, traceback)
             except BaseException as interrupt:
                 failure = interrupt
                 raise
