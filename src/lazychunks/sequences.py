@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from itertools import chain
@@ -23,7 +24,7 @@ from typing import (
 
 from typing_extensions import TypeVar, Unpack
 
-from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.ahead import Ahead, closing_runs
 from lazychunks.blocks.factories import (
     Mapped,
     Product,
@@ -274,8 +275,7 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
         array(5.)
         """
-        with log_duration(f"{type(self).__name__}.compute"):
-            sequence = self._reporting(progress)
+        with log_duration(f"{type(self).__name__}.compute"), self._open(progress) as sequence:
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
             aggregate: Any = listing if aggregator is None else aggregator
             if executor is None:
@@ -289,7 +289,8 @@ class _Sequence(Generic[T_co, E_co]):
             find_calls(sequence, self._axes, spreads=True)  # refuses what workers cannot compute
             with BlockExecutor(workers) as blocks:
                 ahead = sequence.parallel(blocks, workers.max_in_flight)
-                return cast("list[E_co] | R", aggregate(ahead))
+                with closing_runs(ahead.generator_factory) as factory:
+                    return cast("list[E_co] | R", aggregate(_copy_with_factory(ahead, factory)))
 
     @overload
     def to_zarr(
@@ -398,7 +399,8 @@ class _Sequence(Generic[T_co, E_co]):
             chosen = WriteOptions.of(**options)
             sink = ArraySink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.max_in_flight)
-            stored: StoredArray = run_fold(sink, self._reporting(progress), self._axes, workers)
+            with self._open(progress) as sequence:
+                stored: StoredArray = run_fold(sink, sequence, self._axes, workers)
         return stored if return_stored else None
 
     @overload
@@ -502,7 +504,8 @@ class _Sequence(Generic[T_co, E_co]):
             chosen = GroupOptions.of_call(arrays, coordinates, **options)
             sink = GroupSink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.common.max_in_flight)
-            stored: StoredGroup = run_fold(sink, self._reporting(progress), self._axes, workers)
+            with self._open(progress) as sequence:
+                stored: StoredGroup = run_fold(sink, sequence, self._axes, workers)
         return stored if return_stored else None
 
     @property
@@ -510,12 +513,17 @@ class _Sequence(Generic[T_co, E_co]):
         """Number of block axes."""
         return 2 if is_nested(self) else 1
 
-    def _reporting(self, progress: bool | None) -> Self:
-        """Return the sequence, its blocks moving a progress bar if that is wanted."""
-        if not is_shown(progress):
-            return self
-        axes = 2 if is_nested(self) else 1
-        return _copy_with_factory(self, WithProgress(self.generator_factory, self._hint, axes))
+    @contextmanager
+    def _open(self, progress: bool | None) -> Generator[Self]:
+        """Yield the sequence, its blocks moving a progress bar if that is wanted.
+
+        Blocks that are computed ahead are given up if the ``with`` block fails.
+        """
+        factory = self.generator_factory
+        if is_shown(progress):
+            factory = WithProgress(factory, self._hint, self._axes)
+        with closing_runs(factory) as opened:
+            yield self if opened is self.generator_factory else _copy_with_factory(self, opened)
 
 
 @_immutable

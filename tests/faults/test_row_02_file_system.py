@@ -59,6 +59,7 @@ class FileSystem:
             (os, "chmod"),
             (os, "chown"),
             (os, "rename"),
+            (os, "replace"),
             (os, "unlink"),
             (os, "fsync"),
             (shutil, "rmtree"),

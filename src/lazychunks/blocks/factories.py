@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import length_hint
 from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 from tqdm import tqdm
 
 from lazychunks.blocks.iterate import (
+    apply_to_each,
     count_blocks,
     iterate_items,
     known_length,
@@ -115,7 +117,7 @@ class Mapped(MapBacked[T_co], Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return (self.fn(item) for item in iterate_items(self.items))
+        return apply_to_each(self.fn, iterate_items(self.items))
 
     def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
         """Rows of one call each."""
@@ -162,7 +164,7 @@ class Product(MapBacked[T_co], Generic[T_co]):
         return known_length(self.columns)
 
     def _compute_row(self, row: object) -> Iterator[T_co]:
-        return (self.fn(row, column) for column in iterate_items(self.columns))
+        return apply_to_each(partial(self.fn, row), iterate_items(self.columns))
 
     def _list_calls(self, row: object) -> Iterator[BlockCall[T_co]]:
         return (BlockCall(self.fn, (row, column)) for column in iterate_items(self.columns))
@@ -176,7 +178,7 @@ class _OpaqueBlocks(Generic[T_co]):
     fn: Callable[..., T_co]
 
     def __call__(self) -> Iterator[T_co]:
-        return (self.fn(block) for block in open_blocks(self.factory))
+        return apply_to_each(self.fn, open_blocks(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,7 @@ class _OpaqueRows(Generic[T_co]):
     fn: Callable[..., T_co]
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
-        return ((self.fn(block) for block in row) for row in open_rows(self.factory))
+        return (apply_to_each(self.fn, row) for row in open_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)

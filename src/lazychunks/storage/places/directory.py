@@ -23,6 +23,7 @@ from zarr.storage import LocalStore
 from lazychunks.errors import DestinationReadOnlyError
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.consolidated import Copies, GroupDirectory
 from lazychunks.storage.places.file_system import (
     has_working_directory,
     is_directory,
@@ -85,6 +86,11 @@ class LocalDirectory:
         is_free = not self.path.exists() or (is_directory(self.path) and not list_names(self.path))
         names = list_names(old)
         return str(old) if is_free and REPLACED in names and has_metadata(names) else None
+
+    @property
+    def copies(self) -> Copies:
+        """The copies of its metadata in groups above."""
+        return GroupDirectory.all_above(self.path)
 
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""
@@ -178,6 +184,7 @@ class LocalDirectory:
         with REGISTER.enter(location, str(self), is_staged=True):
             # Now for a refusal that leaves no trace, and again below as the only writer.
             self.is_taken()
+            self.copies.check(str(self))
             self._check_siblings()
             with self._make_parents(), hold_lock(self.beside("lock"), str(self)):
                 self._check_siblings()
@@ -218,8 +225,10 @@ class LocalDirectory:
             remove_array(old)
         # A program that goes through the group around would take it for an array.
         unlink(staging / METADATA)
-        if {METADATA, KEPT_BACK} <= list_names(self.path):
-            for array in (*names_of_arrays(parse(self.read(METADATA))), ""):
+        metadata = self.read(METADATA)
+        if metadata is not None and KEPT_BACK in list_names(self.path):
+            self.copies.announce(metadata)  # it died when it had just been renamed
+            for array in (*names_of_arrays(parse(metadata)), ""):
                 unlink(self.path / array / KEPT_BACK)
         unlink(self.path / REPLACED)
 
@@ -311,16 +320,19 @@ class SiblingDirectory:
         replaces = self._place.is_taken()
         if replaces and not self._overwrite:
             raise refuse_newcomer(str(self._place))
-        try:
-            if not replaces:
-                os.rename(staging, target)
-            elif not swap_in(staging, target, self._place.beside("old")):
-                self._replace_immovable()
-            self.is_committed = True
-        except BaseException:
-            # The system may report an error, or an interrupt come, when it has taken effect.
-            self.is_committed = (target / KEPT_BACK).is_file()
-            raise
+        with self._place.copies.set_aside(durable=durable) as copies:
+            try:
+                if not replaces:
+                    os.rename(staging, target)
+                elif not swap_in(staging, target, self._place.beside("old")):
+                    self._replace_immovable()
+                self.is_committed = True
+            except BaseException:
+                # The system may report an error, or an interrupt come, when it has taken effect.
+                self.is_committed = (target / KEPT_BACK).is_file()
+                raise
+            finally:
+                copies.metadata = documents[""] if self.is_committed else None
         if durable:
             for directory in (target, *self._place.made):
                 sync_path(directory.parent)

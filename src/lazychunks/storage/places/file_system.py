@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -140,6 +141,24 @@ def unlink(file: Path) -> None:
     """Remove a file, if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(file)
+
+
+def replace_file(file: Path, content: bytes, *, durable: bool) -> None:
+    """Replace a file in one step; its mode stays."""
+    # zarr's name for a file that is not whole yet, which everybody else ignores.
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(16)}.partial")
+    try:
+        temporary.write_bytes(content)
+        shutil.copymode(file, temporary)
+        if durable:
+            sync_path(temporary)
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unlink(temporary)
+        raise
+    if durable:
+        sync_path(file.parent)
 
 
 def sync_tree(directory: Path) -> None:

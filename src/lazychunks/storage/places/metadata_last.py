@@ -7,19 +7,25 @@ What has no metadata is no array. Until all is written, the metadata of the arra
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import ClassVar
+
+from zarr.storage import FsspecStore
 
 from lazychunks.errors import DestinationExistsError
 from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
     METADATA,
+    is_overwriting,
     mark_overwriting,
     noted_names,
 )
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.consolidated import Copies
 from lazychunks.storage.places.location import Location, locate
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft, Place
 from lazychunks.storage.places.refusals import (
@@ -34,6 +40,9 @@ from lazychunks.storage.places.refusals import (
 )
 from lazychunks.storage.places.register import REGISTER
 from lazychunks.storage.resuming.record import names_of_arrays, parse
+
+_TURN = threading.RLock()
+"""Held while the metadata of a group are read and written again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,40 @@ class StoreKeys(Keys):
     def backup(self) -> str | None:
         """Where an array was moved aside: nowhere."""
         return None
+
+    @property
+    def copies(self) -> Copies:
+        """The copies of its metadata in groups above, by this store."""
+        parts = self.path.split("/") if self.path else []
+        above = [
+            (StoreKeys(self.store, "/".join(parts[:number])), "/".join(parts[number:]))
+            for number in range(len(parts))
+        ]
+        return Copies(tuple((place, (path,)) for place, path in (*self._outside(), *above)))
+
+    @property
+    def can_be_changed(self) -> bool:
+        """Whether a key can be replaced."""
+        return self.store.supports_deletes
+
+    def replace(self, name: str, value: bytes, *, durable: bool = False) -> None:  # noqa: ARG002  # no store can sync
+        """Write a key in one step."""
+        self.write(name, value)
+
+    def take_turn(self) -> AbstractContextManager[object]:
+        """Keep other writers of this process from changing metadata of groups."""
+        return _TURN
+
+    def _outside(self) -> Generator[tuple[StoreKeys, str]]:
+        """List the places above the store, each with the path of this one below it."""
+        # A URL is that of the array itself, and the groups are in the same file system.
+        if type(self.store) is FsspecStore:
+            *parents, name = self.store.path.rstrip("/").split("/")
+            for number in range(1, len(parents) + 1):
+                place = "/".join(parents[:number])
+                path = "/".join((*parents[number:], name, *filter(None, [self.path])))
+                if place:
+                    yield _Outside(FsspecStore(self.store.fs, path=place), ""), path
 
     def keys(self) -> list[str] | None:
         """List the keys that readers see; None where the store cannot list."""
@@ -138,11 +181,28 @@ class StoreKeys(Keys):
         """
         with REGISTER.enter(self.location, str(self)):
             self.is_taken()
+            if self.has_other_keys:
+                self.copies.check(str(self))
             if self.has_other_keys and self.store.supports_deletes:
                 kept_back = self.read(KEPT_BACK)
-                if kept_back and kept_back == self.read(METADATA):
+                metadata = self.read(METADATA) if kept_back else None
+                if metadata is not None and (is_overwriting(kept_back) or kept_back == metadata):
+                    self.copies.announce(metadata)
+                if metadata is not None and kept_back == metadata:
                     self.delete(KEPT_BACK)
             yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside(StoreKeys):
+    """A place above the store that the user has named."""
+
+    def read(self, name: str) -> bytes | None:
+        """Read a value; None also where the user may not look."""
+        try:
+            return StoreKeys.read(self, name)
+        except Exception:  # noqa: BLE001  # each file system says in its own way that it is forbidden
+            return None
 
 
 class MetadataLast:
@@ -201,6 +261,7 @@ class MetadataLast:
             return
         self._is_refused = False
         place.write(KEPT_BACK, mark_overwriting(self._list_arrays()))
+        place.copies.withdraw()
         place.delete(*METADATA_NAMES)
         self._remove_chunks()
         for path, document in documents.items():
@@ -232,6 +293,7 @@ class MetadataLast:
             # The answer may be lost, or an interrupt come, when it has taken effect.
             self.is_committed = place.read(METADATA) == root
             raise
+        place.copies.announce(root)
         if self.supports_deletes:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
                 self._delete_kept_back(path for path in documents if path)
@@ -239,8 +301,11 @@ class MetadataLast:
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
         if self.supports_deletes and not (self.is_committed or self._is_refused):
-            if self._place.read(METADATA) is None:
+            metadata = self._place.read(METADATA)
+            if metadata is None:
                 self._remove_chunks()
+            else:  # this failed before it had removed the old array
+                self._place.copies.announce(metadata)
             self._delete_kept_back(self._list_arrays())
 
     def _delete_kept_back(self, arrays: Iterable[str]) -> None:
