@@ -7,6 +7,8 @@
 - A *fold* (:class:`Fold`) is an aggregator that shares its pass with others: :func:`tee` runs
   several over one generation of the blocks, :func:`nest` makes one for rows. :func:`total`,
   :func:`moments`, :func:`top_k` and their like reduce NumPy arrays and tensors.
+- Sequences compose: slices, ``shuffle``, ``rebatch``, :func:`chain`, :func:`zip_blocks`, and
+  ``rows`` of a nested one.
 - A *converter* (:class:`NumpyConverter`) turns the blocks' tensor type into NumPy arrays and back.
 - ``sequence.to_zarr(destination, converter)`` stores the blocks as one Zarr array
   (:class:`ZarrOptions` lay it out), or nothing; ``to_zarr_group`` stores blocks that are mappings
@@ -23,6 +25,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from lazychunks.compose import chain, zip_blocks
 from lazychunks.converters import FromNumpy, IdentityConverter, NumpyConverter, ToNumpy
 from lazychunks.errors import (
     BlockDTypeError,
@@ -118,6 +121,7 @@ __all__ = [
     "Verification",
     "WriteAbortedError",
     "ZarrOptions",
+    "chain",
     "concatenate",
     "count",
     "each",
@@ -138,6 +142,7 @@ __all__ = [
     "verify",
     "zarr_group_sink",
     "zarr_sink",
+    "zip_blocks",
 ]
 
 

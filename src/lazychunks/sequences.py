@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import (
     Literal,
     Protocol,
     Self,
+    SupportsIndex,
     TypeAlias,
     cast,
     overload,
@@ -25,11 +26,13 @@ from typing import (
 from typing_extensions import TypeVar, Unpack
 
 from lazychunks.blocks.ahead import Ahead, closing_runs
+from lazychunks.blocks.combining import fold_rows
 from lazychunks.blocks.factories import (
     Mapped,
     Product,
     WithProgress,
     change_inside_progress,
+    column_count,
     is_nested,
     map_blocks,
     map_rows,
@@ -42,6 +45,15 @@ from lazychunks.blocks.iterate import (
     open_blocks,
     open_rows,
 )
+from lazychunks.blocks.rebatching import rebatch_blocks
+from lazychunks.blocks.slicing import (
+    compute_block,
+    shuffle_blocks,
+    slice_blocks,
+    slice_count,
+    take_line,
+)
+from lazychunks.layout.checks import check_integer, check_positive, check_size
 from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.progress import is_shown, log_duration
 from lazychunks.runs.drive import find_calls, run_fold
@@ -730,6 +742,88 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         """
         return LazyChunkSequence(map_blocks(self.generator_factory, fn), self.len_generator)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyChunkSequence[T_co]: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> T_co | LazyChunkSequence[T_co]:
+        """Compute one block, or return the sequence of some blocks, as a list does.
+
+        Raises
+        ------
+        SourceTypeError
+            If the sequence is not map-backed.
+        IndexError
+            If there is no such block.
+
+        Examples
+        --------
+        >>> squares = LazyChunkSequence.from_map(lambda i: i * i, range(10))
+        >>> squares[3], squares[-2:].compute()
+        (9, [64, 81])
+        """
+        if isinstance(index, slice):
+            factory = slice_blocks(self.generator_factory, [index])
+            return LazyChunkSequence(factory, slice_count(self.len_generator, index))
+        block: T_co = compute_block(self.generator_factory, [check_integer(index, "an index")])
+        return block
+
+    def shuffle(self, seed: int) -> LazyChunkSequence[T_co]:
+        """Return the same blocks in an order that depends on their number and the seed only.
+
+        Rows stay within their blocks.
+
+        Raises
+        ------
+        SourceTypeError
+            If the sequence is not map-backed.
+        TypeError, ValueError
+            If the seed is no integer, or is negative.
+
+        Examples
+        --------
+        >>> LazyChunkSequence.from_map(abs, range(6)).shuffle(seed=1).compute()
+        [0, 3, 5, 4, 2, 1]
+        """
+        if check_integer(seed, "seed") < 0:
+            raise ValueError(f"seed must not be negative, got {seed}")
+        return LazyChunkSequence(shuffle_blocks(self.generator_factory, seed), self.len_generator)
+
+    def rebatch(
+        self, rows: int, *, sizes: Sequence[SupportsIndex] | None = None
+    ) -> LazyChunkSequence[T_co]:
+        """Return blocks of ``rows`` rows each (the last may have fewer), in the same order.
+
+        Blocks are arrays, or tuples or mappings of arrays that have the same number of rows.
+
+        Parameters
+        ----------
+        rows
+            Number of rows of each new block.
+        sizes
+            Number of rows of each block, where you know them. With them, the new sequence can skip
+            blocks if this one can; but workers, or a run that goes on, compute a block again for
+            each new block that has rows of it. A sequence from :meth:`from_zarr` knows its sizes.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If ``rows`` is no positive integer, or a size is negative.
+        BlockShapeError, BlockDTypeError, BlockTypeError
+            When iterated: if a block has no rows, another number of them than its size, or does not
+            fit those that it is joined with.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> LazyChunkSequence.from_map(np.arange, [2, 3, 1]).rebatch(4).compute()
+        [array([0, 1, 0, 1]), array([2, 0])]
+        """
+        known = None if sizes is None else tuple(check_size(size) for size in sizes)
+        return LazyChunkSequence(
+            *rebatch_blocks(self.generator_factory, check_positive(rows, "rows"), known)
+        )
+
 
 @_immutable
 @dataclass(frozen=True, slots=True)
@@ -853,6 +947,89 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         return NestedLazyChunkSequence(
             map_rows(self.generator_factory, fn), self.len_outer_generator
         )
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> LazyChunkSequence[T_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> NestedLazyChunkSequence[T_co]: ...
+    @overload
+    def __getitem__(self, index: tuple[SupportsIndex, SupportsIndex]) -> T_co: ...
+    @overload
+    def __getitem__(self, index: tuple[SupportsIndex, slice]) -> LazyChunkSequence[T_co]: ...
+    @overload
+    def __getitem__(self, index: tuple[slice, SupportsIndex]) -> LazyChunkSequence[T_co]: ...
+    @overload
+    def __getitem__(self, index: tuple[slice, slice]) -> NestedLazyChunkSequence[T_co]: ...
+    def __getitem__(
+        self, index: SupportsIndex | slice | tuple[SupportsIndex | slice, SupportsIndex | slice]
+    ) -> T_co | LazyChunkSequence[T_co] | NestedLazyChunkSequence[T_co]:
+        """Compute one block, or return the sequence of some blocks, by ``[row, column]``.
+
+        A number in the place of a slice drops that block axis, as in NumPy: ``[2]`` and ``[2, :]``
+        are the flat sequence of a row, ``[:, 2]`` is that of a column.
+
+        Raises
+        ------
+        SourceTypeError
+            If the sequence is not map-backed.
+        IndexError
+            If there is no such block; of a row or column, when it is iterated.
+
+        Examples
+        --------
+        >>> from operator import mul
+        >>> table = NestedLazyChunkSequence.from_product(mul, range(1, 5), range(1, 5))
+        >>> table[1, 2], table[:2, ::2].compute(), table[:, -1].compute()
+        (6, [[1, 3], [2, 6]], [4, 8, 12, 16])
+        """
+        row, column = index if isinstance(index, tuple) else (index, slice(None))
+        factory = self.generator_factory
+        if isinstance(row, slice):
+            if isinstance(column, slice):
+                hint = slice_count(self.len_outer_generator, row)
+                return NestedLazyChunkSequence(slice_blocks(factory, [row, column]), hint)
+            line = take_line(factory, 1, check_integer(column, "a column"))
+            return LazyChunkSequence(line, self.len_outer_generator)[row]
+        number = check_integer(row, "a row")
+        if isinstance(column, slice):
+            line = take_line(factory, 0, number)
+            return LazyChunkSequence(line, column_count(factory))[column]
+        block: T_co = compute_block(factory, [number, check_integer(column, "a column")])
+        return block
+
+    def rows(self, aggregator: Callable[[LazyChunkSequence[T_co]], R]) -> LazyChunkSequence[R]:
+        """Return the flat sequence of the aggregated rows, which is map-backed where this one is.
+
+        A row is computed and aggregated when its block is asked for. So the results of rows can be
+        stored or reduced further, and no more than one block of the matrix is in memory.
+
+        Parameters
+        ----------
+        aggregator
+            Any callable over a sequence; a fold joins the blocks of a row along axis 1, as in
+            :func:`nest`.
+
+        Examples
+        --------
+        >>> from operator import mul
+        >>> NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4]).rows(sum).compute()
+        [7, 14]
+        """
+        fold: FoldRow[R] = FoldRow(aggregator)
+        return LazyChunkSequence(fold_rows(self.generator_factory, fold), self.len_outer_generator)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldRow(Generic[R_co]):
+    """Aggregates a row of blocks, as a value that can be pickled if the aggregator can."""
+
+    aggregator: Callable[[LazyChunkSequence[Any]], R_co]
+
+    def __call__(self, row: Iterator[Any], count: int | None, /) -> R_co:
+        """Aggregate the blocks of a row."""
+        # A generator, since it may be empty, and is refused once it has run.
+        blocks = (block for block in row)
+        return self.aggregator(LazyChunkSequence(lambda: blocks, count))
 
 
 def sequence_of(blocks: Iterable[object]) -> Any:

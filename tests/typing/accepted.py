@@ -32,6 +32,7 @@ from lazychunks import (
     ToNumpy,
     TopK,
     ZarrOptions,
+    chain,
     concatenate,
     count,
     fold,
@@ -42,6 +43,7 @@ from lazychunks import (
     top_k,
     total,
     zarr_sink,
+    zip_blocks,
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
@@ -172,6 +174,32 @@ def mapping(flat: LazyChunkSequence[Tensor], nested: NestedLazyChunkSequence[Ten
     assert_type(flat.map(len).map(str), LazyChunkSequence[str])
     assert_type(nested.map(len), NestedLazyChunkSequence[int])
     assert_type(nested.map(lambda block: block.shape[0] / 2), NestedLazyChunkSequence[float])
+
+
+def composing(
+    flat: Flat[Tensor], arrays: Flat[Array], nested: Nested[Tensor], grid: Nested[Array]
+) -> None:
+    assert_type(flat[3], Tensor)
+    assert_type(flat[np.int64(3)], Tensor)
+    assert_type(flat[1:-1:2], LazyChunkSequence[Tensor])
+    assert_type(nested[3], LazyChunkSequence[Tensor])
+    assert_type(nested[:3], NestedLazyChunkSequence[Tensor])
+    assert_type(nested[3, 4], Tensor)
+    assert_type(nested[3, :4], LazyChunkSequence[Tensor])
+    assert_type(nested[:, 4], LazyChunkSequence[Tensor])
+    assert_type(nested[:, ::2], NestedLazyChunkSequence[Tensor])
+    assert_type(chain(flat, flat), LazyChunkSequence[Tensor])
+    assert_type(chain(nested, nested), NestedLazyChunkSequence[Tensor])
+    assert_type(chain(*[arrays]), LazyChunkSequence[Array])
+    assert_type(zip_blocks(flat, arrays), LazyChunkSequence[tuple[Tensor, Array]])
+    assert_type(zip_blocks(flat, arrays, flat), LazyChunkSequence[tuple[Tensor, Array, Tensor]])
+    assert_type(zip_blocks(nested, grid), NestedLazyChunkSequence[tuple[Tensor, Array]])
+    assert_type(zip_blocks(*[arrays]), LazyChunkSequence[tuple[Array, ...]])
+    assert_type(flat.shuffle(3), LazyChunkSequence[Tensor])
+    assert_type(flat.rebatch(64, sizes=(32, 16)), LazyChunkSequence[Tensor])
+    assert_type(grid.rows(top_k(20, axis=1)), LazyChunkSequence[TopK[NDArray[Any]]])
+    assert_type(grid.rows(number_of_blocks), LazyChunkSequence[int])
+    assert_type(nested.rows(of_tensors.total(axis=1)).map(double), LazyChunkSequence[Tensor])
 
 
 def computing(

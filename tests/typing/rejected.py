@@ -28,6 +28,7 @@ from lazychunks import (
     NumpyConverter,
     SequenceAggregator,
     ToNumpy,
+    chain,
     concatenate,
     fold,
     moments,
@@ -37,6 +38,7 @@ from lazychunks import (
     top_k,
     total,
     zarr_sink,
+    zip_blocks,
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, to_dask_array
@@ -101,13 +103,26 @@ def fields(flat: LazyChunkSequence[int], nested: NestedLazyChunkSequence[int]) -
     concatenate().axis = 1  # expect: error
     TorchNumpyConverter().device = "cpu"  # expect: error
     len(flat)  # expect: error
-    flat[0]  # expect: error
 
 
 def mapping(flat: LazyChunkSequence[int], nested: NestedLazyChunkSequence[int]) -> None:
     flat.map(len)  # expect: error
     nested.map(len)  # expect: error
     flat.map(str).map(abs)  # expect: error
+
+
+def composing(flat: Flat[int], nested: Nested[int], tensors: Nested[Tensor]) -> None:
+    flat["1"]  # expect: error
+    flat[1, 2]  # expect: error
+    nested[1, 2, 3]  # expect: error
+    nested.shuffle(1)  # expect: error
+    nested.rebatch(1)  # expect: error
+    flat.shuffle()  # expect: error
+    flat.rows(sum)  # expect: error
+    chain(flat, nested)  # expect: error
+    zip_blocks(flat, nested)  # expect: error
+    tensors.rows(total())  # expect: error
+    assert_type(flat[1:], list[int])  # expect: error
 
 
 def computing(arrays: Flat[Array], tensors: Flat[Tensor], numbers: Flat[int]) -> None:

@@ -13,8 +13,10 @@ from typing import Any, Generic, Self, TypeAlias, TypeVar
 from lazychunks.blocks.factories import (
     BlockCall,
     Composed,
+    Items,
     MapBacked,
     change_inside_progress,
+    how_to_skip,
     is_map_backed,
 )
 from lazychunks.errors import SourceExhaustedError
@@ -57,8 +59,8 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
         if is_map_backed(factory):
             return cls(factory, executor, bound)
         raise TypeError(
-            "only the blocks of a map-backed sequence can be computed one by one; build it with "
-            "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+            "only the blocks of a map-backed sequence can be computed one by one; "
+            + how_to_skip(factory)
         )
 
     @property
@@ -86,10 +88,15 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
                     yield run.take_row(run.row)
                     run.end_row()
 
-    def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
-        """Rows of calls; nothing is computed ahead."""
-        source = self.source if self.fn is None else self.source.map(self.fn)
-        return source.rows_of_calls()
+    @property
+    def function(self) -> Callable[..., T_co]:
+        """Computes a block; nothing is computed ahead."""
+        fn = self.source.function
+        return fn if self.fn is None else Composed(fn, self.fn)
+
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """Items of the source."""
+        return self.source.rows_of_items()
 
     def map(self, fn: Callable[[T_co], U]) -> Ahead[U]:
         """Return the factory of ``fn(block)``, where an executor applies ``fn`` as well."""

@@ -52,6 +52,9 @@ class BlockCall(Generic[T_co]):
 RowOfCalls: TypeAlias = tuple[BlockCall[T_co], ...]
 """The calls of one row of blocks; in a flat sequence, each row has one call."""
 
+Items: TypeAlias = tuple[object, ...]
+"""All that the function of a sequence needs to know for one block."""
+
 
 class MapBacked(Generic[T_co]):
     """Base of a factory that applies a function to items.
@@ -66,20 +69,39 @@ class MapBacked(Generic[T_co]):
     def axes(self) -> int:
         """Number of block axes: 1 if it makes blocks, 2 if it makes rows of blocks."""
 
+    @property
     @abstractmethod
-    def __call__(self) -> Iterator[Any]:
-        """All blocks (nested: rows of blocks), in order."""
+    def function(self) -> Callable[..., T_co]:
+        """Computes each block from its items."""
 
     @abstractmethod
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """For each row of blocks, in order, the items of its blocks; flat, each row has one block.
+
+        Rows can be consumed in any order, and after the rows have ended.
+        """
+
+    # Generators throughout this file, not `map` or `zip`: if the function or an iterable raises
+    # StopIteration, a generator raises RuntimeError, while `map` would end without an error.
+
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
+        fn, rows = self.function, self.rows_of_items()
+        if self.axes == 2:
+            return ((fn(*items) for items in row) for row in rows)
+        return (fn(*items) for row in rows for items in row)
+
     def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
         """For each row of blocks, in order, the calls that compute them.
 
         A block is computed only if its call is called. All calls have the same function.
         """
+        fn = self.function
+        return ((BlockCall(fn, items) for items in row) for row in self.rows_of_items())
 
-    @abstractmethod
     def map(self, fn: Callable[[T_co], U]) -> MapBacked[U]:
         """Return the map-backed factory of ``fn(block)``."""
+        return Changed(self, fn)
 
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
@@ -112,17 +134,18 @@ class Mapped(MapBacked[T_co], Generic[T_co]):
         """Number of block axes."""
         return 1
 
-    # Generators throughout this file, not `map` or `zip`: if the function or an iterable raises
-    # StopIteration, a generator raises RuntimeError, while `map` would end without an error.
+    @property
+    def function(self) -> Callable[..., T_co]:
+        """Computes a block from its item."""
+        return self.fn
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
         return apply_to_each(self.fn, iterate_items(self.items))
 
-    def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
-        """Rows of one call each."""
-        for item in iterate_items(self.items):
-            yield iter((BlockCall(self.fn, (item,)),))
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """Rows of one block each."""
+        return (iter(((item,),)) for item in iterate_items(self.items))
 
     def map(self, fn: Callable[[T_co], U]) -> Mapped[U]:
         """Return the factory of ``fn(block)``."""
@@ -145,15 +168,14 @@ class Product(MapBacked[T_co], Generic[T_co]):
         """Number of block axes."""
         return 2
 
-    def __call__(self) -> Iterator[Iterator[T_co]]:
-        """All rows, in order."""
-        for row in iterate_items(self.rows):
-            yield self._compute_row(row)
+    @property
+    def function(self) -> Callable[..., T_co]:
+        """Computes a block from the item of its row and the item of its column."""
+        return self.fn
 
-    def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
-        """Rows of calls, one call for each column."""
-        for row in iterate_items(self.rows):
-            yield self._list_calls(row)
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """Rows with one block for each column."""
+        return (self._list_row(row) for row in iterate_items(self.rows))
 
     def map(self, fn: Callable[[T_co], U]) -> Product[U]:
         """Return the factory of ``fn(block)``."""
@@ -166,8 +188,44 @@ class Product(MapBacked[T_co], Generic[T_co]):
     def _compute_row(self, row: object) -> Iterator[T_co]:
         return apply_to_each(partial(self.fn, row), iterate_items(self.columns))
 
-    def _list_calls(self, row: object) -> Iterator[BlockCall[T_co]]:
-        return (BlockCall(self.fn, (row, column)) for column in iterate_items(self.columns))
+    def _list_row(self, row: object) -> Iterator[Items]:
+        return ((row, column) for column in iterate_items(self.columns))
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(MapBacked[T_co], Generic[T_co]):
+    """``fn`` of each block of a map-backed factory that goes through its blocks in its own way."""
+
+    inner: MapBacked[Any]
+    fn: Callable[..., T_co]
+
+    @property
+    def axes(self) -> int:
+        """Number of block axes."""
+        return self.inner.axes
+
+    @property
+    def function(self) -> Callable[..., T_co]:
+        """Computes a block of the factory inside, and applies ``fn``."""
+        return Composed(self.inner.function, self.fn)
+
+    def __call__(self) -> Iterator[Any]:
+        """All blocks (nested: rows of blocks), in order."""
+        if self.axes == 2:
+            return (apply_to_each(self.fn, row) for row in self.inner())
+        return apply_to_each(self.fn, self.inner())
+
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """Items of the factory inside."""
+        return self.inner.rows_of_items()
+
+    def map(self, fn: Callable[[T_co], U]) -> Changed[U]:
+        """Return the factory of ``fn(block)``."""
+        return Changed(self.inner, Composed(self.fn, fn))
+
+    def column_count(self) -> int | None:
+        """Return the number of blocks in a row, where it is known."""
+        return self.inner.column_count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +372,16 @@ def is_map_backed(factory: object, axes: int | None = None) -> TypeGuard[MapBack
     # The axes matter where a nested sequence has a flat factory, whose blocks are the rows. That
     # sequence cannot skip a block, only a row, so it counts as generator-backed.
     return isinstance(factory, MapBacked) and axes in (None, factory.axes)
+
+
+def how_to_skip(factory: object) -> str:
+    """Return what a user can do so that a sequence with such a factory can skip blocks."""
+    way_out: str = getattr(
+        without_progress(factory),
+        "way_out",
+        "build it with LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product",
+    )
+    return way_out
 
 
 def is_nested(blocks: object) -> bool:

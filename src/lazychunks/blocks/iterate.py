@@ -117,8 +117,10 @@ def apply_to_each(fn: Callable[[T], U], items: Iterator[T]) -> Iterator[U]:
     """Yield ``fn(item)`` of each item; a generator of items is closed when this ends or fails."""
     with closing_generator(items):
         for item in items:
-            yield fn(item)
-            del item  # otherwise it would live on while the next one is made
+            made = fn(item)
+            del item  # otherwise it would live on while what is made of it is used
+            yield made
+            del made
 
 
 def count_blocks(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from lazychunks.arrays import Array, DType, copy_block, device, is_tensor
+from lazychunks.arrays import Array, DType, copy_block, device, is_tensor, join_arrays
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.folds.fold import Fold, KeepsBlockType, NestedFold
@@ -160,7 +160,7 @@ class _Listed:
         self.blocks.append(copy_block(block, keep_graph=True))
 
     def finish(self) -> Array:
-        return _cat(self.blocks, self.axis)
+        return join_arrays(self.blocks, self.axis)
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +203,7 @@ class _Allocated:
             return self.room
         part = self.filled_part()
         # A view keeps the whole allocation alive, so that a hint far too large is worth a copy.
-        return _cat([part], self.axis) if 8 * self.filled <= 7 * hinted else part
+        return join_arrays([part], self.axis) if 8 * self.filled <= 7 * hinted else part
 
     def _slice(self, start: int, stop: int) -> tuple[slice, ...]:
         return (*(slice(None),) * self.axis, slice(start, stop))
@@ -264,17 +264,6 @@ def _allocate(first: AnyBlock, axis: int, count: int) -> _Allocated | None:
             room = np.empty(shape, np.concatenate([first[:0]] * 2).dtype)
         return _Allocated(room, axis, first.dtype, device(first))
     return None
-
-
-def _cat(blocks: list[Array], axis: int) -> Array:
-    """Join by the library's own function, which says what is right."""
-    given: AnyBlock = blocks
-    if is_tensor(blocks[0]):
-        joined: AnyBlock = _torch_of(blocks[0]).cat(given, dim=axis)
-    else:
-        joined = np.concatenate(given, axis=axis)
-    array: Array = joined
-    return array
 
 
 def _is_copyable(block: AnyBlock) -> bool:

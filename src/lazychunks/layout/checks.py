@@ -42,6 +42,20 @@ def check_positive(value: SupportsIndex, name: str) -> int:
     return number
 
 
+def check_size(value: SupportsIndex) -> int:
+    """Return the size of a block as an int that is not negative.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer, or negative.
+    """
+    number = check_integer(value, "a size of a block")
+    if number < 0:
+        raise ValueError(f"a size of a block must not be negative, got {number}")
+    return number
+
+
 def block_name(index: Sequence[int]) -> BlockIndex:
     """Return the place of a block as messages and errors give it.
 

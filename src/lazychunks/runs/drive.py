@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from lazychunks.blocks.factories import (
     counts_of,
+    how_to_skip,
     is_map_backed,
     rows_of_calls,
     without_progress,
@@ -254,14 +255,12 @@ def find_calls(
         return lambda: _list_rows(factory, axes, hint)
     if resumes:
         raise NotResumableError(
-            "only a sequence that can skip blocks can be resumed; build it with "
-            "LazyChunkSequence.from_map or NestedLazyChunkSequence.from_product"
+            "only a sequence that can skip blocks can be resumed; " + how_to_skip(factory)
         )
     if spreads:
         raise NotSpreadableError(
             "only the blocks of a sequence that can skip can be computed by an executor's "
-            "workers; build it with LazyChunkSequence.from_map or "
-            "NestedLazyChunkSequence.from_product"
+            f"workers; {how_to_skip(factory)}"
         )
     return None
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import (
     Any,
     Literal,
@@ -28,7 +27,7 @@ from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
 from zarr.storage import MemoryStore, StorePath
 
-from lazychunks.layout.checks import check_integer, check_positive
+from lazychunks.layout.checks import check_positive, check_size
 from lazychunks.layout.plan import Chunks, Extents
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.dtypes import storable
@@ -259,12 +258,9 @@ def _validate_sizes(value: object) -> tuple[tuple[int, ...], ...]:
             f"sizes must be a sequence of ints, or for a nested sequence two of them, got {value!r}"
         )
     axes = axes or [members]
-    for size in chain.from_iterable(axes):
-        if check_integer(size, "a size of a block") < 0:
-            raise ValueError(f"a size of a block must not be negative, got {size}")
     if not all(axes):
         raise ValueError("sizes must not be empty: they hold the size of each block")
-    return tuple(tuple(map(int, sizes)) for sizes in axes)
+    return tuple(tuple(map(check_size, sizes)) for sizes in axes)
 
 
 def _validate_run_id(value: object) -> str:

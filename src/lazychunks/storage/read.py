@@ -105,6 +105,11 @@ class ArrayReader(Generic[T_co]):
             ) from None
         return self.converter.from_numpy(values)
 
+    def count_rows(self, *index: int) -> int:
+        """Return the length of a block along axis 0, without reading it."""
+        height = self.size[0]
+        return min(height, self.reader.array.shape[0] - index[0] * height)
+
     def numbers(self, axes: int) -> list[range]:
         """Numbers of the blocks along the first axes. Ranges: metadata may claim any length.
 
