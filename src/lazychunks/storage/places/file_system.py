@@ -131,7 +131,7 @@ def remove_array(directory: Path) -> None:
 def remove_directory(directory: Path) -> None:
     """Remove a directory, its own files last: they tell whose it is if this dies in the middle."""
     with os.scandir(directory) as entries:
-        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        below = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
     for each in below:
         shutil.rmtree(each)
     shutil.rmtree(directory)
