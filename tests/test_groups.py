@@ -40,10 +40,13 @@ from lazychunks import (
     each,
     moments,
     nested_concatenate,
+    status,
     tee,
     total,
+    verify,
     zarr_group_sink,
 )
+from lazychunks.__main__ import main
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.place import resolve_destination
 from tests.executors import Shuffling
@@ -546,3 +549,59 @@ def test_each_folds_what_blocks_hold_under_each_name() -> None:
         sequence.compute(each({"other": total()}))
     with pytest.raises(BlockTypeError, match="ndarray"):
         LazyChunkSequence(lambda: [np.ones(2)]).compute(each({"other": total()}))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# --- what is there -----------------------------------------------------------------------------
+
+
+def test_status_tells_of_a_group_and_its_arrays(place: Any) -> None:
+    run(place, coordinates={"wide_1": [1, 2, 3, 4]})
+    found = status(place)
+    assert (found.state, found.run_id, found.shape) == ("complete", "run", None)
+    assert found.members is not None
+    assert {name: member.shape for name, member in found.members.items()} == {
+        "wide": (11, 4),
+        "tall": (22, 2, 3),
+        "one": (4, 1),
+        "wide_1": (4,),
+    }
+    assert found.nbytes == sum(array.nbytes for array in GroupJob(rows=4).whole.values()) + 32
+
+
+def test_status_counts_the_blocks_that_are_done_in_all_arrays(place: Any) -> None:
+    def fail(row: int, _: int) -> None:
+        if row == 2:
+            raise OSError("as asked for")
+
+    options: Any = {"run_id": "run", "resume": True, "chunks": "blocks", "max_in_flight": 1}
+    with pytest.raises(WriteAbortedError) as caught:
+        GroupJob(rows=4).sequence(fail).to_zarr_group(place, NUMPY, **options)
+    found = status(place)
+    assert (found.state, found.done_blocks, found.blocks) == ("unfinished", 2, 4)
+    assert caught.value.done == 2
+    assert found.members is not None
+    assert found.members["wide"].shape == (None, 4)
+
+
+def test_verify_reads_all_arrays_of_a_group(place: Any) -> None:
+    run(place, chunks="blocks", coordinates={"wide_1": [1, 2, 3, 4]})
+    found = verify(place)
+    assert (found.is_sound, found.chunks, found.has_checksums) == (True, 13, True)
+    keys = keys_at(place)
+    keys.delete("tall/c/1/0/0")
+    keys.write("wide/c/0/0", b"damaged")
+    found = verify(place)
+    assert not found.is_sound
+    assert list(found.bad) == ["wide/c/0/0"]
+    assert found.missing_keys == ("tall/c/1/0/0",)
+
+
+def test_the_command_line_shows_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "group.zarr")
+    run(place)
+    assert main(["status", place]) == 0
+    assert "array    wide: (11, 4) float32" in capsys.readouterr().out
+    assert main(["status", "--json", place]) == 0
+    assert json.loads(capsys.readouterr().out)["members"]["tall"]["shape"] == [22, 2, 3]
+    assert main(["verify", place]) == 0
+    assert capsys.readouterr().out.startswith("sound: ")
