@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, assert_type
@@ -35,6 +35,7 @@ from lazychunks import (
     chain,
     concatenate,
     count,
+    each,
     fold,
     moments,
     nest,
@@ -42,6 +43,7 @@ from lazychunks import (
     tee,
     top_k,
     total,
+    zarr_group_sink,
     zarr_sink,
     zip_blocks,
 )
@@ -496,6 +498,39 @@ def sinks(
         tuple[zarr.Array[Any], Tensor, str],
     )
     assert_type(sink([np.zeros(3)]), zarr.Array[Any])
+
+
+def groups(
+    flat: Flat[dict[str, Array]],
+    tensors: Flat[Mapping[str, Tensor]],
+    grid: Nested[dict[str, Tensor]],
+    total: Fold[Array, float],
+) -> None:
+    flat.to_zarr_group("a.zarr", IdentityConverter(), arrays={"a": {"chunks": (3, None)}})
+    stored = tensors.to_zarr_group("a.zarr", TorchNumpyConverter(), return_stored=True)
+    assert_type(stored, zarr.Group)
+    assert_type(
+        grid.to_zarr_group("a", TorchNumpyConverter(), True, coordinates={"x": [1, 2]}), zarr.Group
+    )
+    both = each({"a": total, "b": total})
+    assert_type(both, Fold[Mapping[str, Array], dict[str, float]])
+    assert_type(flat.compute(both), dict[str, float])
+    sink = zarr_group_sink("a.zarr", IdentityConverter(), run_id="run", resume=True)
+    of_library = each({"a": moments()})
+    assert_type(
+        flat.compute(tee(sink, of_library)), tuple[zarr.Group, dict[str, Moments[NDArray[Any]]]]
+    )
+    torch_sink = zarr_group_sink("a.zarr", TorchNumpyConverter())
+    of_rows = each({"a": NestedTorchCatAggregator()})
+    assert_type(
+        grid.compute(tee(torch_sink, of_rows.then(len))),
+        tuple[zarr.Group, int],
+    )
+    assert_type(Flat.from_zarr_group("a", TorchNumpyConverter()), Flat[dict[str, Tensor]])
+    assert_type(
+        Nested.from_zarr_group(stored, IdentityConverter(), names=["a"]),
+        Nested[dict[str, NDArray[Any]]],
+    )
 
 
 def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], rows: Nested[Array]) -> None:

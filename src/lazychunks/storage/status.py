@@ -74,7 +74,7 @@ class Status:
     is_written: bool = False
     """Whether all of an unfinished write is stored, and only publishing it is left."""
     members: Mapping[str, Status] | None = None
-    """Of a group that this library wrote: what is known of its arrays, by name."""
+    """What is known of each array, by name, if it is a group that this library wrote."""
 
 
 def status(source: Destination) -> Status:

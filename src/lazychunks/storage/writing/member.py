@@ -74,7 +74,7 @@ class Member(Generic[T]):
         self.options = options
         self._setup = setup
         self.notes: Notes[T] = Notes(draft)
-        self.counts = counts
+        self.counts: tuple[int | None, ...] = counts
         self.writer: PartWriter[T] | None = None
         """Stores blocks that are stepped."""
         self.is_published = False
