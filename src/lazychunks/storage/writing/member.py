@@ -77,7 +77,7 @@ class Member(Generic[T]):
         self.counts: tuple[int | None, ...] = counts
         self.writer: PartWriter[T] | None = None
         """Stores blocks that are stepped."""
-        self.is_published = False
+        self.is_published: bool = False
         """Whether readers see what an earlier start has finished."""
         self._dtype: np.dtype[Any] | None = None
         """Of the first block, if this start has computed it."""
