@@ -176,7 +176,10 @@ def find_oddity(torch: Any, tensor: Any) -> tuple[str, str] | None:
     # A subclass that only adds methods keeps its values where a tensor has them.
     kind: Any = tensor.__class__
     if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
-        return f"is a {kind.__name__}, with more to it than values", "make a plain tensor of it first"
+        return (
+            f"is a {kind.__name__}, with more to it than values",
+            "make a plain tensor of it first",
+        )
     return None
 
 
