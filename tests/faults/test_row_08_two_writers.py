@@ -231,7 +231,7 @@ def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
     assert not any(same(np.asarray(seen), job.whole) for job in (FLAT, FINER))
 
 
-def store_and_fork(path: str, at: int, goes_on: bool, **options: Any) -> None:
+def store_and_fork(path: str, at: int, goes_on: bool, options: Any) -> None:
     """Store a job of which one block forks a process, which ends by an exception, or goes on."""
     computed = 0
     parent = os.getpid()
@@ -244,8 +244,8 @@ def store_and_fork(path: str, at: int, goes_on: bool, **options: Any) -> None:
             if child == 0 and not goes_on:
                 raise SystemExit
             if child:
-                _, status = os.waitpid(child, 0)
-                assert bool(status) == goes_on, "the child has stored something"
+                exit_code = os.waitpid(child, 0)[1]
+                assert bool(exit_code) == goes_on, "the child has stored something"
 
     FLAT.store(path, watch, overwrite=True, **options)
 
@@ -259,8 +259,7 @@ def test_a_process_that_a_block_forks_leaves_its_parents_write_alone(
 ) -> None:
     """It has the state of its parent, and would write into the same unfinished array."""
     path = str(tmp_path / "array.zarr")
-    arguments = (path, at, goes_on)
-    with running(partial(store_and_fork, **options), *arguments) as process:
+    with running(store_and_fork, path, at, goes_on, options) as process:
         process.join()
         assert process.exitcode == 0
     assert same(seen_at(path), FLAT.whole)
