@@ -31,6 +31,9 @@ TASKS_EACH = 2
 SENT_WITH_EACH_TASK = 2**20
 """Bytes up to which dask gets what all tasks share with each of them, and not beforehand."""
 
+_UNFORKABLE = ("torch", "obstore", "icechunk")
+"""Packages with threads of their own, for which a forked worker would wait for ever."""
+
 _CLOUDPICKLING = frozenset({"distributed", "loky"})
 """Packages whose executors send functions that are defined inline."""
 
@@ -127,11 +130,12 @@ class Workers:
             else check_positive(max_in_flight, "max_in_flight")
         )
         context = getattr(self.executor, "_mp_context", None)
-        if context is not None and context.get_start_method() == "fork" and "torch" in sys.modules:
-            raise NotSpreadableError(
-                "torch does not survive a fork, and this executor forks its workers; make it with "
-                'mp_context=multiprocessing.get_context("spawn")'
-            )
+        if context is not None and context.get_start_method() == "fork":
+            for package in filter(sys.modules.__contains__, _UNFORKABLE):
+                raise NotSpreadableError(
+                    f"{package} does not survive a fork, and this executor forks its workers; make "
+                    'it with mp_context=multiprocessing.get_context("spawn")'
+                )
 
     def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Have one worker call a function, and wait for its result."""

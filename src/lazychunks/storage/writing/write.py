@@ -23,6 +23,7 @@ from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, PartFold, Probe, Setup, Shelf
+from lazychunks.storage.chunks.background import refuse_forked
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, open_array
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming.mismatches import mismatch
@@ -188,6 +189,7 @@ class Write(Generic[T]):
         It is noted that all is written. So, if several arrays are written at a time and a kill
         comes between the first publishing and the last, the next start computes nothing.
         """
+        refuse_forked(self._process)
         for member in self._members.values():
             member.prepare()
 
@@ -296,6 +298,7 @@ class Write(Generic[T]):
         return all(member.keeps for member in self._members.values())
 
     def _begin_draft(self, documents: Mapping[str, bytes]) -> None:
+        refuse_forked(self._process)
         self._has_begun = True
         self._draft.begin(documents)
 
