@@ -49,7 +49,9 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds.concatenate import concatenate, nested_concatenate
+from lazychunks.folds.covariance import Covariance, covariance
 from lazychunks.folds.fold import Fold, NestedFold, fold
+from lazychunks.folds.histogram import Histogram, histogram
 from lazychunks.folds.nest import nest
 from lazychunks.folds.reductions import (
     Moments,
@@ -83,6 +85,7 @@ __all__ = [
     "BlockError",
     "BlockShapeError",
     "BlockTypeError",
+    "Covariance",
     "DestinationBusyError",
     "DestinationError",
     "DestinationExistsError",
@@ -91,6 +94,7 @@ __all__ = [
     "EmptySequenceError",
     "Fold",
     "FromNumpy",
+    "Histogram",
     "IdentityConverter",
     "LazyChunkSequence",
     "LazyChunksError",
@@ -119,8 +123,10 @@ __all__ = [
     "chain",
     "concatenate",
     "count",
+    "covariance",
     "first",
     "fold",
+    "histogram",
     "last",
     "maximum",
     "mean",
