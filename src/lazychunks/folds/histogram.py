@@ -26,7 +26,7 @@ class Histogram(NamedTuple, Generic[S]):
     counts: S
     """Number of entries in each bin, as 64-bit integers."""
     edges: S
-    """Edges of the bins in double precision: one more than there are bins."""
+    """Edges of the bins, one more than there are bins, in double precision."""
 
 
 def histogram(
