@@ -51,7 +51,12 @@ from lazychunks import (
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
-from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+from lazychunks.torch import (
+    BlockDataset,
+    NestedTorchCatAggregator,
+    TorchCatAggregator,
+    TorchNumpyConverter,
+)
 
 T = TypeVar("T")
 Array = NDArray[np.float64]
@@ -204,6 +209,14 @@ def composing(
     assert_type(grid.rows(top_k(20, axis=1)), LazyChunkSequence[TopK[NDArray[Any]]])
     assert_type(grid.rows(number_of_blocks), LazyChunkSequence[int])
     assert_type(nested.rows(of_tensors.total(axis=1)).map(double), LazyChunkSequence[Tensor])
+
+
+def training(pairs: Flat[tuple[Tensor, Array]]) -> None:
+    dataset = BlockDataset(pairs, 64, shuffle=1, window=4, lanes=2, drop_last=True)
+    assert_type(dataset, BlockDataset[tuple[Tensor, Array]])
+    for batch in dataset:
+        assert_type(batch, tuple[Tensor, Array])
+    DataLoader(dataset, batch_size=None)
 
 
 def computing(

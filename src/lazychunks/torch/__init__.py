@@ -31,8 +31,10 @@ from lazychunks.folds.reductions import Moments
 from lazychunks.folds.top_k import TopK, TopKFold
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import AnyRunning, Counts, PartFold, PartRunning, RunningRows
+from lazychunks.torch.dataset import BlockDataset
 
 __all__ = [
+    "BlockDataset",
     "NestedTorchCatAggregator",
     "TorchCatAggregator",
     "TorchNumpyConverter",
