@@ -17,7 +17,7 @@ import pytest
 
 from lazychunks import IdentityConverter, LazyChunkSequence
 from lazychunks.__main__ import main
-from lazychunks.storage.places.file_system import REPLACED
+from lazychunks.storage.places.refusals import REPLACED
 from lazychunks.storage.resuming.record import seal, unseal
 from tests.faults.jobs import FLAT
 from tests.places import LocalPlace, put_array, put_group, tree

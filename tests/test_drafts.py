@@ -95,9 +95,9 @@ def write(place: Place, documents: dict[str, bytes], *, overwrite: bool = False)
 
 
 def test_a_draft_is_shown_by_its_commit_and_leaves_nothing_beside(place: Place) -> None:
-    assert not place.holds_array()
+    assert not place.is_taken()
     write(place, documents_of())
-    assert place.holds_array()
+    assert place.is_taken()
     np.testing.assert_array_equal(seen_in(place), WHOLE)
     assert set(place.keys() or ()) == {"zarr.json", "c/0/0", "c/1/0"}
     assert place.backup is None
@@ -146,7 +146,7 @@ def test_what_is_discarded_is_gone(place: Place) -> None:
         draft.discard()
         assert not draft.exists()
         assert not draft.where.list_keys()
-    assert not place.holds_array()
+    assert not place.is_taken()
 
 
 def test_a_draft_that_can_be_kept_is_found_again(place: Place) -> None:
@@ -159,7 +159,7 @@ def test_a_draft_that_can_be_kept_is_found_again(place: Place) -> None:
     assert second.exists() is second.can_be_kept
     if not second.can_be_kept:
         return
-    assert not place.holds_array()
+    assert not place.is_taken()
     assert second.where.read(KEPT_BACK) == documents[""]
     assert set(second.keys()) == {KEPT_BACK, "c/0/0", "c/1/0"}
     with place.lock():

@@ -76,15 +76,24 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A first start, from beginning to end."""
+    """A first start, from beginning to end.
+
+    To train and to invert takes most of it, so nearly all other starts take the model of this one.
+    """
     out = tmp_path_factory.mktemp("influence")
     printed = io.StringIO()
     threads = torch.get_num_threads()
+    fit, models = example.fit, list["nn.Sequential"]()
+
+    def kept(train: example.Batch, seed: int) -> nn.Sequential:
+        models.append(fit(train, seed))
+        return models[-1]
+
     with contextlib.redirect_stdout(printed), pytest.MonkeyPatch.context() as patch:
         watch = watch_main(patch)
+        patch.setattr(example, "fit", kept)
         assert example.main(arguments(out)) == 0
-    stored, digits = stored_in(out), example.load(SEED)
-    yield Run(out, printed.getvalue(), watch, stored, digits, example.fit(digits.train, SEED))
+    yield Run(out, printed.getvalue(), watch, stored_in(out), example.load(SEED), *models)
     torch.set_num_threads(threads)
 
 
@@ -356,7 +365,7 @@ def test_one_pass_stores_and_ranks(run: Run) -> None:
 def test_two_workers_come_to_the_same_as_one(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = watch_main(monkeypatch)
+    watch = watch_main(monkeypatch, after=run)
     assert example.main(arguments(tmp_path, workers=2)) == 0
     assert len(watch.computed) == BLOCKS + 1
     check_same(tmp_path, watch, run)
@@ -381,9 +390,12 @@ def test_a_run_that_is_interrupted_goes_on_in_the_same_pass(
 def test_a_run_that_is_killed_goes_on_in_the_same_pass(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing is taken over but files: the second start trains, and inverts, for itself.
+    # Nothing is taken over but files: the second start trains, and inverts, for itself, and comes
+    # to the model of the first one.
+    known = tmp_path / "known"
+    known.write_bytes(pickle.dumps((run.model, run.watch.influence)))
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *arguments(tmp_path, workers=2)],
+        [sys.executable, "-c", KILLED, str(known), *arguments(tmp_path, workers=2)],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
@@ -399,7 +411,7 @@ def test_a_run_that_is_killed_goes_on_in_the_same_pass(
 
 
 KILLED: Final = """
-import os, signal, sys
+import os, pickle, signal, sys
 from docs.examples import influence_digits as example
 
 compute, computed = example.Influence.__call__, []
@@ -410,8 +422,12 @@ def block(self, test, train):
     computed.append(1)
     return compute(self, test, train)
 
+with open(sys.argv[1], "rb") as known:
+    model, influence = pickle.load(known)
+example.fit = lambda *_: model
+example.Influence.of = lambda *_: influence
 example.Influence.__call__ = block
-example.main(sys.argv[1:])
+example.main(sys.argv[2:])
 """
 
 

@@ -32,9 +32,9 @@ from lazychunks import (
 from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks.files import ChunkFiles, Reader
 from lazychunks.storage.chunks.filled import Filled
-from lazychunks.storage.chunks.metadata import described, parsed
+from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
-from lazychunks.storage.resuming.record import Document
+from lazychunks.storage.resuming.record import Document, parse
 from tests.strategies import (
     DTYPES,
     Array,
@@ -86,7 +86,7 @@ def files_of(root: Path) -> dict[str, bytes]:
 def as_zarr_writes(document: Document, values: Array) -> dict[str, bytes]:
     """Chunks of an array with the same metadata, all of them written by zarr alone."""
     store: dict[str, Buffer] = {}
-    array = described(Keys(MemoryStore(store), ""), document)
+    array = open_array(Keys(MemoryStore(store), ""), document)
     if values.size:
         array[...] = values
     return {key: value.to_bytes() for key, value in store.items()}
@@ -103,7 +103,7 @@ def timeless(files: dict[str, bytes]) -> dict[str, bytes]:
 def check(root: Path, values: Array) -> dict[str, bytes]:
     """Hold the files against zarr's."""
     found = files_of(root)
-    document = parsed((root / "zarr.json").read_bytes())
+    document = parse((root / "zarr.json").read_bytes())
     assert document is not None
     assert timeless(found) == timeless(as_zarr_writes(document, values))
     assert bits(np.asarray(zarr.open_array(root, mode="r")[...])) == bits(values)
@@ -202,7 +202,7 @@ def test_a_file_is_replaced_as_a_whole(directory: Path) -> None:
 def chunk_files(directory: Path, **options: Any) -> tuple[ChunkFiles | None, LocalStore]:
     store = LocalStore(directory)
     zarr.create_array(store, dtype=options.pop("dtype", "f8"), overwrite=True, **options)
-    document = parsed(Keys(store, "").read("zarr.json"))
+    document = parse(Keys(store, "").read("zarr.json"))
     assert document is not None
     return ChunkFiles.of(Keys(store, ""), document), store
 
@@ -247,7 +247,7 @@ class Derived(LocalStore):
 
 def test_files_are_accessed_directly_in_a_local_directory_only(directory: Path) -> None:
     _, store = chunk_files(directory, shape=(4, 4), chunks=(2, 2))
-    document = parsed(Keys(store, "").read("zarr.json"))
+    document = parse(Keys(store, "").read("zarr.json"))
     assert document is not None
     assert ChunkFiles.of(Keys(store, ""), document) is not None
     for other in (MemoryStore(), Wrapped(store), Derived(directory)):
@@ -294,7 +294,7 @@ def test_any_other_store_is_left_to_zarr(directory: Path, written: list[Filled])
 
 def test_a_layout_of_a_later_zarr_is_not_taken_for_a_plain_one(directory: Path) -> None:
     _, store = chunk_files(directory, shape=(4, 4), chunks=(2, 2))
-    document = parsed(Keys(store, "").read("zarr.json"))
+    document = parse(Keys(store, "").read("zarr.json"))
     assert document is not None
     later: list[Document] = [
         document | {"chunk_grid": {"name": "later", "configuration": {"chunk_shape": [2, 2]}}},

@@ -26,7 +26,7 @@ from lazychunks import (
     status,
 )
 from lazychunks.storage.places.directory import LocalDirectory
-from lazychunks.storage.places.file_system import REPLACED
+from lazychunks.storage.places.refusals import REPLACED
 from lazychunks.storage.resuming.record import seal
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
 from tests.places import OLD, LocalPlace, MemoryPlace, Place, put_array, put_group

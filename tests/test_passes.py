@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -92,56 +92,52 @@ def test_who_computes_the_blocks_does_not_show(make: Make, data: st.DataObject) 
     assert found == expected
 
 
-def pools() -> list[Any]:
-    """Executors to be started: some of threads, some of processes, a cluster."""
-    return [
-        pytest.param(Shuffling, id="shuffling"),
-        pytest.param(partial(ThreadPoolExecutor, 3), id="threads"),
-        pytest.param(processes, id="processes"),
-        pytest.param(spawned, id="spawned", marks=pytest.mark.slow),
-        pytest.param(reused, id="loky", marks=pytest.mark.slow),
-        pytest.param(cluster, id="dask", marks=pytest.mark.slow),
-    ]
+@pytest.fixture(scope="module")
+def pool(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """An executor that all tests of this file share: workers import once what they need."""
+    with request.param() as executor:
+        yield executor
 
 
-@pytest.mark.parametrize("start", pools())
-@pytest.mark.parametrize("make", [FLAT, NESTED, COMPLEX], ids=["flat", "nested", "complex"])
-def test_every_fold_has_the_same_bits_from_workers(make: Make, start: Callable[[], Any]) -> None:
+SHUFFLING = pytest.param(Shuffling, id="shuffling")
+THREADS = pytest.param(partial(ThreadPoolExecutor, 3), id="threads")
+SPAWNED = pytest.param(spawned, id="spawned", marks=pytest.mark.slow)
+POOLS = [
+    SHUFFLING,
+    THREADS,
+    pytest.param(processes, id="processes"),
+    SPAWNED,
+    pytest.param(reused, id="loky", marks=pytest.mark.slow),
+    pytest.param(cluster, id="dask", marks=pytest.mark.slow),
+]
+
+
+def check_every_fold(make: Make, executor: Any) -> None:
+    """Check that all folds of a tee have the same bits whether the executor computes or not."""
     folded = all_folds(make)
     expected: Any = make.sequence.compute(folded)
     assert len(expected) > 20
-    with start() as executor:
-        found: Any = make.sequence.compute(folded, executor=executor)
+    found: Any = make.sequence.compute(folded, executor=executor)
     for name, result in expected.items():
         assert bits(found[name]) == bits(result), name
 
 
+@pytest.mark.parametrize("pool", POOLS, indirect=True)
+@pytest.mark.parametrize("make", [FLAT, NESTED, COMPLEX], ids=["flat", "nested", "complex"])
+def test_every_fold_has_the_same_bits_from_workers(make: Make, pool: Any) -> None:
+    check_every_fold(make, pool)
+
+
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-@pytest.mark.parametrize(
-    "start",
-    [
-        Shuffling,
-        partial(ThreadPoolExecutor, 3),
-        pytest.param(spawned, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("pool", [SHUFFLING, THREADS, SPAWNED], indirect=True)
 @pytest.mark.parametrize(
     "kind",
     ["bfloat16", *(pytest.param(k, marks=pytest.mark.slow) for k in ("float32", "int64", "bool"))],
 )
 @pytest.mark.parametrize("make", [FLAT, NESTED], ids=["flat", "nested"])
-def test_every_fold_of_tensors_has_the_same_bits(
-    make: Make, kind: str, start: Callable[[], Any]
-) -> None:
+def test_every_fold_of_tensors_has_the_same_bits(make: Make, kind: str, pool: Any) -> None:
     dtype = {"int64": "<i8", "bool": "?"}.get(kind, "<f4")
-    make = replace(make, library=kind, dtype=dtype)
-    folded = all_folds(make)
-    expected: Any = make.sequence.compute(folded)
-    assert len(expected) > 20
-    with start() as executor:
-        found: Any = make.sequence.compute(folded, executor=executor)
-    for name, result in expected.items():
-        assert bits(found[name]) == bits(result), name
+    check_every_fold(replace(make, library=kind, dtype=dtype), pool)
 
 
 def test_threads_that_use_their_memory_again_change_no_state() -> None:

@@ -484,26 +484,60 @@ def test_an_interrupt_waits_for_the_tasks_under_way(aggregator: Any) -> None:
     pressing.join()
 
 
-@pytest.mark.parametrize("aggregator", [total(), tee(total(), concatenate())])
-def test_items_end_when_it_fails(aggregator: Any) -> None:
-    """A generator of items may hold files or processes; a traceback must not keep it alive."""
-    ended: list[str] = []
+class EndingItems:
+    """Items of a generator, which may hold files or processes."""
 
-    def items() -> Iterator[int]:
+    def __init__(self, ended: list[str], name: str) -> None:
+        self.ended = ended
+        self.name = name
+
+    def __iter__(self) -> Iterator[int]:
         try:
             yield from range(40)
         finally:
-            ended.append("items")
+            self.ended.append(self.name)
 
-    class Items:
-        def __iter__(self) -> Iterator[int]:
-            return items()
 
+def fail_at_seven(blocks: Any) -> None:
+    """Fail as an aggregator, and not as a block, while others are computed ahead."""
+    for number, _ in enumerate(blocks):
+        assert number < 7
+
+
+def fail_in_row(rows: Any) -> None:
+    for row in rows:
+        fail_at_seven(row)
+
+
+@pytest.mark.parametrize(
+    "aggregator", [total(), tee(total(), concatenate()), None, fail_at_seven, list]
+)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_items_end_when_it_fails(aggregator: Any, ahead: bool) -> None:
+    """The traceback must not keep them alive."""
+    ended: list[str] = []
     with ThreadPoolExecutor(2) as executor:
-        sequence = LazyChunkSequence.from_map(Counting(()), Items()).map(refuse_seven)
-        with tasks_of(1), pytest.raises(ZeroDivisionError):
-            sequence.compute(aggregator, executor=executor, progress=True)
+        sequence = LazyChunkSequence.from_map(Counting(()), EndingItems(ended, "items"))
+        if aggregator is not fail_at_seven:
+            sequence = sequence.map(refuse_seven)
+        how: dict[str, Any] = {"executor": executor}
+        if ahead:
+            sequence, how = sequence.parallel(executor, 3), {}
+        with tasks_of(1), pytest.raises((ZeroDivisionError, AssertionError)):
+            sequence.compute(aggregator, progress=True, **how)
     assert ended == ["items"]
+
+
+@pytest.mark.parametrize("aggregator", [None, fail_in_row])
+def test_columns_end_when_it_fails(aggregator: Any) -> None:
+    ended: list[str] = []
+    rows: Any = EndingItems(ended, "rows")
+    columns: Any = EndingItems(ended, "columns")
+    fn: Any = np.add if aggregator else refuse_seven
+    sequence = NestedLazyChunkSequence.from_product(fn, rows, columns)
+    with ThreadPoolExecutor(2) as executor, pytest.raises((TypeError, AssertionError)):
+        sequence.compute(aggregator, executor=executor)
+    assert sorted(ended) == ["columns", "rows"]
 
 
 # What cannot work is said before any work

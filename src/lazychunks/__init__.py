@@ -11,7 +11,8 @@
   ``rows`` of a nested one.
 - A *converter* (:class:`NumpyConverter`) turns the blocks' tensor type into NumPy arrays and back.
 - ``sequence.to_zarr(destination, converter)`` stores the blocks as one Zarr array
-  (:class:`ZarrOptions` lay it out), or nothing.
+  (:class:`ZarrOptions` lay it out), or nothing; ``to_zarr_group`` stores blocks that are mappings
+  as one group of arrays, and :func:`each` folds them.
 - :func:`status` and :func:`verify` look at what is stored, as ``python -m lazychunks`` does.
 - What is wrong is said by typed errors, all of them :class:`LazyChunksError`.
 
@@ -29,6 +30,7 @@ from lazychunks.converters import FromNumpy, IdentityConverter, NumpyConverter, 
 from lazychunks.errors import (
     BlockDTypeError,
     BlockError,
+    BlockNamesError,
     BlockShapeError,
     BlockTypeError,
     DestinationBusyError,
@@ -50,6 +52,7 @@ from lazychunks.errors import (
 )
 from lazychunks.folds.concatenate import concatenate, nested_concatenate
 from lazychunks.folds.covariance import Covariance, covariance
+from lazychunks.folds.each import each
 from lazychunks.folds.fold import Fold, NestedFold, fold
 from lazychunks.folds.histogram import Histogram, histogram
 from lazychunks.folds.nest import nest
@@ -77,12 +80,14 @@ from lazychunks.sequences import (
 )
 
 if TYPE_CHECKING:
-    from lazychunks.folds.zarr_sink import zarr_sink
-    from lazychunks.storage import Status, Verification, ZarrOptions, status, verify
+    from lazychunks.folds.zarr_sink import zarr_group_sink, zarr_sink
+    from lazychunks.storage import ArrayOptions, Status, Verification, ZarrOptions, status, verify
 
 __all__ = [
+    "ArrayOptions",
     "BlockDTypeError",
     "BlockError",
+    "BlockNamesError",
     "BlockShapeError",
     "BlockTypeError",
     "Covariance",
@@ -124,6 +129,7 @@ __all__ = [
     "concatenate",
     "count",
     "covariance",
+    "each",
     "first",
     "fold",
     "histogram",
@@ -140,6 +146,7 @@ __all__ = [
     "top_k",
     "total",
     "verify",
+    "zarr_group_sink",
     "zarr_sink",
     "zip_blocks",
 ]
@@ -147,6 +154,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in __all__:  # what stores, or looks at what is stored, loads zarr
-        home = "lazychunks.folds.zarr_sink" if name == "zarr_sink" else "lazychunks.storage"
+        home = "lazychunks.folds.zarr_sink" if name.endswith("_sink") else "lazychunks.storage"
         return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ process too. Builtin bases are in parentheses::
 
     LazyChunksError
     ├── BlockError
+    │   ├── BlockNamesError (ValueError)
     │   ├── BlockShapeError (ValueError)
     │   ├── BlockDTypeError (TypeError)
     │   └── BlockTypeError (TypeError)
@@ -57,11 +58,18 @@ class BlockError(LazyChunksError):
         Place of the block.
     expected, got
         What was expected of the block, and what came.
+    member
+        Name of the array in its group, if blocks are stored as a group.
     """
 
     block: BlockIndex | None = None
     expected: object = None
     got: object = None
+    member: str | None = None
+
+
+class BlockNamesError(BlockError, ValueError):
+    """A block of a group has other names than the first one, or names that arrays cannot have."""
 
 
 class BlockShapeError(BlockError, ValueError):

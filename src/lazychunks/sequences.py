@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, dataclass
 from functools import partial
 from itertools import chain
@@ -24,7 +25,7 @@ from typing import (
 
 from typing_extensions import TypeVar, Unpack
 
-from lazychunks.blocks.ahead import Ahead
+from lazychunks.blocks.ahead import Ahead, closing_runs
 from lazychunks.blocks.combining import fold_rows
 from lazychunks.blocks.factories import (
     Mapped,
@@ -64,9 +65,11 @@ if TYPE_CHECKING:
     import zarr
 
     from lazychunks.converters import FromNumpy, ToNumpy
-    from lazychunks.storage.options import Destination, ZarrOptions
+    from lazychunks.storage.group_options import Coordinates
+    from lazychunks.storage.options import ArrayOptions, Destination, ZarrOptions
 
     StoredArray: TypeAlias = zarr.Array[Any]
+    StoredGroup: TypeAlias = zarr.Group
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -284,8 +287,7 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
         array(5.)
         """
-        with log_duration(f"{type(self).__name__}.compute"):
-            sequence = self._reporting(progress)
+        with log_duration(f"{type(self).__name__}.compute"), self._open(progress) as sequence:
             listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
             aggregate: Any = listing if aggregator is None else aggregator
             if executor is None:
@@ -299,7 +301,8 @@ class _Sequence(Generic[T_co, E_co]):
             find_calls(sequence, self._axes, spreads=True)  # refuses what workers cannot compute
             with BlockExecutor(workers) as blocks:
                 ahead = sequence.parallel(blocks, workers.max_in_flight)
-                return cast("list[E_co] | R", aggregate(ahead))
+                with closing_runs(ahead.generator_factory) as factory:
+                    return cast("list[E_co] | R", aggregate(_copy_with_factory(ahead, factory)))
 
     @overload
     def to_zarr(
@@ -408,7 +411,113 @@ class _Sequence(Generic[T_co, E_co]):
             chosen = WriteOptions.of(**options)
             sink = ArraySink(path_or_url, converter, overwrite, chosen)
             workers = None if executor is None else Workers(executor, chosen.max_in_flight)
-            stored: StoredArray = run_fold(sink, self._reporting(progress), self._axes, workers)
+            with self._open(progress) as sequence:
+                stored: StoredArray = run_fold(sink, sequence, self._axes, workers)
+        return stored if return_stored else None
+
+    @overload
+    def to_zarr_group(
+        self: _Sequence[Mapping[str, U], Any],
+        path_or_url: Destination,
+        converter: ToNumpy[U],
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        arrays: Mapping[str, ArrayOptions] | None = None,
+        coordinates: Coordinates | None = None,
+        executor: Executor | Provider | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr_group(
+        self: _Sequence[Mapping[str, U], Any],
+        path_or_url: Destination,
+        converter: ToNumpy[U],
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        *,
+        arrays: Mapping[str, ArrayOptions] | None = None,
+        coordinates: Coordinates | None = None,
+        executor: Executor | Provider | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredGroup: ...
+
+    def to_zarr_group(
+        self: _Sequence[Mapping[str, U], Any],
+        path_or_url: Destination,
+        converter: ToNumpy[U],
+        return_stored: bool = False,
+        overwrite: bool = False,
+        *,
+        arrays: Mapping[str, ArrayOptions] | None = None,
+        coordinates: Coordinates | None = None,
+        executor: Executor | Provider | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredGroup | None:
+        """Store blocks that are mappings from names to tensors as one Zarr group of arrays.
+
+        Readers find the old group, nothing, or all arrays of the new one complete. Each array is
+        what :meth:`to_zarr` makes of the blocks under its name. They may differ in shape, dtype
+        and height, and have the same number of blocks. The group carries consolidated metadata;
+        with ``dimension_names``, xarray opens it as a Dataset.
+
+        Parameters
+        ----------
+        path_or_url, converter, return_stored, executor, progress
+            As in :meth:`to_zarr`.
+        overwrite
+            Whether a *group that this library wrote* may be replaced, if nothing else is in it.
+        arrays
+            Options of single arrays (:class:`~lazychunks.ArrayOptions`), by name, which come
+            before ``options``.
+        coordinates
+            Small arrays that are stored whole with the group, such as ids, labels or times. Each
+            lies along the dimension of its name, or is a pair of its dimensions and its values.
+        **options
+            Options of all arrays, and of the run: see :class:`~lazychunks.ZarrOptions`.
+            ``attributes`` are those of the group.
+
+        Returns
+        -------
+        zarr.Group or None
+            The stored group if ``return_stored``.
+
+        Raises
+        ------
+        BlockNamesError
+            If a block has other names than the first one, or none, or one that no array can have;
+            or if there are options for an array that does not come.
+        BlockShapeError, BlockDTypeError, BlockTypeError
+            If a block does not fit the blocks before it, or cannot be stored; or if a coordinate
+            does not fit its dimension.
+        DestinationExistsError
+            If something is at the destination that may not be replaced; before any block is
+            computed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lazychunks import IdentityConverter
+        >>> def embed(i):
+        ...     return {"embedding": np.full((2, 3), i), "length": np.array([i, i])}
+        >>> embedded = LazyChunkSequence.from_map(embed, range(4))
+        >>> group = embedded.to_zarr_group({}, IdentityConverter(), return_stored=True)
+        >>> group["embedding"].shape, group["length"].shape
+        ((8, 3), (8,))
+        """
+        from lazychunks.storage.group_options import GroupOptions
+        from lazychunks.storage.writing.sink import GroupSink
+
+        with log_duration(f"{type(self).__name__}.to_zarr_group"):
+            chosen = GroupOptions.of_call(arrays, coordinates, **options)
+            sink = GroupSink(path_or_url, converter, overwrite, chosen)
+            workers = None if executor is None else Workers(executor, chosen.common.max_in_flight)
+            with self._open(progress) as sequence:
+                stored: StoredGroup = run_fold(sink, sequence, self._axes, workers)
         return stored if return_stored else None
 
     @property
@@ -416,12 +525,17 @@ class _Sequence(Generic[T_co, E_co]):
         """Number of block axes."""
         return 2 if is_nested(self) else 1
 
-    def _reporting(self, progress: bool | None) -> Self:
-        """Return the sequence, its blocks moving a progress bar if that is wanted."""
-        if not is_shown(progress):
-            return self
-        axes = 2 if is_nested(self) else 1
-        return _copy_with_factory(self, WithProgress(self.generator_factory, self._hint, axes))
+    @contextmanager
+    def _open(self, progress: bool | None) -> Generator[Self]:
+        """Yield the sequence, its blocks moving a progress bar if that is wanted.
+
+        Blocks that are computed ahead are given up if the ``with`` block fails.
+        """
+        factory = self.generator_factory
+        if is_shown(progress):
+            factory = WithProgress(factory, self._hint, self._axes)
+        with closing_runs(factory) as opened:
+            yield self if opened is self.generator_factory else _copy_with_factory(self, opened)
 
 
 @_immutable
@@ -550,6 +664,60 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
 
         return LazyChunkSequence(
             *read_flat(array_or_path, converter, rows, max_chunk_bytes, missing)
+        )
+
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: FromNumpy[U],
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> LazyChunkSequence[dict[str, U]]:
+        """Make the map-backed sequence of a group's blocks, each a dict, read when asked for.
+
+        By default, blocks are those that the group was written of, or several of them together
+        where they are small.
+
+        Parameters
+        ----------
+        group_or_path
+            A ``zarr.Group``, or where it is.
+        names
+            Which arrays; by default all that :meth:`to_zarr_group` made of blocks.
+        rows
+            Rows of a block, the same for all arrays.
+        converter, max_chunk_bytes, missing
+            As in :meth:`from_zarr`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no group, or no array of a name.
+        MissingChunkError, UntrustedArrayError
+            As in :meth:`from_zarr`.
+        ValueError
+            If the arrays have different numbers of blocks, or it is not known of which blocks they
+            were written, and ``rows`` is not given.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lazychunks import IdentityConverter
+        >>> store = {}
+        >>> blocks = [{"a": np.arange(2), "b": np.zeros(1)}, {"a": np.arange(2), "b": np.ones(1)}]
+        >>> sequence = LazyChunkSequence(lambda: blocks)
+        >>> sequence.to_zarr_group(store, IdentityConverter(), chunks="blocks")
+        >>> LazyChunkSequence.from_zarr_group(store, IdentityConverter(), names=["b"]).compute()
+        [{'b': array([0.])}, {'b': array([1.])}]
+        """
+        from lazychunks.storage.read_group import read_flat_group
+
+        return LazyChunkSequence(
+            *read_flat_group(group_or_path, converter, names, rows, max_chunk_bytes, missing)
         )
 
     def __iter__(self) -> Iterator[T_co]:
@@ -738,6 +906,29 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
         return NestedLazyChunkSequence(
             *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes, missing)
+        )
+
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: FromNumpy[U],
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> NestedLazyChunkSequence[dict[str, U]]:
+        """Make the map-backed sequence of a group's blocks along axes 0 and 1, each a dict.
+
+        All else is as in :meth:`LazyChunkSequence.from_zarr_group`.
+        """
+        from lazychunks.storage.read_group import read_nested_group
+
+        limit = max_chunk_bytes
+        return NestedLazyChunkSequence(
+            *read_nested_group(group_or_path, converter, names, rows, columns, limit, missing)
         )
 
     def __iter__(self) -> Iterator[Iterator[T_co]]:

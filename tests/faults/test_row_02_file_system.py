@@ -19,7 +19,8 @@ import pytest
 
 from lazychunks import DestinationExistsError, LazyChunksError, ZarrOptions, status
 from lazychunks.storage.places import directory, file_system, lock
-from lazychunks.storage.places.file_system import REPLACED, exchange_directories
+from lazychunks.storage.places.file_system import exchange_directories
+from lazychunks.storage.places.refusals import REPLACED
 from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.stores import EVERY_FAULT, Fault
 from tests.places import LocalPlace
@@ -58,6 +59,7 @@ class FileSystem:
             (os, "chmod"),
             (os, "chown"),
             (os, "rename"),
+            (os, "replace"),
             (os, "unlink"),
             (os, "fsync"),
             (shutil, "rmtree"),

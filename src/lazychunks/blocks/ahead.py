@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from lazychunks.blocks.factories import (
@@ -15,6 +15,7 @@ from lazychunks.blocks.factories import (
     Composed,
     Items,
     MapBacked,
+    change_inside_progress,
     how_to_skip,
     is_map_backed,
 )
@@ -38,6 +39,8 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
     """Largest number of blocks that are being computed or wait to be consumed."""
     fn: Callable[..., T_co] | None = None
     """Applied to each block in the thread that consumes it; only without an executor."""
+    runs: list[_Run[Any]] | None = field(default=None, compare=False, repr=False)
+    """The runs so far, where they are closed in the end: see :func:`closing_runs`."""
 
     @classmethod
     def of(cls, factory: object, *, executor: Executor, max_in_flight: int | None) -> Self:
@@ -74,6 +77,8 @@ class Ahead(MapBacked[T_co], Generic[T_co]):
                 executor = stack.enter_context(own)
             fn: Callable[..., T_co] = self.fn or _pass_on
             run = _Run(_list_steps(self.source), executor, self.max_in_flight, fn)
+            if self.runs is not None:
+                self.runs.append(run)
             # Left first: the threads end once no block waits for them any more.
             stack.enter_context(closing(run))
             while run.has_next():
@@ -151,7 +156,7 @@ _Entry: TypeAlias = _Submitted | _Inline | _Failed | _RowEnd
 class _Run(Generic[T]):
     """One run over the blocks: the next of them, in order, computed or being computed."""
 
-    steps: Iterator[_Step]
+    steps: Generator[_Step]
     executor: Executor
     max_in_flight: int
     fn: Callable[..., T]
@@ -239,11 +244,38 @@ class _Run(Generic[T]):
         return _Submitted(step, self.executor.submit(step))
 
 
+@contextmanager
+def closing_runs(
+    factory: Callable[[], Iterable[Any]],
+) -> Generator[Callable[[], Iterable[Any]]]:
+    """Yield a factory of which all runs are closed if the ``with`` block fails.
+
+    Otherwise the traceback would keep alive what makes the items, such as processes.
+    """
+    runs: list[_Run[Any]] = []
+
+    def change(inner: Any) -> Any:
+        return replace(inner, runs=runs) if _is_shared(inner) else inner
+
+    try:
+        yield change_inside_progress(factory, change)
+    except BaseException:
+        for run in runs:
+            run.close()
+            run.steps.close()
+        raise
+
+
+def _is_shared(factory: object) -> bool:
+    """Whether blocks are computed ahead by an executor that a run does not end itself."""
+    return isinstance(factory, Ahead) and factory.executor is not None
+
+
 def _pass_on(block: Any) -> Any:
     return block
 
 
-def _list_steps(source: MapBacked[object]) -> Iterator[_Step]:
+def _list_steps(source: MapBacked[object]) -> Generator[_Step]:
     """Calls in order; in a nested sequence, with the ends of rows."""
     for row in source.rows_of_calls():
         try:

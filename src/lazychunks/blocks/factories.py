@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import length_hint
 from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 
 from tqdm import tqdm
 
 from lazychunks.blocks.iterate import (
+    apply_to_each,
     count_blocks,
     iterate_items,
     known_length,
@@ -84,10 +86,10 @@ class MapBacked(Generic[T_co]):
 
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
-        fn, rows = self.function, self.rows_of_items()
+        compute, rows = partial(_compute, self.function), self.rows_of_items()
         if self.axes == 2:
-            return ((fn(*items) for items in row) for row in rows)
-        return (fn(*items) for row in rows for items in row)
+            return (apply_to_each(compute, row) for row in rows)
+        return apply_to_each(compute, (items for row in rows for items in row))
 
     def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
         """For each row of blocks, in order, the calls that compute them.
@@ -104,6 +106,10 @@ class MapBacked(Generic[T_co]):
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
         return None
+
+
+def _compute(fn: Callable[..., T], items: Items) -> T:
+    return fn(*items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,7 @@ class Mapped(MapBacked[T_co], Generic[T_co]):
 
     def __call__(self) -> Iterator[T_co]:
         """All blocks, in order."""
-        return (self.fn(item) for item in iterate_items(self.items))
+        return apply_to_each(self.fn, iterate_items(self.items))
 
     def rows_of_items(self) -> Iterator[Iterator[Items]]:
         """Rows of one block each."""
@@ -207,8 +213,8 @@ class Changed(MapBacked[T_co], Generic[T_co]):
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
         if self.axes == 2:
-            return (_apply(self.fn, row) for row in self.inner())
-        return _apply(self.fn, self.inner())
+            return (apply_to_each(self.fn, row) for row in self.inner())
+        return apply_to_each(self.fn, self.inner())
 
     def rows_of_items(self) -> Iterator[Iterator[Items]]:
         """Items of the factory inside."""
@@ -231,7 +237,7 @@ class _OpaqueBlocks(Generic[T_co]):
     fn: Callable[..., T_co]
 
     def __call__(self) -> Iterator[T_co]:
-        return _apply(self.fn, open_blocks(self.factory))
+        return apply_to_each(self.fn, open_blocks(self.factory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,15 +248,7 @@ class _OpaqueRows(Generic[T_co]):
     fn: Callable[..., T_co]
 
     def __call__(self) -> Iterator[Iterator[T_co]]:
-        return (_apply(self.fn, row) for row in open_rows(self.factory))
-
-
-def _apply(fn: Callable[..., T], blocks: Iterable[object]) -> Iterator[T]:
-    for block in blocks:
-        changed = fn(block)
-        del block  # otherwise it would live on while the next one is computed
-        yield changed
-        del changed
+        return (apply_to_each(self.fn, row) for row in open_rows(self.factory))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from lazychunks.errors import LengthHintWarning, SourceExhaustedError, SourceTyp
 from lazychunks.layout.checks import check_integer
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 def check_factory(factory: object) -> None:
@@ -110,6 +111,16 @@ def closing_generator(row: Iterable[object]) -> AbstractContextManager[object]:
     Garbage collection may come too late: the traceback of an error keeps the generator alive.
     """
     return closing(row) if _is_generator(row) else nullcontext()
+
+
+def apply_to_each(fn: Callable[[T], U], items: Iterator[T]) -> Iterator[U]:
+    """Yield ``fn(item)`` of each item; a generator of items is closed when this ends or fails."""
+    with closing_generator(items):
+        for item in items:
+            made = fn(item)
+            del item  # otherwise it would live on while what is made of it is used
+            yield made
+            del made
 
 
 def count_blocks(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T]:

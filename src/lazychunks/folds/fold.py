@@ -136,6 +136,14 @@ class NestedFold(FoldInParts[T_contra], Generic[T_contra, R_co]):
         folded: R_co = run_fold(self, rows, axes=2)
         return folded
 
+    def then(self, fn: Callable[[R_co], U]) -> NestedFold[T_contra, U]:
+        """Return the fold whose result is ``fn`` of this one's."""
+        return MappedNestedFold(self, None, fn)
+
+    def contramap(self, fn: Callable[[A], T_contra]) -> NestedFold[A, R_co]:
+        """Return the fold that takes ``fn(block)`` for each block."""
+        return MappedNestedFold(self, fn, _unchanged)
+
 
 class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
     """A fold over blocks, and over rows of blocks if they are a nested sequence, as a sink is."""
@@ -146,6 +154,14 @@ class EitherFold(Fold[T_contra, R_co], NestedFold[T_contra, R_co]):
         """Fold blocks, or rows of blocks if they are a nested sequence."""
         folded: R_co = run_fold(self, blocks, axes=2 if is_nested(blocks) else 1)
         return folded
+
+    def then(self, fn: Callable[[R_co], U]) -> EitherFold[T_contra, U]:
+        """Return the fold whose result is ``fn`` of this one's."""
+        return MappedEitherFold(self, None, fn)
+
+    def contramap(self, fn: Callable[[A], T_contra]) -> EitherFold[A, R_co]:
+        """Return the fold that takes ``fn(block)`` for each block."""
+        return MappedEitherFold(self, fn, _unchanged)
 
 
 # Where folds are combined, their types are known to the signatures only: in a tuple of folds, or
@@ -362,43 +378,70 @@ class PassAround:
 
 
 @dataclass(frozen=True, slots=True)
-class MappedFold(Fold[T_contra, R_co]):
+class _Mapped(Generic[T_contra, R_co]):
     """A fold with a function before its steps (``contramap``), or after its end (``then``)."""
 
-    inner: AnyFold
+    inner: Any
     before: Callable[[T_contra], AnyBlock] | None
     after: Callable[[AnyResult], R_co]
 
     @property
     def merges(self) -> bool:
         """Whether the fold inside merges."""
-        return self.inner.merges
+        return bool(self.inner.merges)
 
     @property
     def needs_blocks(self) -> bool:
         """Whether the fold inside needs blocks that are stored."""
-        return self.inner.needs_blocks
+        return bool(self.inner.needs_blocks)
 
     @property
     def sends_blocks(self) -> bool:
         """Whether the fold inside makes workers send blocks."""
-        return self.inner.sends_blocks
+        return bool(self.inner.sends_blocks)
 
     def for_parts(self, running: AnyPass, /) -> PartFold[T_contra]:
         """Return the fold inside, and the function before it."""
         inner: Any = self.inner.for_parts(running.passes[0])
         return inner if self.before is None else replace(self, inner=inner, after=_unchanged)
 
-    def start(self, counts: Counts, /) -> MappedPass:
-        """Start a pass."""
-        inner = self.inner.start(counts)
+    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
+        """Start a pass over a part."""
+        return MappedPass([self.inner.start_part(part)], self.before, self.after)
+
+    def wrap(self, inner: AnyPass) -> MappedPass:
+        """Return the pass with the functions around a pass of the fold inside."""
         for sink in inner.sinks if self.before else ():
             sink.before = _compose(self.before, sink.before)
         return MappedPass([inner], self.before, self.after)
 
-    def start_part(self, part: AnyPart, /) -> PartRunning[T_contra]:
-        """Start a pass over a part."""
-        return MappedPass([self.inner.start_part(part)], self.before, self.after)
+
+class MappedFold(_Mapped[T_contra, R_co], Fold[T_contra, R_co]):
+    """A fold over blocks with functions around it."""
+
+    __slots__ = ()
+
+    def start(self, counts: Counts, /) -> MappedPass:
+        """Start a pass."""
+        return self.wrap(self.inner.start(counts))
+
+
+class MappedNestedFold(_Mapped[T_contra, R_co], NestedFold[T_contra, R_co]):
+    """A fold over rows of blocks with functions around it."""
+
+    __slots__ = ()
+
+    def start_rows(self, counts: Counts, /) -> MappedPass:
+        """Start a pass."""
+        return self.wrap(self.inner.start_rows(counts))
+
+
+class MappedEitherFold(
+    MappedFold[T_contra, R_co], MappedNestedFold[T_contra, R_co], EitherFold[T_contra, R_co]
+):
+    """A fold over blocks, or over rows of blocks, with functions around it."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)

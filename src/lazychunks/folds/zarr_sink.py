@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Unpack
 
 from lazychunks.folds.fold import CollectBlocks, EitherFold
-from lazychunks.storage.options import Destination, WriteOptions, ZarrOptions
-from lazychunks.storage.writing.sink import ArraySink
+from lazychunks.storage.group_options import Coordinates, GroupOptions
+from lazychunks.storage.options import ArrayOptions, Destination, WriteOptions, ZarrOptions
+from lazychunks.storage.writing.sink import ArraySink, GroupSink
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
 
     StoredArray: TypeAlias = zarr.Array[Any]
+    StoredGroup: TypeAlias = zarr.Group
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -66,6 +69,57 @@ def zarr_sink(
 
 class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
     """Stores blocks, or rows of blocks: the fold that :func:`zarr_sink` returns."""
+
+    __slots__ = ()
+
+    def for_parts(self, running: Any, /) -> Any:
+        """Return what stores parts; what does not, before the first block and after the end."""
+        return super().for_parts(running) if running.stores_parts else CollectBlocks()
+
+
+def zarr_group_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[T],
+    *,
+    overwrite: bool = False,
+    arrays: Mapping[str, ArrayOptions] | None = None,
+    coordinates: Coordinates | None = None,
+    **options: Unpack[ZarrOptions],
+) -> ZarrGroupSink[T]:
+    """Store blocks that are mappings as one Zarr group: ``to_zarr_group`` as a fold.
+
+    All that :func:`zarr_sink` says holds for the group as a whole.
+
+    Parameters
+    ----------
+    path_or_url, converter, overwrite, arrays, coordinates, **options
+        As in :meth:`lazychunks.LazyChunkSequence.to_zarr_group`.
+
+    Returns
+    -------
+    ZarrGroupSink
+        A fold over blocks, and over rows of blocks; its result is the stored ``zarr.Group``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lazychunks import (
+    ...     IdentityConverter, LazyChunkSequence, each, moments, tee, zarr_group_sink
+    ... )
+    >>> def forward(batch):
+    ...     return {"hidden": np.full((2, 3), batch), "logits": np.full((2, 1), -batch)}
+    >>> sink = zarr_group_sink({}, IdentityConverter())
+    >>> means = each({"hidden": moments().then(lambda m: m.mean)})
+    >>> group, mean = LazyChunkSequence.from_map(forward, [1.0, 2.0]).compute(tee(sink, means))
+    >>> sorted(group.array_keys()), mean["hidden"].tolist()
+    (['hidden', 'logits'], [1.5, 1.5, 1.5])
+    """
+    group = GroupOptions.of_call(arrays, coordinates, **options)
+    return ZarrGroupSink(path_or_url, converter, overwrite, group)
+
+
+class ZarrGroupSink(GroupSink[T_contra], EitherFold[Mapping[str, T_contra], "StoredGroup"]):
+    """Stores blocks, or rows of them, as a group: the fold that :func:`zarr_group_sink` returns."""
 
     __slots__ = ()
 

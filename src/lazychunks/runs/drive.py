@@ -171,9 +171,7 @@ class _Division:
         call = head[-1][0]
         fn = self._runner.send(call.func, "the function that computes blocks")
         self._begin(fn, call.args)
-        plans = [
-            sink.plan for sink in self._sinks if sink.plan is not None and not sink.is_finished
-        ]
+        plans = [plan for sink in self._sinks if not sink.is_finished for plan in sink.plans]
         blocks = 1
         if not (plans or self._fold.for_parts(self._running).sends_blocks):
             blocks = blocks_each(self._counts, self._runner.workers)
@@ -189,7 +187,7 @@ class _Division:
 
     def _begin(self, fn: Sent[Callable[..., Any]], items: tuple[Any, ...]) -> None:
         """Start the sinks that have not begun, with the first block."""
-        fresh = [sink for sink in self._sinks if sink.plan is None and not sink.is_finished]
+        fresh = [sink for sink in self._sinks if not (sink.plans or sink.is_finished)]
         if not fresh:
             return
         send = self._runner.send
@@ -201,7 +199,7 @@ class _Division:
         probes = tuple((sink.before, sink.probe()) for sink in fresh)
         sent = send(probes, "the converter"), send(items, "an item")
         for sink, found in zip(fresh, self._runner.ask(probe, fn, *sent), strict=True):
-            sink.begin(*found)
+            sink.begin(found)
 
     def _tasks(
         self, parts: Iterator[AnyPart], fn: Sent[Callable[..., Any]]
@@ -285,8 +283,8 @@ def probe(
     fn: Sent[Callable[..., Any]],
     probes: Sent[tuple[tuple[Callable[[Any], Any] | None, Probe], ...]],
     items: Sent[tuple[Any, ...]],
-) -> list[tuple[Shape, Any]]:
-    """Compute the first block, and ask what each sink would store of it; runs in a worker."""
+) -> list[Any]:
+    """Compute the first block, and ask what each sink has to know of it; runs in a worker."""
     block = receive(fn)(*unpack(items))
     return [ask(block if before is None else before(block)) for before, ask in unpack(probes)]
 

@@ -88,8 +88,8 @@ class Shelf(Protocol):
 class Probe(Protocol):
     """Tells the sinks about the first block; a value that can be pickled."""
 
-    def __call__(self, block: Any, /) -> tuple[Shape, Any]:
-        """Return the shape and the dtype of what would be stored of a block."""
+    def __call__(self, block: Any, /) -> Any:
+        """Return what the sink has to know of a block: shape and dtype of what it would store."""
         ...
 
 
@@ -137,8 +137,8 @@ class Sink(Shelf, Protocol):
         ...
 
     @property
-    def plan(self) -> ArrayPlan | None:
-        """Where blocks lie, once the first of them is known."""
+    def plans(self) -> Sequence[ArrayPlan]:
+        """Where blocks lie in each of its arrays; none before the first block is known."""
         ...
 
     def is_open_at(self, part: AnyPart, /) -> bool:
@@ -153,8 +153,8 @@ class Sink(Shelf, Protocol):
         """Return what tells the shape and the dtype of the first block."""
         ...
 
-    def begin(self, shape: Shape, dtype: Any, /) -> None:
-        """Start to write, with the shape and the dtype of the first block."""
+    def begin(self, found: Any, /) -> None:
+        """Start to write, with what its probe has found out about the first block."""
         ...
 
     def prepare(self) -> None:

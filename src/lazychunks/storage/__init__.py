@@ -1,4 +1,4 @@
-"""Storing blocks as a Zarr array and reading them back; the only importer of zarr.
+"""Storing blocks as Zarr arrays and groups, and reading them back; the only importer of zarr.
 
 A block's way in is ``writing``: a sink starts a write, whose part writer converts and places the
 block, and fills units that ``chunks`` writes. The draft of a place (``places``) shows the array in
@@ -8,8 +8,8 @@ the end. What an earlier start has left, ``resuming`` tells. A block's way back 
 
 from __future__ import annotations
 
-from lazychunks.storage.options import ZarrOptions
+from lazychunks.storage.options import ArrayOptions, ZarrOptions
 from lazychunks.storage.status import Status, status
 from lazychunks.storage.verify import Verification, verify
 
-__all__ = ["Status", "Verification", "ZarrOptions", "status", "verify"]
+__all__ = ["ArrayOptions", "Status", "Verification", "ZarrOptions", "status", "verify"]

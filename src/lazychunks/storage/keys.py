@@ -30,6 +30,10 @@ class Keys:
         """Return the key of a name in the store."""
         return f"{self.path}/{name}" if self.path else name
 
+    def below(self, name: str) -> Keys:
+        """Return the keys below a name; those below no name are all of them."""
+        return Keys(self.store, self.key(name)) if name else self
+
     def read(self, name: str) -> bytes | None:
         """Read a value; None where there is none."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import (
     Any,
@@ -57,8 +57,8 @@ Filters: TypeAlias = (
 Sizes: TypeAlias = Iterable[int] | tuple[Iterable[int], Iterable[int]]
 
 
-class ZarrOptions(TypedDict, total=False):
-    """Keyword options of ``to_zarr``; all are validated before the first block is computed."""
+class ArrayOptions(TypedDict, total=False):
+    """Options that each array of a group may have for itself."""
 
     chunks: Chunks
     """Chunk shape. ``"auto"`` (default) takes the first block's shape, merged up to about 1 MiB
@@ -91,6 +91,10 @@ class ZarrOptions(TypedDict, total=False):
     """Sizes of the blocks along axis 0, if they differ and are known beforehand (for a nested
     sequence a pair: heights of the rows, widths of the columns). A block of another size is an
     error."""
+
+
+class ZarrOptions(ArrayOptions, total=False):
+    """Keyword options of ``to_zarr``; all are validated before the first block is computed."""
 
     run_id: str | None
     """Names the run, for ``resume``; stored in the array's attributes. A failed run with a name
@@ -132,6 +136,8 @@ class WriteOptions:
     rtol: float | None = None
     durable: bool = False
     max_in_flight: int | None = None
+    name: str | None = None
+    """Of an array in a group."""
 
     @classmethod
     def of(cls, **options: Unpack[ZarrOptions]) -> WriteOptions:
@@ -147,19 +153,23 @@ class WriteOptions:
             raise TypeError(
                 f"to_zarr has no option {unknown[0]!r}; it has {', '.join(_VALIDATORS)}"
             )
-        given: Mapping[str, Any] = {**options}
-        valid: dict[str, Any] = {
-            # Not for chunks: there, None would be an axis that stays whole.
-            name: None if value is None and name != "chunks" else _VALIDATORS[name](value)
-            for name, value in given.items()
-        }
-        made = cls(**valid)
+        made = cls().changed(**options)
         if made.resume and not made.run_id:
             raise ValueError(
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
                 "for no other run"
             )
         return made
+
+    def changed(self, **options: Unpack[ZarrOptions]) -> WriteOptions:
+        """Return options of which some are others; raises as :meth:`of` does."""
+        given: Mapping[str, Any] = {**options}
+        valid: dict[str, Any] = {
+            # Not for chunks: there, None would be an axis that stays whole.
+            name: None if value is None and name != "chunks" else _VALIDATORS[name](value)
+            for name, value in given.items()
+        }
+        return replace(self, **valid)
 
 
 def _validate_chunks(value: object) -> object:

@@ -15,7 +15,7 @@ from lazychunks.blocks.factories import Mapped, Product
 from lazychunks.errors import MissingChunkError, UntrustedArrayError
 from lazychunks.layout.checks import block_name, check_positive
 from lazychunks.layout.plan import choose_read_block
-from lazychunks.layout.shapes import Shape, cell_count, cell_region
+from lazychunks.layout.shapes import Region, Shape, cell_count, cell_region
 from lazychunks.storage.chunks.files import Reader
 from lazychunks.storage.chunks.trust import check_chunk_count, check_metadata, open_checked
 from lazychunks.storage.keys import Keys
@@ -48,7 +48,7 @@ def read_flat(
     missing: Missing,
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axis 0, and their number."""
-    read = _prepare(source, converter, {"rows": rows}, max_chunk_bytes, missing)
+    read = prepare_reading(source, converter, {"rows": rows}, max_chunk_bytes, missing)
     (below,) = read.numbers(1)
     return Ahead(Mapped(read, below), None, READ_AHEAD), len(below)
 
@@ -63,13 +63,13 @@ def read_nested(
 ) -> tuple[Ahead[T], int]:
     """Return the factory of the blocks of an array along axes 0 and 1, and the number of rows."""
     asked = {"rows": rows, "columns": columns}
-    read = _prepare(source, converter, asked, max_chunk_bytes, missing)
+    read = prepare_reading(source, converter, asked, max_chunk_bytes, missing)
     below, across = read.numbers(2)
     return Ahead(Product(read, below, across), None, READ_AHEAD), len(below)
 
 
 @dataclass(frozen=True, slots=True)
-class _Read(Generic[T_co]):
+class ArrayReader(Generic[T_co]):
     """Reads one block of an array and converts it."""
 
     reader: Reader
@@ -83,11 +83,19 @@ class _Read(Generic[T_co]):
         REGISTER.note_read(array.store, array.path)
         return type(self), (self.reader, self.converter, self.size)
 
+    @property
+    def array(self) -> StoredArray:
+        """The array."""
+        return self.reader.array
+
     def __call__(self, *index: int) -> T_co:
-        array = self.reader.array
-        REGISTER.note_read(array.store, array.path)
-        whole = (0,) * (array.ndim - len(index))
-        region = cell_region((*index, *whole), self.size, array.shape)
+        """Read a block by its place."""
+        whole = (0,) * (self.array.ndim - len(index))
+        return self.read(index, cell_region((*index, *whole), self.size, self.array.shape))
+
+    def read(self, index: Shape, region: Region) -> T_co:
+        """Read a region and convert it; ``index`` is the place of the block, for messages."""
+        REGISTER.note_read(self.array.store, self.array.path)
         try:
             values = self.reader(region)
         except MissingChunkError as error:
@@ -111,13 +119,13 @@ class _Read(Generic[T_co]):
         return [range(max(-(-length // size), 1)) for length, size in lengths]
 
 
-def _prepare(
+def prepare_reading(
     source: Source,
     converter: FromNumpy[T],
     asked: Mapping[str, int | None],
     max_chunk_bytes: int,
     missing: Missing,
-) -> _Read[T]:
+) -> ArrayReader[T]:
     """Check an array by its metadata, open it, and choose its blocks.
 
     Raises
@@ -153,7 +161,8 @@ def _prepare(
     metadata: Any = array.metadata  # of Zarr 2 or 3
     # Other programs leave out chunks of fill values; this library stores every chunk.
     is_ours = record_of(metadata.to_dict()) is not None
-    return _Read(Reader.of(array, refuse_missing=is_ours and missing is None), converter, size)
+    reader = Reader.of(array, refuse_missing=is_ours and missing is None)
+    return ArrayReader(reader, converter, size)
 
 
 def _open_source(source: Source, limit: int) -> tuple[StoredArray, str]:

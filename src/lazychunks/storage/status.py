@@ -16,7 +16,7 @@ from zarr.storage import StorePath
 
 from lazychunks.converters import IdentityConverter
 from lazychunks.errors import UntrustedArrayError
-from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING
+from lazychunks.storage.chunks.metadata import KEPT_BACK, is_overwriting
 from lazychunks.storage.chunks.trust import check_metadata, read_metadata
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.directory import LocalDirectory
@@ -31,7 +31,7 @@ from lazychunks.storage.resuming.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.resuming.unfinished import count_done, note_even_ends, target_of
+from lazychunks.storage.resuming.unfinished import count_done, target_of
 
 LOOKS = 5
 """Number of times that this looks at an array that somebody replaces meanwhile."""
@@ -121,7 +121,7 @@ def _status(place: Place) -> Status:
     shape: tuple[int | None, ...] = array.shape
     is_begun = state == "unfinished" and record is not None and not record.is_written
     if is_begun and record is not None:
-        lengths = note_even_ends(record).lengths
+        lengths = record.with_even_ends().lengths
         shape = (*lengths, *array.shape[len(lengths) :])
     items = _product(shape)
     return replace(
@@ -146,7 +146,7 @@ def _unfinished(place: Place) -> tuple[Place, Document | None, Record | None] | 
         return None
     where = resolve_destination(StorePath(draft.where.store, draft.where.path))
     kept_back = where.read(KEPT_BACK)
-    if kept_back is None or kept_back == OVERWRITING:  # it died before it had metadata
+    if kept_back is None or is_overwriting(kept_back):  # it died before it had metadata
         return where, None, None
     return where, *_unsealed(kept_back, str(place))
 
@@ -169,7 +169,7 @@ def _done_blocks(staging: Place, document: Document, record: Record) -> int | No
     try:
         target = target_of(where, document, record, IdentityConverter(), keys=keys)
         spilled = spill.read_pieces(where, keys, len(record.counts))
-        return count_done(replace(target, spilled=spilled), record.counts)
+        return count_done([replace(target, spilled=spilled)], record.counts)
     except (ArithmeticError, TypeError, ValueError, RecursionError):
         return None  # what was written by another program need make no sense
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,7 +13,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.resuming.record import Document, parse, serialize
+from lazychunks.storage.resuming.record import Document, parse
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams
@@ -25,7 +26,8 @@ KEPT_BACK = "zarr.json.partial"
 """Where the metadata of an array waits until the array is complete."""
 
 OVERWRITING = b"null"
-"""What is there as long as an overwrite has not removed the old array."""
+"""What is there as long as an overwrite has not removed the old array. The names of a group's
+arrays follow, if it is a group."""
 
 WRITE_EVERYTHING: ArrayConfigParams = {"order": "C", "write_empty_chunks": True}
 
@@ -54,6 +56,9 @@ def make_document(
         If the options do not fit the shape, or one another.
     """
     names = options.dimension_names
+    if names is None and options.name is not None:
+        # xarray opens no group of arrays whose dimensions have no names.
+        names = tuple(f"{options.name}_{axis}" for axis in range(len(shape)))
     if names is not None and len(names) != len(shape):
         raise ValueError(
             f"dimension_names {tuple(names)} do not name the {len(shape)} axes of the array"
@@ -76,6 +81,16 @@ def make_document(
     return document
 
 
-parsed = parse
-serialized = serialize
-described = open_array
+def mark_overwriting(members: Iterable[str]) -> bytes:
+    """Return what stands for the metadata as long as an overwrite removes what is there."""
+    return OVERWRITING + "".join(f"\n{name}" for name in members).encode()
+
+
+def noted_names(value: bytes) -> tuple[str, ...]:
+    """Return the names of the arrays in a group that an overwrite removes."""
+    return tuple(value.decode().split("\n")[1:]) if is_overwriting(value) else ()
+
+
+def is_overwriting(value: bytes | None) -> bool:
+    """Whether an overwrite has not removed the old array, or group."""
+    return value is not None and value.startswith(OVERWRITING)

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Generator, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,13 +23,14 @@ from zarr.storage import LocalStore
 from lazychunks.errors import DestinationReadOnlyError
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.consolidated import Copies, GroupDirectory
 from lazychunks.storage.places.file_system import (
-    REPLACED,
     has_working_directory,
     is_directory,
     list_names,
     make_directory_like,
     remove_array,
+    remove_directory,
     swap_in,
     sync_path,
     sync_tree,
@@ -39,13 +39,15 @@ from lazychunks.storage.places.file_system import (
 )
 from lazychunks.storage.places.location import locate
 from lazychunks.storage.places.lock import hold_lock
-from lazychunks.storage.places.protocol import NO_DOCUMENTS
+from lazychunks.storage.places.protocol import NO_DOCUMENTS, Place
 from lazychunks.storage.places.refusals import (
+    REPLACED,
     check_above,
-    find_foreign_names,
     has_metadata,
     is_array,
     is_draft,
+    is_group,
+    is_of_a_writer,
     parse_metadata,
     refuse,
     refuse_link,
@@ -53,6 +55,7 @@ from lazychunks.storage.places.refusals import (
     refuse_newcomer,
 )
 from lazychunks.storage.places.register import REGISTER
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class LocalDirectory:
     """Absolute: a change of the working directory meanwhile changes nothing here."""
     given: str = ""
     """What the user calls it, for messages."""
+    is_for_group: bool = False
+    """Whether the destination is one for a group of arrays."""
     made: list[Path] = field(default_factory=list[Path], init=False, compare=False, repr=False)
     """Parents that this writer has made, the innermost first."""
 
@@ -82,6 +87,11 @@ class LocalDirectory:
         names = list_names(old)
         return str(old) if is_free and REPLACED in names and has_metadata(names) else None
 
+    @property
+    def copies(self) -> Copies:
+        """The copies of its metadata in groups above."""
+        return GroupDirectory.all_above(self.path)
+
     def read(self, name: str) -> bytes | None:
         """Read a file, if it is there."""
         file = self.path / name
@@ -99,7 +109,7 @@ class LocalDirectory:
         """Return the path of a hidden sibling that writers use."""
         return self.path.parent / f".{self.path.name}.{what}"
 
-    def holds_array(self) -> bool:
+    def is_taken(self) -> bool:
         """Tell whether an array is there.
 
         Raises
@@ -126,7 +136,21 @@ class LocalDirectory:
             raise refuse(name, "a mount point")
         if has_working_directory(path):
             raise refuse(name, "the working directory of this process, or above it")
-        return is_array(name, list_names(path), parse_metadata(self.read(METADATA)))
+        if self.is_for_group:
+            return is_group(self, self.list_below())
+        return is_array(name, self.list_below(), parse_metadata(self.read(METADATA)))
+
+    def list_below(self, name: str = "") -> Collection[str]:
+        """Return the names in the directory, or in one below it."""
+        return list_names(self.path / name)
+
+    def is_empty(self, name: str) -> bool:  # noqa: ARG002  # as for stores
+        """Whether a name is an empty directory of ours: none is left here, so it is somebody's."""
+        return False
+
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        return replace(self, is_for_group=True)
 
     def check_removable(self) -> None:
         """Refuse an array that could be moved out of the way, but then not be removed.
@@ -159,7 +183,8 @@ class LocalDirectory:
         location = locate(LocalStore(self.path), "")
         with REGISTER.enter(location, str(self), is_staged=True):
             # Now for a refusal that leaves no trace, and again below as the only writer.
-            self.holds_array()
+            self.is_taken()
+            self.copies.check(str(self))
             self._check_siblings()
             with self._make_parents(), hold_lock(self.beside("lock"), str(self)):
                 self._check_siblings()
@@ -183,8 +208,9 @@ class LocalDirectory:
         for directory in (self.beside("old"), self.beside("partial")):
             if directory.is_symlink():
                 raise refuse_link(str(directory))
-            names = list_names(directory)
-            is_ours = is_draft(names) or (REPLACED in names and not find_foreign_names(names))
+            place = LocalDirectory(directory)
+            names = place.list_below()
+            is_ours = is_draft(place) or (REPLACED in names and is_of_a_writer(place, names))
             if directory.exists() and not (directory.is_dir() and is_ours):
                 raise refuse_neighbor(str(directory))
 
@@ -199,8 +225,11 @@ class LocalDirectory:
             remove_array(old)
         # A program that goes through the group around would take it for an array.
         unlink(staging / METADATA)
-        if METADATA in list_names(self.path):
-            unlink(self.path / KEPT_BACK)
+        metadata = self.read(METADATA)
+        if metadata is not None and KEPT_BACK in list_names(self.path):
+            self.copies.announce(metadata)  # it died when it had just been renamed
+            for array in (*names_of_arrays(parse(metadata)), ""):
+                unlink(self.path / array / KEPT_BACK)
         unlink(self.path / REPLACED)
 
     def _check_directory(self, directory: Path, what: str = "created") -> None:
@@ -238,18 +267,18 @@ class SiblingDirectory:
 
     def exists(self) -> bool:
         """Whether an earlier start has left something."""
-        return is_directory(self._staging) and is_draft(list_names(self._staging))
+        return is_directory(self._staging) and is_draft(LocalDirectory(self._staging))
 
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Make an empty staging directory, open to nobody to whom the destination is not."""
         if self._staging.exists():  # of another run, or half begun
-            shutil.rmtree(self._staging)
+            remove_directory(self._staging)
         if self._place.path.is_dir():
             make_directory_like(self._staging, self._place.path)
         else:
             os.mkdir(self._staging)
-        if "" in documents:
-            self.where.write(KEPT_BACK, documents[""])
+        for path, document in documents.items():
+            self.where.below(path).write(KEPT_BACK, document)
 
     def keys(self, *, tidy: bool = False) -> Iterator[str]:
         """List the files that are stored.
@@ -265,7 +294,7 @@ class SiblingDirectory:
         for key, entry in walk_files(self._staging):
             if entry.is_symlink():
                 raise refuse_link(entry.path)
-            if key == KEPT_BACK or not key.endswith(".partial"):
+            if os.path.basename(key) == KEPT_BACK or not key.endswith(".partial"):
                 yield key
             elif tidy:
                 os.unlink(entry.path)
@@ -288,30 +317,35 @@ class SiblingDirectory:
         if durable:
             sync_tree(staging)
         # A program that knows nothing of our lock may have stored something in the meantime.
-        replaces = self._place.holds_array()
+        replaces = self._place.is_taken()
         if replaces and not self._overwrite:
             raise refuse_newcomer(str(self._place))
-        try:
-            if not replaces:
-                os.rename(staging, target)
-            elif not swap_in(staging, target, self._place.beside("old")):
-                self._replace_immovable()
-            self.is_committed = True
-        except BaseException:
-            # The system may report an error, or an interrupt come, when it has taken effect.
-            self.is_committed = (target / KEPT_BACK).is_file()
-            raise
+        with self._place.copies.set_aside(durable=durable) as copies:
+            try:
+                if not replaces:
+                    os.rename(staging, target)
+                elif not swap_in(staging, target, self._place.beside("old")):
+                    self._replace_immovable()
+                self.is_committed = True
+            except BaseException:
+                # The system may report an error, or an interrupt come, when it has taken effect.
+                self.is_committed = (target / KEPT_BACK).is_file()
+                raise
+            finally:
+                copies.metadata = documents[""] if self.is_committed else None
         if durable:
             for directory in (target, *self._place.made):
                 sync_path(directory.parent)
         with contextlib.suppress(OSError):  # the next writer tidies up
-            unlink(target / KEPT_BACK)
+            for path in sorted(documents, reverse=True):
+                unlink(target / path / KEPT_BACK)
             self._remove_replaced()
 
     def discard(self) -> None:
         """Remove the staging directory, unless its content is in place, or nowhere else."""
         if not (self.is_committed or self._is_only_copy):
-            shutil.rmtree(self._staging, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_directory(self._staging)
 
     def _replace_immovable(self) -> None:
         """Remove the old array first, where a file system cannot move it."""

@@ -6,16 +6,16 @@ import contextlib
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lazychunks.storage.places.refusals import METADATA_NAMES
-
-REPLACED = "lazychunks.replaced"
-"""Name of the file that marks an array as one that a writer is about to replace."""
+from lazychunks.storage.chunks.metadata import METADATA
+from lazychunks.storage.places.refusals import METADATA_NAMES, REPLACED
+from lazychunks.storage.resuming.record import names_of_arrays, parse
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 """Answers of the system of which each means that there is no such directory."""
@@ -97,7 +97,9 @@ def swap_in(new: Path, array: Path, old: Path) -> bool:
     It is marked before. False where the file system cannot move it, as an overlay file system, in
     a container, cannot move a directory of a lower layer.
     """
-    (array / REPLACED).touch()
+    document = array / METADATA
+    names = names_of_arrays(parse(document.read_bytes() if document.is_file() else None))
+    (array / REPLACED).write_text("\n".join(names))
     try:
         if exchange_directories(new, array):
             return True
@@ -122,13 +124,41 @@ def remove_array(directory: Path) -> None:
     for name in METADATA_NAMES:
         with contextlib.suppress(OSError):
             unlink(directory / name)
-    shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        remove_directory(directory)
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a directory, its own files last: they tell whose it is if this dies in the middle."""
+    with os.scandir(directory) as entries:
+        below = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for each in below:
+        shutil.rmtree(each)
+    shutil.rmtree(directory)
 
 
 def unlink(file: Path) -> None:
     """Remove a file, if it is there."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         os.unlink(file)
+
+
+def replace_file(file: Path, content: bytes, *, durable: bool) -> None:
+    """Replace a file in one step; its mode stays."""
+    # zarr's name for a file that is not whole yet, which everybody else ignores.
+    temporary = file.with_name(f"{file.name}.{secrets.token_hex(16)}.partial")
+    try:
+        temporary.write_bytes(content)
+        shutil.copymode(file, temporary)
+        if durable:
+            sync_path(temporary)
+        os.replace(temporary, file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            unlink(temporary)
+        raise
+    if durable:
+        sync_path(file.parent)
 
 
 def sync_tree(directory: Path) -> None:

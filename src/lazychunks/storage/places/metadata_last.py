@@ -7,30 +7,50 @@ What has no metadata is no array. Until all is written, the metadata of the arra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import ClassVar
 
+from zarr.storage import FsspecStore
+
 from lazychunks.errors import DestinationExistsError
-from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, OVERWRITING
+from lazychunks.storage.chunks.metadata import (
+    KEPT_BACK,
+    METADATA,
+    is_overwriting,
+    mark_overwriting,
+    noted_names,
+)
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.consolidated import Copies
 from lazychunks.storage.places.location import Location, locate
-from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
+from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft, Place
 from lazychunks.storage.places.refusals import (
     METADATA_NAMES,
     check_above,
     is_array,
+    is_group,
+    is_unfinished,
     parse_metadata,
     refuse_newcomer,
     refuse_read_only,
 )
 from lazychunks.storage.places.register import REGISTER
+from lazychunks.storage.resuming.record import names_of_arrays, parse
+
+_TURN = threading.RLock()
+"""Held while the metadata of a group are read and written again."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreKeys(Keys):
     """A place in a zarr store."""
 
+    is_for_group: bool = False
+    """Whether the destination is one for a group of arrays."""
     has_other_keys: ClassVar[bool] = True
     """Whether the store takes keys that are not Zarr's own."""
 
@@ -52,6 +72,40 @@ class StoreKeys(Keys):
         """Where an array was moved aside: nowhere."""
         return None
 
+    @property
+    def copies(self) -> Copies:
+        """The copies of its metadata in groups above, by this store."""
+        parts = self.path.split("/") if self.path else []
+        above = [
+            (StoreKeys(self.store, "/".join(parts[:number])), "/".join(parts[number:]))
+            for number in range(len(parts))
+        ]
+        return Copies(tuple((place, (path,)) for place, path in (*self._outside(), *above)))
+
+    @property
+    def can_be_changed(self) -> bool:
+        """Whether a key can be replaced."""
+        return self.store.supports_deletes
+
+    def replace(self, name: str, value: bytes, *, durable: bool = False) -> None:  # noqa: ARG002  # no store can sync
+        """Write a key in one step."""
+        self.write(name, value)
+
+    def take_turn(self) -> AbstractContextManager[object]:
+        """Keep other writers of this process from changing metadata of groups."""
+        return _TURN
+
+    def _outside(self) -> Generator[tuple[StoreKeys, str]]:
+        """List the places above the store, each with the path of this one below it."""
+        # A URL is that of the array itself, and the groups are in the same file system.
+        if type(self.store) is FsspecStore:
+            *parents, name = self.store.path.rstrip("/").split("/")
+            for number in range(1, len(parents) + 1):
+                place = "/".join(parents[:number])
+                path = "/".join((*parents[number:], name, *filter(None, [self.path])))
+                if place:
+                    yield _Outside(FsspecStore(self.store.fs, path=place), ""), path
+
     def keys(self) -> list[str] | None:
         """List the keys that readers see; None where the store cannot list."""
         return self.list_keys()
@@ -60,7 +114,7 @@ class StoreKeys(Keys):
         """Return the place itself."""
         return self
 
-    def holds_array(self) -> bool:
+    def is_taken(self) -> bool:
         """Tell whether an array is there.
 
         Raises
@@ -75,21 +129,34 @@ class StoreKeys(Keys):
         parts = self.path.split("/") if self.path else []
         above = (StoreKeys(self.store, "/".join(parts[:number])) for number in range(len(parts)))
         check_above(str(self), above, (KEPT_BACK, ".zarray") if self.has_other_keys else ())
-        return self.contains_array()
+        return self.is_taken_itself()
 
-    def contains_array(self) -> bool:
+    def is_taken_itself(self) -> bool:
         """Tell whether an array is there, without a look at what is above."""
         document = parse_metadata(self.read(METADATA))
         members = self.list_directory()
         if members is None:  # the store cannot list, so the keys that tell are asked for
             members = [name for name in (*METADATA_NAMES, ".zgroup") if self.read(name) is not None]
-        if document is None and KEPT_BACK in members and ".zarray" not in members:
-            # Not an array yet, but nothing else may be beside it either.
-            is_array(str(self), members, {"node_type": "array"})
-            return False
-        if members and document is None and self.list_keys() == []:
+        if document is None and KEPT_BACK in members:
+            if is_unfinished(self, members, as_group=self.is_for_group):
+                return False
+        elif members and document is None and self.list_keys() == []:
             return False  # a store that keeps files leaves empty directories
+        if self.is_for_group:
+            return is_group(self, members)
         return is_array(str(self), members, document)
+
+    def list_below(self, name: str = "") -> Collection[str]:
+        """Return the first parts of the keys below a name; none where the store cannot list."""
+        return self.below(name).list_directory() or ()
+
+    def is_empty(self, name: str) -> bool:
+        """Whether a name that is listed is an empty directory, as a store of files leaves them."""
+        return self.read(name) is None and not self.below(name).list_keys()
+
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        return replace(self, is_for_group=True)
 
     def check_removable(self) -> None:
         """Refuse nothing: an array is removed before another one takes its place."""
@@ -110,15 +177,32 @@ class StoreKeys(Keys):
         DestinationBusyError
             If another writer of this process is at work there, within it, or around it.
         DestinationExistsError, DestinationReadOnlyError
-            As :meth:`holds_array`.
+            As :meth:`is_taken`.
         """
         with REGISTER.enter(self.location, str(self)):
-            self.holds_array()
+            self.is_taken()
+            if self.has_other_keys:
+                self.copies.check(str(self))
             if self.has_other_keys and self.store.supports_deletes:
                 kept_back = self.read(KEPT_BACK)
-                if kept_back and kept_back == self.read(METADATA):
+                metadata = self.read(METADATA) if kept_back else None
+                if metadata is not None and (is_overwriting(kept_back) or kept_back == metadata):
+                    self.copies.announce(metadata)
+                if metadata is not None and kept_back == metadata:
                     self.delete(KEPT_BACK)
             yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside(StoreKeys):
+    """A place above the store that the user has named."""
+
+    def read(self, name: str) -> bytes | None:
+        """Read a value; None also where the user may not look."""
+        try:
+            return StoreKeys.read(self, name)
+        except Exception:  # noqa: BLE001  # each file system says in its own way that it is forbidden
+            return None
 
 
 class MetadataLast:
@@ -163,12 +247,12 @@ class MetadataLast:
         """
         place = self._place
         self._is_refused = True
-        holds_array = place.contains_array()
-        if holds_array and not self._overwrite:
+        is_taken = place.is_taken_itself()
+        if is_taken and not self._overwrite:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
         if not self.supports_deletes:
-            if holds_array:
+            if is_taken:
                 raise DestinationExistsError(
                     f"{place} holds an array, and its store cannot delete, hence not replace it; "
                     "choose another destination",
@@ -176,11 +260,12 @@ class MetadataLast:
                 )
             return
         self._is_refused = False
-        place.write(KEPT_BACK, OVERWRITING)
+        place.write(KEPT_BACK, mark_overwriting(self._list_arrays()))
+        place.copies.withdraw()
         place.delete(*METADATA_NAMES)
         self._remove_chunks()
-        if "" in documents:
-            place.write(KEPT_BACK, documents[""])
+        for path, document in documents.items():
+            place.below(path).write(KEPT_BACK, document)
 
     def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
         """List the keys that are stored."""
@@ -208,16 +293,31 @@ class MetadataLast:
             # The answer may be lost, or an interrupt come, when it has taken effect.
             self.is_committed = place.read(METADATA) == root
             raise
+        place.copies.announce(root)
         if self.supports_deletes:
             with contextlib.suppress(Exception):  # the array is there; the next writer tidies up
-                place.delete(KEPT_BACK)
+                self._delete_kept_back(path for path in documents if path)
 
     def discard(self) -> None:
         """Remove what has been written, unless it is complete and readers see it."""
         if self.supports_deletes and not (self.is_committed or self._is_refused):
-            if self._place.read(METADATA) is None:
+            metadata = self._place.read(METADATA)
+            if metadata is None:
                 self._remove_chunks()
-            self._place.delete(KEPT_BACK)
+            else:  # this failed before it had removed the old array
+                self._place.copies.announce(metadata)
+            self._delete_kept_back(self._list_arrays())
+
+    def _delete_kept_back(self, arrays: Iterable[str]) -> None:
+        """Delete the metadata kept back; that of the destination, which names the arrays, last."""
+        self._place.delete(*(f"{name}/{KEPT_BACK}" for name in arrays))
+        self._place.delete(KEPT_BACK)
+
+    def _list_arrays(self) -> Iterable[str]:
+        """Return the names of the arrays in a group that is there, finished or not."""
+        kept_back = self._place.read(KEPT_BACK) or b""
+        documents = map(parse, (self._place.read(METADATA), kept_back))
+        return dict.fromkeys((*chain(*map(names_of_arrays, documents)), *noted_names(kept_back)))
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""

@@ -13,21 +13,12 @@ NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
 """Metadata of no array."""
 
 
-class Draft(Protocol):
-    """An unfinished write, which readers do not see.
-
-    Its three verbs are :meth:`begin`, :meth:`commit` and :meth:`discard`; all are called by the
-    holder of the place's lock.
-    """
+class ArrayDraft(Protocol):
+    """What an unfinished write is for each of its arrays."""
 
     @property
     def where(self) -> Keys:
-        """Where its chunks are stored."""
-        ...
-
-    @property
-    def is_committed(self) -> bool:
-        """Whether readers see it, whatever fails after that."""
+        """Where the chunks are stored."""
         ...
 
     @property
@@ -36,13 +27,30 @@ class Draft(Protocol):
         ...
 
     @property
-    def supports_deletes(self) -> bool:
-        """Whether it can be removed again."""
+    def can_spill(self) -> bool:
+        """Whether files beside its chunks cost little, as they do on a local file system."""
+        ...
+
+    def keys(self) -> Iterable[str]:
+        """List the keys that are stored whole."""
+        ...
+
+
+class Draft(ArrayDraft, Protocol):
+    """An unfinished write, which readers do not see.
+
+    Its three verbs are :meth:`begin`, :meth:`commit` and :meth:`discard`; all are called by the
+    holder of the place's lock.
+    """
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether readers see it, whatever fails after that."""
         ...
 
     @property
-    def can_spill(self) -> bool:
-        """Whether files beside its chunks cost little, as they do on a local file system."""
+    def supports_deletes(self) -> bool:
+        """Whether it can be removed again."""
         ...
 
     def exists(self) -> bool:
@@ -122,8 +130,12 @@ class Place(Protocol):
         """Return the same place as one in a zarr store."""
         ...
 
-    def holds_array(self) -> bool:
-        """Tell whether an array is there; anything else there is refused."""
+    def for_group(self) -> Place:
+        """Return the same place, as one for a group of arrays."""
+        ...
+
+    def is_taken(self) -> bool:
+        """Tell whether an array is there, or a group; anything else there is refused."""
         ...
 
     def check_removable(self) -> None:

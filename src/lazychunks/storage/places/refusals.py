@@ -12,15 +12,29 @@ from lazychunks.errors import (
     DestinationExistsError,
     DestinationReadOnlyError,
 )
-from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA
+from lazychunks.storage.chunks.metadata import (
+    KEPT_BACK,
+    METADATA,
+    is_overwriting,
+    noted_names,
+)
+from lazychunks.storage.resuming.record import names_of_arrays, parse
+
+REPLACED = "lazychunks.replaced"
+"""Name of the file that marks an array, or a group, as one that a writer is about to replace. It
+holds the names of the arrays in the group."""
 
 METADATA_NAMES = (METADATA, ".zarray")
 """Names of the key that makes an array one, in Zarr 3 and in Zarr 2."""
 
-_NAMES_OF_AN_ARRAY = re.compile(
+_NAMES_OF_A_WRITER = re.compile(
     # What begins with our name is ours, of whatever version.
-    r"zarr\.json(\.partial)?|lazychunks\.\w+|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
+    r"zarr\.json(\.partial)?|lazychunks\.\w+"
     r"|(zarr|lazychunks)\.(json\.)?[0-9a-f]{32}\.partial"  # zarr's name of a file until it is whole
+)
+
+_NAMES_OF_AN_ARRAY = re.compile(
+    rf"{_NAMES_OF_A_WRITER.pattern}|\.zarray|\.zattrs|\.zmetadata|c(\.\d+)*"
     r"|(?P<older>\d+(\.\d+)*)"  # chunk keys as in Zarr 2
 )
 
@@ -82,6 +96,59 @@ class Readable(Protocol):
         ...
 
 
+class Listable(Readable, Protocol):
+    """A place whose keys can be listed as well."""
+
+    def list_below(self, name: str = "") -> Collection[str]:
+        """Return the first parts of the keys below a name."""
+        ...
+
+    def is_empty(self, name: str) -> bool:
+        """Whether a name that is listed is an empty directory that a store has left."""
+        ...
+
+
+def is_group(place: Listable, members: Collection[str]) -> bool:
+    """Tell whether a destination holds a group that this library wrote, rather than nothing.
+
+    Raises
+    ------
+    DestinationExistsError
+        If it holds anything else, beside the group or within it.
+    """
+    if not members:
+        return False
+    name, document = str(place), parse_metadata(place.read(METADATA)) or {}
+    if document.get("node_type") == "array" or ".zarray" in members:
+        raise refuse(name, "an array, where a group is to be")
+    if document.get("node_type") != "group":
+        raise refuse(name, f"no group but other content ({_enumerate(sorted(members))})")
+    own = names_of_arrays({**document})
+    if not own:
+        raise refuse(name, "a zarr group that another program wrote")
+    foreign = find_foreign_in_group(place, members, own)
+    if foreign:
+        raise refuse(name, f"a group beside other content ({_enumerate(foreign)})")
+    return True
+
+
+def find_foreign_in_group(
+    place: Listable, members: Collection[str], own: Collection[str]
+) -> list[str]:
+    """Return the names that neither a group of these arrays nor a writer gives to a member."""
+    beside = [
+        name
+        for name in members
+        if not (name in own or _NAMES_OF_A_WRITER.fullmatch(name) or place.is_empty(name))
+    ]
+    below = [
+        f"{array}/{name}"
+        for array in sorted({*own}.intersection(members))
+        for name in find_foreign_names(place.list_below(array), are_keys_usual=True)
+    ]
+    return sorted(beside) + below
+
+
 def check_above(
     name: str, above: Iterable[Readable], marks: Iterable[str] = (KEPT_BACK, ".zarray")
 ) -> None:
@@ -120,14 +187,46 @@ def has_metadata(members: Collection[str]) -> bool:
     return any(name in members for name in METADATA_NAMES)
 
 
-def is_draft(members: Collection[str]) -> bool:
-    """Whether a directory with these members is an unfinished write, or what remains of one.
+def is_draft(place: Listable) -> bool:
+    """Whether a directory is an unfinished write, or what remains of one.
 
     A writer keeps ``zarr.json.partial`` in it from the beginning to the end, so an array without
     that is somebody else's, whatever the directory is called.
     """
+    members = place.list_below()
     is_marked = KEPT_BACK in members or not has_metadata(members)
-    return is_marked and not find_foreign_names(members)
+    return is_marked and is_of_a_writer(place, members)
+
+
+def is_of_a_writer(place: Listable, members: Collection[str]) -> bool:
+    """Whether nothing is in a place but what an array, or a group that it notes, consists of."""
+    own = [
+        name for key in (METADATA, KEPT_BACK) for name in names_of_arrays(parse(place.read(key)))
+    ]
+    own += (place.read(REPLACED) or b"").decode().split()
+    return not (find_foreign_in_group(place, members, own) if own else find_foreign_names(members))
+
+
+def is_unfinished(place: Listable, members: Collection[str], *, as_group: bool) -> bool:
+    """Whether an unfinished write of the same kind is at its final keys, and nothing else.
+
+    Raises
+    ------
+    DestinationExistsError
+        If something else is beside it, or it is one of the other kind.
+    """
+    kept_back = place.read(KEPT_BACK)
+    if kept_back is None or ".zarray" in members:
+        return False
+    own = noted_names(kept_back) or names_of_arrays(parse(kept_back))
+    if bool(own) != as_group and not is_overwriting(kept_back):
+        raise refuse(str(place), f"an unfinished write of {'a group' if own else 'an array'}")
+    foreign = find_foreign_in_group(place, members, own) if own else find_foreign_names(members)
+    if foreign:
+        raise refuse(
+            str(place), f"an unfinished write beside other content ({_enumerate(foreign)})"
+        )
+    return True
 
 
 def refuse(name: str, found: str) -> DestinationExistsError:

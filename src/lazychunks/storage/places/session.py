@@ -35,7 +35,7 @@ def is_icechunk(store: Store) -> bool:
 class IcechunkSession(StoreKeys):
     """A path in an Icechunk session."""
 
-    has_other_keys: ClassVar[bool] = False
+    has_other_keys: ClassVar[bool] = False  # Icechunk takes none but Zarr's own
 
     def __str__(self) -> str:
         return f"{self.path or 'the root'} of an Icechunk session"
@@ -92,13 +92,13 @@ class SessionDraft:
             If an array came to be there since the write began, or this process reads the array.
         """
         place = self._place
-        holds_array = place.contains_array()
-        if holds_array and not self._overwrite:
+        is_taken = place.is_taken_itself()
+        if is_taken and not self._overwrite:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
         self._has_begun = True
         # New metadata alone would keep the old chunks, whatever their shape is.
-        if holds_array:
+        if is_taken:
             place.delete_directory()
         for path, document in documents.items():
             place.write(f"{path}/{METADATA}" if path else METADATA, _open_axes(document))

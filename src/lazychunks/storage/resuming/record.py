@@ -62,6 +62,10 @@ class Record:
     """Hash of the option ``sizes=``, if it was given."""
     is_written: bool = False
     """Whether all is written, and only publishing is left."""
+    members: tuple[str, ...] = ()
+    """Of a group: names of the arrays that blocks are stored in."""
+    coordinates: tuple[str, ...] = ()
+    """Of a group: names of the arrays that are stored whole."""
 
     def to_json(self) -> str:
         """Return the record as it is stored."""
@@ -76,6 +80,8 @@ class Record:
             "omits_sizes": self.omits_sizes or None,
             "listed": self.listed,
             "is_written": self.is_written or None,
+            "members": list(self.members) or None,
+            "coordinates": list(self.coordinates) or None,
         }
         return json.dumps(facts | {key: fact for key, fact in optional.items() if fact is not None})
 
@@ -94,7 +100,8 @@ class Record:
             unknown = [None] * axes
             first = tuple(_length(size) for size in facts.get("first") or ())
             sizes = facts.get("sizes") or unknown
-            _check_axes(axes, first, sizes)
+            if not facts.get("members"):
+                _check_axes(axes, first, sizes)
             return cls(
                 version=_text(facts["version"]) or "",
                 run_id=_text(facts.get("run_id")),
@@ -108,17 +115,28 @@ class Record:
                 omits_sizes=facts.get("omits_sizes") is True,
                 listed=_text(facts.get("listed")),
                 is_written=facts.get("is_written") is True,
+                members=_names(facts.get("members") or ()),
+                coordinates=_names(facts.get("coordinates") or ()),
             )
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DamagedRecordError(f"this is no record of a run: {error!r}") from error
 
     def finished(self) -> Record:
         """Return what is kept of the record in a finished array."""
-        runs = sum(len(list(groupby(sizes))) for sizes in self.sizes if sizes is not None)
-        kept = replace(self, attempt=None, is_written=False)
+        kept = replace(self.with_even_ends(), attempt=None, is_written=False)
+        runs = sum(len(list(groupby(sizes))) for sizes in kept.sizes if sizes is not None)
         if runs > MOST_RUNS and self.listed is None:
             kept = replace(kept, sizes=(None,) * len(self.sizes), omits_sizes=True)
         return kept
+
+    def with_even_ends(self) -> Record:
+        """Return the record with a length in place of sizes if only the last block is smaller."""
+        sizes, lengths = list(self.sizes), list(self.lengths)
+        for axis, (noted, first) in enumerate(zip(self.sizes, self.first, strict=False)):
+            complete = noted is not None and len(noted) == self.counts[axis]
+            if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
+                sizes[axis], lengths[axis] = None, sum(noted)
+        return replace(self, sizes=tuple(sizes), lengths=tuple(lengths))
 
 
 def record_of(document: Document | None) -> Record | None:
@@ -130,6 +148,12 @@ def record_of(document: Document | None) -> Record | None:
         return Record.from_json(attributes[ATTRIBUTE])
     except DamagedRecordError:
         return None
+
+
+def names_of_arrays(document: Document | None) -> tuple[str, ...]:
+    """Return the names of the arrays in a group of this library, by the group's metadata."""
+    record = record_of(document)
+    return () if record is None else (*record.members, *record.coordinates)
 
 
 def with_record(document: Document, record: Record) -> Document:
@@ -239,6 +263,10 @@ def _length(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= sys.maxsize:
         raise ValueError(f"{value!r} is no length")
     return value
+
+
+def _names(values: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(_text(name) or "" for name in values)
 
 
 def _text(value: Any) -> str | None:

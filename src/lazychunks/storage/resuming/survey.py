@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from zarr.storage import LocalStore
@@ -13,7 +13,13 @@ from zarr.storage import LocalStore
 from lazychunks.errors import DestinationError, DestinationExistsError, ResumeMismatchError
 from lazychunks.layout.plan import WritePlan
 from lazychunks.layout.shapes import Shape, cell_count
-from lazychunks.storage.chunks.metadata import KEPT_BACK, OVERWRITING, make_document, open_array
+from lazychunks.storage.chunks.metadata import (
+    KEPT_BACK,
+    METADATA,
+    is_overwriting,
+    make_document,
+    open_array,
+)
 from lazychunks.storage.chunks.whole import WholeUnits
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
@@ -32,7 +38,6 @@ from lazychunks.storage.resuming.record import (
     record_of,
     unseal,
 )
-from lazychunks.storage.resuming.unfinished import note_even_ends
 from lazychunks.storage.writing.target import count_chunks, parse_chunk_key
 
 if TYPE_CHECKING:
@@ -42,57 +47,40 @@ if TYPE_CHECKING:
 
 START_ANEW = "pass overwrite=True without resume to start anew"
 
-_logger = logging.getLogger("lazychunks")
+_CHUNK = re.compile(r"(^|/)c/")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier start of the same run has left."""
+    """What an earlier start of the same run has left of an array."""
 
     where: Keys
     document: Document
     record: Record
     keys: Collection[str]
     """Of all that is stored there."""
-    is_published: bool
-    """Whether readers see it."""
 
 
 def survey(
-    place: Place,
-    draft: Draft,
-    options: WriteOptions,
-    counts: tuple[int | None, ...],
-    *,
-    overwrite: bool,
-) -> Found | None:
+    place: Place, draft: Draft, options: WriteOptions, *, overwrite: bool
+) -> Literal["finished", "unfinished"] | None:
     """Look at a destination, before any block is computed.
 
     Returns
     -------
-    Found or None
-        What to go on with; None to begin.
+    str or None
+        Whether an earlier start of this run has finished, or has left something to go on with. None
+        to begin.
 
     Raises
     ------
     DestinationExistsError, DestinationReadOnlyError
         If the destination may not, or cannot, be written.
-    ResumeMismatchError
-        If it has an earlier start of another run, or of this one with something else.
     """
-    document = parse(place.read("zarr.json"))
-    record = record_of(document)
-    if options.resume and document and record and record.run_id == options.run_id:
-        keys = place.keys()
-        found = Found(place.in_store(read_only=True), document, record, keys or (), True)
-        _compare(found, options, counts, str(place))
-        if keys is not None:
-            check_complete(found.where, document, keys, str(place), START_ANEW)
-        if draft.exists() and _is_of_this_run(draft, options.run_id):
-            draft.discard()  # an earlier start died right after it had published
-        _logger.info("%s was finished by an earlier start of run %r", place, record.run_id)
-        return found
-    if place.holds_array():
+    record = record_of(parse(place.read(METADATA)))
+    if options.resume and record and record.run_id == options.run_id:
+        return "finished"
+    if place.is_taken():
         if not overwrite:
             raise DestinationExistsError(
                 f"{place} holds an array; pass overwrite=True to replace it", path=str(place)
@@ -101,7 +89,7 @@ def survey(
     if not draft.exists():
         return None
     if options.resume:
-        return _take_up(draft, options, counts, str(place))
+        return "unfinished"
     if not overwrite:
         raise DestinationExistsError(
             f"an unfinished write was left at {place}; pass overwrite=True to clear it, or "
@@ -109,6 +97,48 @@ def survey(
             path=str(place),
         )
     return None
+
+
+def tidy_after_commit(draft: Draft, run_id: str | None) -> None:
+    """Remove what is left of an earlier start of a run that died right after its commit."""
+    if draft.exists() and _is_of_this_run(draft, run_id):
+        draft.discard()
+
+
+def take_finished(
+    where: Keys,
+    keys: Collection[str] | None,
+    options: WriteOptions,
+    counts: tuple[int | None, ...],
+    name: str,
+) -> Found:
+    """Compare what a run has stored with what it would store now.
+
+    Parameters
+    ----------
+    where, name
+        The array.
+    keys
+        Of all that is stored there; None where the store cannot list.
+    options, counts
+        Of this start.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If anything differs that can be told without computing.
+    DestinationError
+        If chunks are not there.
+    """
+    document = parse(where.read(METADATA))
+    record = record_of(document)
+    if document is None or record is None:
+        raise DestinationError(f"the array {name} is not there any more; {START_ANEW}", path=name)
+    found = Found(where, document, record, keys or ())
+    _compare(found, options, counts, name)
+    if keys is not None:
+        check_complete(found.where, document, keys, name, START_ANEW)
+    return found
 
 
 def plan_document(
@@ -156,31 +186,60 @@ def check_complete(
         )
 
 
-def _take_up(
-    draft: Draft, options: WriteOptions, counts: tuple[int | None, ...], place: str
+def take_unfinished(
+    where: Keys,
+    keys: Collection[str],
+    options: WriteOptions,
+    counts: tuple[int | None, ...],
+    name: str,
 ) -> Found | None:
-    """Go on with an unfinished write."""
-    value = draft.where.read(KEPT_BACK)
-    keys = tuple(draft.keys(tidy=True))
+    """Return what a run has stored of an array; None if it died before anything was stored.
+
+    Parameters are as in :func:`take_finished`.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If it is another run, or of another kind of sequence, layout or dtype.
+    """
+    read = read_unfinished(where, keys, name)
+    if read is None:
+        return None
+    document, record = read
+    check_same_run(options.run_id, record.run_id, name)
+    found = Found(where, document, record.with_even_ends(), keys)
+    _compare(found, options, counts, name)
+    cut = _find_cut_units(where, document, keys)
+    where.delete(*cut)  # zarr would read what is there of a shard before it writes it again
+    found = replace(found, keys=[key for key in keys if key not in cut])
+    if record.is_written:
+        check_complete(where, document, found.keys, name, START_ANEW)
+    return found
+
+
+def read_unfinished(
+    where: Keys, keys: Collection[str], name: str
+) -> tuple[Document, Record] | None:
+    """Read the metadata that an unfinished write keeps back, of its array or its group.
+
+    None if it died before anything was stored.
+
+    Raises
+    ------
+    ResumeMismatchError
+        If they are damaged.
+    """
+    value = where.read(KEPT_BACK)
     try:
-        document, record = unseal(value or b"")
+        return unseal(value or b"")
     except DamagedRecordError:
-        if any(key.startswith("c/") for key in keys) and value != OVERWRITING:
+        if not is_overwriting(value) and any(map(_CHUNK.search, keys)):
             raise ResumeMismatchError(
-                f"the metadata of the unfinished write at {place} is damaged, so that nobody can "
+                f"the metadata of the unfinished write at {name} is damaged, so that nobody can "
                 f"tell what its chunks hold; {START_ANEW}",
                 field="metadata",
             ) from None
-        return None  # it died before anything was stored
-    check_same_run(options.run_id, record.run_id, place)
-    found = Found(draft.where, document, note_even_ends(record), keys, False)
-    _compare(found, options, counts, place)
-    cut = _find_cut_units(draft.where, document, keys)
-    draft.where.delete(*cut)  # zarr would read what is there of a shard before it writes it again
-    found = replace(found, keys=[key for key in keys if key not in cut])
-    if record.is_written:
-        check_complete(draft.where, document, found.keys, place, START_ANEW)
-    return found
+        return None
 
 
 def _find_cut_units(where: Keys, document: Document, keys: Collection[str]) -> frozenset[str]:

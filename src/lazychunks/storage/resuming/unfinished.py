@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -51,7 +50,7 @@ def target_of(
     options = {"casts": False, "name": str(where), **options}
     if options.get("dtype") is None:
         options["dtype"] = array.dtype
-    record = note_even_ends(record)
+    record = record.with_even_ends()
     sizes: tuple[Sizes | None, ...] = listed or record.sizes or (None,) * axes
     lengths = record.lengths if listed is None else tuple(map(sum, listed))
     partitions = tuple(
@@ -72,25 +71,21 @@ def target_of(
     )
 
 
-def note_even_ends(record: Record) -> Record:
-    """Return the record with a length in place of sizes, where only the last block is smaller."""
-    sizes, lengths = list(record.sizes), list(record.lengths)
-    for axis, (noted, first) in enumerate(zip(record.sizes, record.first, strict=False)):
-        complete = noted is not None and len(noted) == record.counts[axis]
-        if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
-            sizes[axis], lengths[axis] = None, sum(noted)
-    return replace(record, sizes=tuple(sizes), lengths=tuple(lengths))
+def count_done(targets: Sequence[Target[Any]], counts: tuple[int | None, ...]) -> int | None:
+    """Count the blocks that a next start does not compute; None if there are too many to count.
 
-
-def count_done(target: Target[Any], counts: tuple[int | None, ...]) -> int | None:
-    """Count the blocks that a next start does not compute; None if there are too many to count."""
-    numbers = [_numbers(target, axis, count) for axis, count in enumerate(counts)]
+    A block is done when it is done in all arrays of the write.
+    """
+    numbers = [
+        min((_numbers(target, axis, count) for target in targets), key=len)
+        for axis, count in enumerate(counts)
+    ]
     if math.prod(map(len, numbers)) > COUNTED:
         return None
     done = 0
     for index in product(*numbers):
         ends = [number + 1 == count for number, count in zip(index, counts, strict=True)]
-        done += target.has(index, (ends[0], ends[-1]))
+        done += all(target.has(index, (ends[0], ends[-1])) for target in targets)
     return done
 
 

@@ -24,7 +24,7 @@ from lazychunks.storage.resuming.record import (
 from lazychunks.storage.resuming.survey import check_complete
 
 if TYPE_CHECKING:
-    from lazychunks.storage.places.protocol import Draft
+    from lazychunks.storage.places.protocol import ArrayDraft
     from lazychunks.storage.writing.target import Target
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Notes(Generic[T]):
         Where the array is written.
     """
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: ArrayDraft) -> None:
         self._draft = draft
         self.document: Document = {}
         self.record: Record = Record(VERSION)
