@@ -24,8 +24,10 @@ from lazychunks import (
     NestedLazyChunkSequence,
     concatenate,
     count,
+    covariance,
     first,
     fold,
+    histogram,
     last,
     maximum,
     mean,
@@ -137,6 +139,8 @@ def as_list(result: Any) -> list[Any]:
     return [result]
 
 
+EDGES = (-np.inf, -1.0, 0.0, 2.5, 300.0)
+
 no_shapes: tuple[Any, ...] = ()
 NO_SHAPES: list[Any] = []
 
@@ -170,6 +174,9 @@ def flat_folds(ndim: int, *, is_complex: bool) -> dict[str, Any]:
             found = reductions(axis, along, is_complex=is_complex)
             folds |= {f"{name}({axis}, {along})": f for name, f in found.items()}
     folds |= {f"concatenate({axis})": concatenate(axis) for axis in range(ndim)}
+    folds["covariance"] = covariance()
+    if not is_complex:
+        folds["histogram"] = histogram(EDGES)
     folds["then"] = total(0).then(as_list)
     folds["contramap"] = mean(0).contramap(negated)
     folds["contramap of what does not merge"] = concatenate(0).contramap(negated).then(as_list)
@@ -188,6 +195,10 @@ def nested_folds(ndim: int, *, is_complex: bool) -> dict[str, Any]:
     for name, outer in reductions(0, None, is_complex=is_complex).items():
         folds[f"nest(joined, {name})"] = nest(joined, outer)
         folds[f"nest(total, {name})"] = nest(total(1), reductions(0, None, is_complex=False)[name])
+    folds["nest(joined, covariance)"] = nest(joined, covariance())
+    if not is_complex:
+        folds["histogram"] = histogram(EDGES)
+        folds["nest(histogram, a list)"] = nest(histogram(EDGES), fold(shape_lists, NO_SHAPES))
     folds["nest(tee, ...)"] = nest(tee(total(1), joined, count(1)), concatenate(0))
     folds["nest(mapped, mapped)"] = nest(
         norm(1).contramap(negated).then(np.atleast_1d), concatenate(0).then(as_list)

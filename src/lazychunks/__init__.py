@@ -51,8 +51,10 @@ from lazychunks.errors import (
     WriteAbortedError,
 )
 from lazychunks.folds.concatenate import concatenate, nested_concatenate
+from lazychunks.folds.covariance import Covariance, covariance
 from lazychunks.folds.each import each
 from lazychunks.folds.fold import Fold, NestedFold, fold
+from lazychunks.folds.histogram import Histogram, histogram
 from lazychunks.folds.nest import nest
 from lazychunks.folds.reductions import (
     Moments,
@@ -88,6 +90,7 @@ __all__ = [
     "BlockNamesError",
     "BlockShapeError",
     "BlockTypeError",
+    "Covariance",
     "DestinationBusyError",
     "DestinationError",
     "DestinationExistsError",
@@ -96,6 +99,7 @@ __all__ = [
     "EmptySequenceError",
     "Fold",
     "FromNumpy",
+    "Histogram",
     "IdentityConverter",
     "LazyChunkSequence",
     "LazyChunksError",
@@ -124,9 +128,11 @@ __all__ = [
     "chain",
     "concatenate",
     "count",
+    "covariance",
     "each",
     "first",
     "fold",
+    "histogram",
     "last",
     "maximum",
     "mean",

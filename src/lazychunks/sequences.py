@@ -771,7 +771,8 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
     def shuffle(self, seed: int) -> LazyChunkSequence[T_co]:
         """Return the same blocks in an order that depends on their number and the seed only.
 
-        Rows stay within their blocks.
+        Rows stay within their blocks. ``lazychunks.torch.BlockDataset`` makes batches of rows of
+        many blocks.
 
         Raises
         ------

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lazychunks import (
+    Covariance,
     Fold,
     FromNumpy,
+    Histogram,
     IdentityConverter,
     LazyChunkSequence,
     ListAggregator,
@@ -35,8 +37,10 @@ from lazychunks import (
     chain,
     concatenate,
     count,
+    covariance,
     each,
     fold,
+    histogram,
     moments,
     nest,
     nested_concatenate,
@@ -49,7 +53,12 @@ from lazychunks import (
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
-from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+from lazychunks.torch import (
+    BlockDataset,
+    NestedTorchCatAggregator,
+    TorchCatAggregator,
+    TorchNumpyConverter,
+)
 
 T = TypeVar("T")
 Array = NDArray[np.float64]
@@ -204,6 +213,14 @@ def composing(
     assert_type(nested.rows(of_tensors.total(axis=1)).map(double), LazyChunkSequence[Tensor])
 
 
+def training(pairs: Flat[tuple[Tensor, Array]]) -> None:
+    dataset = BlockDataset(pairs, 64, shuffle=1, window=4, lanes=2, drop_last=True)
+    assert_type(dataset, BlockDataset[tuple[Tensor, Array]])
+    for batch in dataset:
+        assert_type(batch, tuple[Tensor, Array])
+    DataLoader(dataset, batch_size=None)
+
+
 def computing(
     numbers: LazyChunkSequence[int],
     tensors: LazyChunkSequence[Tensor],
@@ -314,7 +331,7 @@ def converters(lists: LazyChunkSequence[list[float]]) -> None:
     assert_type(identity.to_numpy(np.zeros(3)), NDArray[Any])
 
 
-def covariance(
+def variance_of_types(
     flags: LazyChunkSequence[bool],
     rows_of_flags: NestedLazyChunkSequence[bool],
     sum_of_numbers: Callable[[LazyChunkSequence[int]], int],
@@ -548,6 +565,11 @@ def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], rows: Nested[Array
     assert_type(arrays.compute(top_k(3, 1, along=0)), TopK[NDArray[Any]])
     assert_type(tensors.compute(of_tensors.moments(0, 1)), Moments[Tensor])
     assert_type(tensors.compute(of_tensors.count(axis=1, along=0)), int)
+    assert_type(arrays.compute(covariance()), Covariance[NDArray[Any]])
+    assert_type(tensors.compute(of_tensors.covariance(ddof=0)).covariance, Tensor)
+    assert_type(arrays.compute(histogram([0, 1])).counts, NDArray[Any])
+    assert_type(tensors.compute(of_tensors.histogram(range(3))), Histogram[Tensor])
+    assert_type(rows.compute(histogram(np.arange(3))), Histogram[NDArray[Any]])
     values, indices = rows.compute(nest(top_k(3, axis=1), concatenate()))
     assert_type(values, NDArray[Any])
     assert_type(indices, NDArray[Any])

@@ -86,10 +86,10 @@ class MapBacked(Generic[T_co]):
 
     def __call__(self) -> Iterator[Any]:
         """All blocks (nested: rows of blocks), in order."""
-        fn, rows = self.function, self.rows_of_items()
+        compute, rows = partial(_compute, self.function), self.rows_of_items()
         if self.axes == 2:
-            return ((fn(*items) for items in row) for row in rows)
-        return (fn(*items) for row in rows for items in row)
+            return (apply_to_each(compute, row) for row in rows)
+        return apply_to_each(compute, (items for row in rows for items in row))
 
     def rows_of_calls(self) -> Iterator[Iterator[BlockCall[T_co]]]:
         """For each row of blocks, in order, the calls that compute them.
@@ -106,6 +106,10 @@ class MapBacked(Generic[T_co]):
     def column_count(self) -> int | None:
         """Return the number of blocks in a row of a nested factory, where it is known."""
         return None
+
+
+def _compute(fn: Callable[..., T], items: Items) -> T:
+    return fn(*items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +188,6 @@ class Product(MapBacked[T_co], Generic[T_co]):
     def column_count(self) -> int | None:
         """Return the number of columns, where it is known."""
         return known_length(self.columns)
-
-    def _compute_row(self, row: object) -> Iterator[T_co]:
-        return apply_to_each(partial(self.fn, row), iterate_items(self.columns))
 
     def _list_row(self, row: object) -> Iterator[Items]:
         return ((row, column) for column in iterate_items(self.columns))

@@ -69,7 +69,7 @@ def take_rows(block: T, key: object) -> T:
     def take(arrays: list[AnyBlock]) -> AnyBlock:
         return arrays[0][key]
 
-    return _rebuild(take, [block])
+    return change_arrays(take, [block])
 
 
 def copy_rows(block: T) -> T:
@@ -78,7 +78,7 @@ def copy_rows(block: T) -> T:
     def copy(arrays: list[AnyBlock]) -> AnyBlock:
         return copy_block(arrays[0], keep_graph=True)
 
-    return _rebuild(copy, [block])
+    return change_arrays(copy, [block])
 
 
 def join_rows(blocks: Sequence[T]) -> T:
@@ -110,7 +110,36 @@ def join_rows(blocks: Sequence[T]) -> T:
                 )
         return join_arrays(arrays, 0)
 
-    return blocks[0] if len(blocks) == 1 else _rebuild(join, blocks)
+    return blocks[0] if len(blocks) == 1 else change_arrays(join, blocks)
+
+
+def change_arrays(change: Callable[[list[AnyBlock]], AnyBlock], blocks: Sequence[T]) -> T:
+    """Apply a function to the arrays at the same place of each block, and keep the blocks' form."""
+    first: AnyBlock = blocks[0]
+    members = [_members(block) for block in blocks]
+    names = [None if its is None else its.keys() for its in members]
+    for block, its in zip(blocks, names, strict=True):
+        if its != names[0]:
+            raise BlockTypeError(
+                f"a block is {_describe(block)}, expected {_describe(first)} like the blocks "
+                "before it; members are joined by their place",
+                expected=first.__class__,
+                got=block.__class__,
+            )
+    if members[0] is None:
+        rebuilt: AnyBlock = change(list(blocks))
+    else:
+        made: dict[Any, AnyBlock] = {
+            key: change_arrays(change, [its[key] for its in members if its]) for key in members[0]
+        }
+        kind: Any = first.__class__
+        if _is_mapping(first):
+            rebuilt = made
+        else:
+            # A named tuple takes its fields one by one, unlike tuple itself.
+            rebuilt = kind(*made.values()) if hasattr(kind, "_fields") else kind(made.values())
+    result: T = rebuilt
+    return result
 
 
 def _members(block: AnyBlock) -> dict[Any, AnyBlock] | None:
@@ -157,35 +186,6 @@ def _length(given: object, place: str, number: int) -> int:
         )
     length: int = array.shape[0]
     return length
-
-
-def _rebuild(change: Callable[[list[AnyBlock]], AnyBlock], blocks: Sequence[T]) -> T:
-    """Apply a function to the arrays at the same place of each block, and keep the blocks' form."""
-    first: AnyBlock = blocks[0]
-    members = [_members(block) for block in blocks]
-    names = [None if its is None else its.keys() for its in members]
-    for block, its in zip(blocks, names, strict=True):
-        if its != names[0]:
-            raise BlockTypeError(
-                f"a block is {_describe(block)}, expected {_describe(first)} like the blocks "
-                "before it; members are joined by their place",
-                expected=first.__class__,
-                got=block.__class__,
-            )
-    if members[0] is None:
-        rebuilt: AnyBlock = change(list(blocks))
-    else:
-        made: dict[Any, AnyBlock] = {
-            key: _rebuild(change, [its[key] for its in members if its]) for key in members[0]
-        }
-        kind: Any = first.__class__
-        if _is_mapping(first):
-            rebuilt = made
-        else:
-            # A named tuple takes its fields one by one, unlike tuple itself.
-            rebuilt = kind(*made.values()) if hasattr(kind, "_fields") else kind(made.values())
-    result: T = rebuilt
-    return result
 
 
 def _describe(block: object) -> str:

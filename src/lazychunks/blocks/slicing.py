@@ -104,6 +104,30 @@ def shuffle_blocks(factory: AnyFactory, seed: int) -> Callable[[], Iterator[Any]
     return change_inside_progress(factory, change)
 
 
+def pick_blocks(factory: AnyFactory, numbers: Sequence[int]) -> AnyMapBacked:
+    """Return the factory of the blocks with these numbers, in this order.
+
+    Raises
+    ------
+    SourceTypeError
+        If the factory is not map-backed.
+    """
+    return _change_inside_ahead(
+        _require_map_backed(factory, axes=1), lambda inner: Picked(inner, tuple(numbers))
+    )
+
+
+def count_blocks_by_items(factory: AnyFactory) -> int:
+    """Count the blocks of a flat map-backed factory; none is computed.
+
+    Raises
+    ------
+    SourceTypeError
+        If the factory is not map-backed.
+    """
+    return sum(1 for _ in _require_map_backed(factory, axes=1).rows_of_items())
+
+
 def slice_count(count: int | None, chosen: slice) -> int | None:
     """Return how many items of a number of items a slice takes, where that is known.
 
@@ -195,6 +219,29 @@ class Line(MapBacked[T_co], Generic[T_co]):
             raise IndexError(f"there is no row {self.index}: the sequence ends before it")
         for items in rows[0]:
             yield iter((items,))
+
+
+@dataclass(frozen=True, slots=True)
+class Picked(MapBacked[T_co], Generic[T_co]):
+    """Blocks of a flat factory, by their numbers."""
+
+    inner: MapBacked[T_co]
+    numbers: tuple[int, ...]
+
+    @property
+    def axes(self) -> int:
+        """Number of block axes."""
+        return 1
+
+    @property
+    def function(self) -> Callable[..., T_co]:
+        """Computes each block from its items."""
+        return self.inner.function
+
+    def rows_of_items(self) -> Iterator[Iterator[Items]]:
+        """Items of the blocks in the order of the numbers; all of them are listed for it."""
+        rows = list(self.inner.rows_of_items())
+        return (rows[number] for number in self.numbers)
 
 
 @dataclass(frozen=True, slots=True)

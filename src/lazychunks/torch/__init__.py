@@ -9,8 +9,9 @@ Needs the extra ``torch``; nothing else in the library imports it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
@@ -23,20 +24,26 @@ from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import reductions
 from lazychunks.folds.along import join_along
 from lazychunks.folds.concatenate import Concatenate, Concatenation
-from lazychunks.folds.fold import Fold, NestedFold
+from lazychunks.folds.covariance import Covariance, CovarianceFold, check_degrees
+from lazychunks.folds.fold import EitherFold, Fold, NestedFold
+from lazychunks.folds.histogram import Histogram, HistogramFold, check_edges
 from lazychunks.folds.nest import nest
 from lazychunks.folds.reductions import Moments
 from lazychunks.folds.top_k import TopK, TopKFold
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import AnyRunning, Counts, PartFold, PartRunning, RunningRows
+from lazychunks.torch.dataset import BlockDataset
 
 __all__ = [
+    "BlockDataset",
     "NestedTorchCatAggregator",
     "TorchCatAggregator",
     "TorchNumpyConverter",
     "concatenate",
     "count",
+    "covariance",
     "first",
+    "histogram",
     "last",
     "maximum",
     "mean",
@@ -217,6 +224,16 @@ def norm(axis: int | None = None, along: int | None = None) -> Fold[Tensor, Tens
 def count(axis: int | None = 0, along: int | None = None) -> Fold[Tensor, int]:
     """Count the rows of tensors; see :func:`lazychunks.count`."""
     return join_along(reductions.Count(axis), axis, along)
+
+
+def histogram(edges: Sequence[SupportsFloat]) -> EitherFold[Tensor, Histogram[Tensor]]:
+    """Count the entries of tensors by bins; see :func:`lazychunks.histogram`."""
+    return HistogramFold(check_edges(edges))
+
+
+def covariance(*, ddof: int = 1) -> Fold[Tensor, Covariance[Tensor]]:
+    """Take the covariance of the columns of tensors; see :func:`lazychunks.covariance`."""
+    return CovarianceFold(ddof=check_degrees(ddof))
 
 
 def first() -> Fold[Tensor, Tensor]:
