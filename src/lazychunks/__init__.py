@@ -44,6 +44,8 @@ from lazychunks.errors import (
     MissingChunkError,
     NotResumableError,
     NotSpreadableError,
+    RankFailedError,
+    RanksDifferError,
     ResumeMismatchError,
     SourceExhaustedError,
     SourceTypeError,
@@ -68,6 +70,7 @@ from lazychunks.folds.reductions import (
 )
 from lazychunks.folds.tee import tee
 from lazychunks.folds.top_k import TopK, top_k
+from lazychunks.runs.exchange import Ranks
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,
@@ -110,6 +113,9 @@ __all__ = [
     "NotResumableError",
     "NotSpreadableError",
     "NumpyConverter",
+    "RankFailedError",
+    "Ranks",
+    "RanksDifferError",
     "ResumeMismatchError",
     "SequenceAggregator",
     "SourceExhaustedError",
