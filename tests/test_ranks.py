@@ -5,6 +5,7 @@ The ranks are threads here; tests/test_launched_ranks.py has real processes.
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -30,12 +31,14 @@ from lazychunks import (
     RanksDifferError,
     ResumeMismatchError,
     WriteAbortedError,
+    chain,
     concatenate,
     nest,
     status,
     tee,
     total,
     zarr_sink,
+    zip_blocks,
 )
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.chunks.units import Units
@@ -195,6 +198,33 @@ def test_uneven_blocks_with_one_chunk_each(tmp_path: Path) -> None:
     )
     for array in found:
         assert bits(read(array)) == bits(joined(make))
+
+
+@pytest.mark.parametrize("name", ["shuffled", "sliced", "chained", "zipped", "rebatched", "rows"])
+def test_sequences_that_are_composed(name: str, tmp_path: Path) -> None:
+    make = replace(FLAT, rows=(3,) * 20)
+    flat, nested = make.sequence, NESTED.sequence
+    sequence: Any = {
+        "shuffled": lambda: flat.shuffle(3),
+        "sliced": lambda: flat[3:18:2],
+        "chained": lambda: chain(flat, flat[:5]),
+        "zipped": lambda: zip_blocks(flat, flat).map(operator.itemgetter(1)),
+        "rebatched": lambda: flat.rebatch(6, sizes=make.rows),
+        "rows": lambda: nested.rows(concatenate(1)),
+    }[name]()
+    folded = tee(total(), concatenate())
+    expected = bits(sequence.compute(folded))
+
+    def job(ranks: ThreadRanks) -> Any:
+        sink = zarr_sink(tmp_path / "a", CONVERTER, chunks="blocks")
+        array, results = sequence.compute(tee(sink, folded), ranks=ranks)
+        assert bits(read(array)) == bits(results[1])
+        return bits(results)
+
+    assert results(3, job) == [expected] * 3
+    for error in run_ranks(2, lambda ranks: flat.shuffle(ranks.rank).compute(list, ranks=ranks)):
+        assert isinstance(error, RanksDifferError)
+        assert "seed" in str(error)
 
 
 # Groups

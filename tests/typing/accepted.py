@@ -586,6 +586,8 @@ def by_ranks(
     converter = TorchNumpyConverter()
     assert_type(grid.to_zarr("a.zarr", converter, True, ranks=distributed), Stored)
     grid.to_zarr("a.zarr", converter, ranks=MPIRanks(FakeCommunicator()))
+    named = arrays.map(lambda block: {"x": block})
+    named.to_zarr_group("g.zarr", IdentityConverter(), ranks=ranks)
 
 
 class FakeCommunicator:
