@@ -30,6 +30,7 @@ from lazychunks import (
     NestedListAggregator,
     NestedSequenceAggregator,
     NumpyConverter,
+    Ranks,
     SequenceAggregator,
     ToNumpy,
     TopK,
@@ -53,8 +54,10 @@ from lazychunks import (
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
+from lazychunks.mpi import MPIRanks
 from lazychunks.torch import (
     BlockDataset,
+    DistributedRanks,
     NestedTorchCatAggregator,
     TorchCatAggregator,
     TorchNumpyConverter,
@@ -622,6 +625,33 @@ def storing_and_ranking_in_one_pass(
         tensor_grid.compute(tee(nest(torch_best, concatenate()), torch_sink)),
         tuple[TopK[Tensor], Stored],
     )
+
+
+def by_ranks(
+    arrays: Flat[Array], grid: Nested[Tensor], ranks: Ranks, distributed: DistributedRanks
+) -> None:
+    assert_type(arrays.compute(ranks=ranks), list[Array])
+    assert_type(grid.compute(ranks=distributed), list[list[Tensor]])
+    assert_type(arrays.compute(total(), ranks=distributed), NDArray[Any])
+    assert_type(arrays.compute(max, ranks=None), Array)
+    sink = zarr_sink("a.zarr", IdentityConverter())
+    assert_type(arrays.compute(tee(sink, sink), ranks=ranks), tuple[Stored, Stored])
+    converter = TorchNumpyConverter()
+    assert_type(grid.to_zarr("a.zarr", converter, True, ranks=distributed), Stored)
+    grid.to_zarr("a.zarr", converter, ranks=MPIRanks(FakeCommunicator()))
+    named = arrays.map(lambda block: {"x": block})
+    named.to_zarr_group("g.zarr", IdentityConverter(), ranks=ranks)
+
+
+class FakeCommunicator:
+    def Get_rank(self) -> int:  # noqa: N802
+        return 0
+
+    def Get_size(self) -> int:  # noqa: N802
+        return 1
+
+    def allgather(self, sendobj: T) -> list[T]:
+        return [sendobj]
 
 
 def several_sinks(arrays: Flat[Array], grid: Nested[Array]) -> None:

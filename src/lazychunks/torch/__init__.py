@@ -33,9 +33,11 @@ from lazychunks.folds.top_k import TopK, TopKFold
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import AnyRunning, Counts, PartFold, PartRunning, RunningRows
 from lazychunks.torch.dataset import BlockDataset
+from lazychunks.torch.ranks import DistributedRanks
 
 __all__ = [
     "BlockDataset",
+    "DistributedRanks",
     "NestedTorchCatAggregator",
     "TorchCatAggregator",
     "TorchNumpyConverter",

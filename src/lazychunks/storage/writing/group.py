@@ -137,8 +137,7 @@ class GroupWrite(Write[T]):
         if self._stored is None and not self._has_stored_coordinates:
             documents = {name: each.notes.document for name, each in self._members.items()}
             check_coordinates(self._group.coordinates, documents)
-            for coordinate in self._group.coordinates:
-                coordinate.store(self._draft.where)
+            self.setup.peers.once(self._store_coordinates)
             self._has_stored_coordinates = True
 
     # --- as a driver of passes sees it ---------------------------------------------------------
@@ -193,6 +192,10 @@ class GroupWrite(Write[T]):
     @property
     def _all_targets(self) -> GroupShelf[T]:
         return GroupShelf({name: each.known_target for name, each in self._members.items()})
+
+    def _store_coordinates(self) -> None:
+        for coordinate in self._group.coordinates:
+            coordinate.store(self._draft.where)
 
     def _first_members(self) -> dict[str, Member[T]]:
         return {}  # the first block tells their names

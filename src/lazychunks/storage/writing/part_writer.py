@@ -84,7 +84,7 @@ class PartWriter(Generic[T]):
     is_whole
         Whether the part is everything. Then blocks may have any sizes, which are learned as they
         come, and units are written in the background. Other parts know beforehand where each block
-        lies, and run beside each other.
+        lies, and run beside each other; the target says whether they write in the background.
     notebook
         Listens, if another start may go on.
     """
@@ -190,7 +190,7 @@ class PartWriter(Generic[T]):
         """Get ready to write. A part whose blocks are all stored never does."""
         target, units = self._target, self._target.units
         shape = (*target.unit, *target.plan.trailing)
-        if self._is_whole:
+        if self._is_whole or target.writes_behind:
             self._background = BackgroundWriter(
                 self._write,
                 shape,
