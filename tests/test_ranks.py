@@ -203,7 +203,8 @@ def test_uneven_blocks_with_one_chunk_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["shuffled", "sliced", "chained", "zipped", "rebatched", "rows"])
 def test_sequences_that_are_composed(name: str, tmp_path: Path) -> None:
     make = replace(FLAT, rows=(3,) * 20)
-    flat, nested = make.sequence, NESTED.sequence
+    flat: Any = make.sequence
+    nested: Any = NESTED.sequence
     sequence: Any = {
         "shuffled": lambda: flat.shuffle(3),
         "sliced": lambda: flat[3:18:2],

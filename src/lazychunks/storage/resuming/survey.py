@@ -91,8 +91,7 @@ def survey(
         return None
     if options.resume:
         # Where a write has its final keys from the beginning, it has removed what was there.
-        where: object = draft.where
-        if is_taken and where is place and not is_overwriting(draft.where.read(KEPT_BACK)):
+        if is_taken and draft.is_in_place and not is_overwriting(draft.where.read(KEPT_BACK)):
             raise DestinationExistsError(
                 f"{place} holds an array that another program has stored into the unfinished write "
                 f"of run {options.run_id!r}, so that chunks of both may be mixed; {START_ANEW}",
