@@ -205,14 +205,15 @@ def test_sequences_that_are_composed(name: str, tmp_path: Path) -> None:
     make = replace(FLAT, rows=(3,) * 20)
     flat: Any = make.sequence
     nested: Any = NESTED.sequence
-    sequence: Any = {
+    makers: dict[str, Callable[[], Any]] = {
         "shuffled": lambda: flat.shuffle(3),
         "sliced": lambda: flat[3:18:2],
         "chained": lambda: chain(flat, flat[:5]),
         "zipped": lambda: zip_blocks(flat, flat).map(operator.itemgetter(1)),
         "rebatched": lambda: flat.rebatch(6, sizes=make.rows),
         "rows": lambda: nested.rows(concatenate(1)),
-    }[name]()
+    }
+    sequence = makers[name]()
     folded = tee(total(), concatenate())
     expected = bits(sequence.compute(folded))
 
