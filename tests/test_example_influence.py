@@ -168,7 +168,7 @@ def check_same(out: Path, watch: Watch, run: Run) -> None:
 
 def stored_in(out: Path) -> NDArray[np.float64]:
     # pyright cannot see one type in the signature, that of an optional dependency.
-    array = zarr.open_array(out / "influence.zarr", mode="r")  # pyright: ignore[reportUnknownMemberType]
+    array = zarr.open_array(out / "influence.zarr" / "influence", mode="r")  # pyright: ignore[reportUnknownMemberType]
     return np.asarray(array[:], dtype=np.float64)
 
 

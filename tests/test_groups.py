@@ -497,6 +497,14 @@ def test_other_coordinates_than_those_of_a_finished_run_are_refused(place: Any) 
         run(place, coordinates={"wide_1": [1, 2, 3, 5]})
 
 
+def test_coordinates_may_be_computed_with_noise(place: Any) -> None:
+    run(place, coordinates={"wide_1": [1.0, 2.0, 3.0, np.nan]})
+    noisy = {"wide_1": [1.0, 2.0 + 1e-12, 3.0, np.nan]}
+    with pytest.raises(ResumeMismatchError, match="'wide_1' is not the one"):
+        run(place, coordinates=noisy)
+    run(place, coordinates=noisy, rtol=1e-9)
+
+
 def test_that_a_run_was_finished_is_said(place: Any, caplog: pytest.LogCaptureFixture) -> None:
     run(place)
     with caplog.at_level(logging.INFO, "lazychunks"):

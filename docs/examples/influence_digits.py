@@ -2,8 +2,9 @@
 
 Some labels of scikit-learn's digits are flipped on purpose and a small network is trained on them.
 The influence of every training image on every test image is computed block by block, once. One pass
-over the blocks streams them to ``influence.zarr``, ranks the training images that help and harm
-each test image most, and adds up the effect of each on all of them. The matrix is never in memory.
+over the blocks streams them to the group ``influence.zarr``, ranks the training images that help
+and harm each test image most, and adds up the effect of each on all of them. The matrix is never in
+memory. The group also holds the labels, and the influence of each training image on itself.
 The flipped images come out on top, and ``influence.png`` shows by how much.
 
 Run it with ``python docs/examples/influence_digits.py``. Kill it at any time and start it again: it
@@ -71,7 +72,15 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
-from lazychunks import LazyChunkSequence, NestedLazyChunkSequence, TopK, nest, tee, zarr_sink
+from lazychunks import (
+    LazyChunkSequence,
+    NestedLazyChunkSequence,
+    TopK,
+    each,
+    nest,
+    tee,
+    zarr_group_sink,
+)
 from lazychunks.torch import DistributedRanks, TorchNumpyConverter, concatenate, top_k, total
 
 if TYPE_CHECKING:
@@ -286,6 +295,11 @@ class Ranking(NamedTuple):
     """Influence of each training image on all test images together, shape (n,)."""
 
 
+def name_block(block: Tensor) -> dict[str, Tensor]:
+    """Say under which name a block is stored."""
+    return {"influence": block}
+
+
 def as_row(sums: Tensor) -> Tensor:
     """Return a vector as a matrix of one row."""
     return sums[None]
@@ -294,6 +308,7 @@ def as_row(sums: Tensor) -> Tensor:
 def store_and_rank(
     influence: Influence,
     digits: Digits,
+    on_itself: Tensor,
     path: Path,
     *,
     run_id: str,
@@ -302,28 +317,36 @@ def store_and_rank(
 ) -> Ranking:
     """Store the matrix, and rank its columns and add up its rows in the same pass.
 
+    What belongs to its rows and columns is stored with it, in one group.
+
     If an earlier start was killed, its blocks are read back, and only the others are computed.
     """
     matrix = NestedLazyChunkSequence.from_product(
         influence, digits.test.split(TEST_BATCH), digits.train.split(TRAIN_BATCH)
     )
-    sink = zarr_sink(
+    sink = zarr_group_sink(
         path,
         TorchNumpyConverter(),
         overwrite=True,
         chunks="blocks",
+        dimension_names=["test image", "training image"],
+        coordinates={
+            "self-influence": ("training image", on_itself.numpy()),
+            "training label": ("training image", digits.train.labels.numpy()),
+            "flipped": ("training image", digits.flipped),
+            "test label": ("test image", digits.test.labels.numpy()),
+        },
         run_id=run_id,
         resume=not fresh,
         rtol=1e-6,  # another kind of processor may add up in another order
     )
     both_ends = tee(top_k(NEIGHBORS, axis=1), top_k(NEIGHBORS, axis=1, largest=False))
     column_sums = nest(total(axis=0, along=1).then(as_row), total())
-    _, (helpful, harmful), on_all = matrix.compute(
-        tee(sink, nest(both_ends, concatenate()), column_sums),
-        executor=crew.executor,
-        ranks=crew.ranks,
-        progress=True,
+    ranking = each({"influence": tee(nest(both_ends, concatenate()), column_sums)})
+    _, found = matrix.map(name_block).compute(
+        tee(sink, ranking), executor=crew.executor, ranks=crew.ranks, progress=True
     )
+    (helpful, harmful), on_all = found["influence"]
     return Ranking(helpful, harmful, on_all)
 
 
@@ -469,10 +492,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"test accuracy {(logits.argmax(dim=1) == digits.test.labels).double().mean():.1%}")
 
         influence = Influence.of(model, digits.train, crew)
-        path, run_id = out / "influence.zarr", f"digits, seed {seed}"
-        ranked = store_and_rank(influence, digits, path, run_id=run_id, fresh=fresh, crew=crew)
         own = LazyChunkSequence.from_map(influence.on_itself, digits.train.split(TRAIN_BATCH))
         on_itself = own.compute(concatenate(), executor=crew.executor, ranks=crew.ranks)
+        path, run_id = out / "influence.zarr", f"digits, seed {seed}"
+        ranked = store_and_rank(
+            influence, digits, on_itself, path, run_id=run_id, fresh=fresh, crew=crew
+        )
         print(f"{len(logits)} x {len(on_itself)} influences in {path}")
 
         curves = {

@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from lazychunks.errors import BlockShapeError, ResumeMismatchError
@@ -59,22 +60,30 @@ class Coordinate:
         for key, value in self.values.items():
             where.write(f"{self.name}/{key}", value)
 
-    def check_same(self, where: Keys) -> None:
+    def check_same(self, where: Keys, rtol: float | None) -> None:
         """Refuse to go on with a group that was stored with another one.
+
+        Numbers may differ by a relative tolerance, if there is one.
 
         Raises
         ------
         ResumeMismatchError
             If what is stored differs.
         """
-        for key, value in self.values.items():
-            if where.read(f"{self.name}/{key}") != value:
-                raise ResumeMismatchError(
-                    f"the coordinate {self.name!r} is not the one that the finished run has "
-                    "stored; pass the same one, or overwrite=True without resume to start anew",
-                    field="coordinates",
-                    got=self.name,
-                )
+        stored = {key: where.read(f"{self.name}/{key}") for key in self.values}
+        if stored == self.values or (
+            rtol is not None
+            and stored[METADATA] == self.values[METADATA]
+            and self.document["data_type"] in ("float32", "float64")
+            and np.allclose(_decode(stored), _decode(self.values), rtol, 0.0, equal_nan=True)
+        ):
+            return
+        raise ResumeMismatchError(
+            f"the coordinate {self.name!r} is not the one that the finished run has stored; pass "
+            "the same one, or overwrite=True without resume to start anew",
+            field="coordinates",
+            got=self.name,
+        )
 
 
 def check_coordinates(
@@ -143,6 +152,19 @@ def _encode(name: str, array: NDArray[Any], dimensions: tuple[str, ...]) -> dict
         raise TypeError(f"the coordinate {name!r} cannot be stored: {error}") from error
     keys = sorted(store, key=lambda key: key != METADATA)
     return {key: store[key].to_bytes() for key in keys}
+
+
+def _decode(values: Mapping[str, bytes | None]) -> NDArray[Any]:
+    """Let zarr decode an array of numbers."""
+    store: dict[str, Any] = {
+        key: default_buffer_prototype().buffer.from_bytes(value)
+        for key, value in values.items()
+        if value is not None
+    }
+    array: Any = zarr.open_array(  # pyright: ignore[reportUnknownMemberType]  # names an FSMap
+        MemoryStore(store), mode="r"
+    )
+    return np.asarray(array[...])
 
 
 def _is_pair(given: object) -> TypeGuard[tuple[Any, object]]:

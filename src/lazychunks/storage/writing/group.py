@@ -238,7 +238,7 @@ class GroupWrite(Write[T]):
     def _return_to_finished(self) -> None:
         super()._return_to_finished()
         for coordinate in self._group.coordinates:
-            coordinate.check_same(self.place.in_store(read_only=True))
+            coordinate.check_same(self.place.in_store(read_only=True), self._options.rtol)
 
     def _make_documents(self) -> Mapping[str, bytes]:
         arrays = {
