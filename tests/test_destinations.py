@@ -17,7 +17,7 @@ import zarr
 from zarr.core.buffer import Buffer
 from zarr.core.chunk_key_encodings import DefaultChunkKeyEncoding, V2ChunkKeyEncoding
 from zarr.errors import ArrayNotFoundError
-from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ObjectStore, StorePath, ZipStore
 
 from lazychunks import (
     DestinationExistsError,
@@ -32,6 +32,7 @@ from lazychunks import (
 )
 from lazychunks.storage.places.file_system import exchange_directories
 from lazychunks.storage.places.metadata_last import MetadataLast
+from tests.faults.stores import FaultyStore
 from tests.places import (
     OLD,
     LocalPlace,
@@ -786,3 +787,28 @@ def test_a_system_that_cannot_exchange_says_so(
     assert not exchange_directories(one, other), "an old libc"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not exchange_directories(one, other), "another system"
+
+
+# What is said of a failure.
+
+
+@pytest.mark.parametrize("run", [{}, {"run_id": "run"}])
+def test_where_the_very_first_write_fails_nothing_is_said_to_be_stored(run: ZarrOptions) -> None:
+    """Regression: it had been removed, or another start was to go on from there."""
+    store = FaultyStore(MemoryStore(), 1)
+    sequence = LazyChunkSequence.from_map(np.ones, [2, 2])
+    with pytest.raises(WriteAbortedError, match="after 0 of 2 blocks; nothing has been stored"):
+        sequence.to_zarr(store, CONVERTER, **run)
+    later = FaultyStore(MemoryStore(), 2)
+    said = "is kept, and the same call" if run else "has been removed"
+    with pytest.raises(WriteAbortedError, match=f"after 0 of 2 blocks; what was written {said}"):
+        sequence.to_zarr(later, CONVERTER, **run)
+
+
+def test_an_array_in_a_zip_file_is_not_replaced_before_any_block(tmp_path: Path) -> None:
+    with ZipStore(tmp_path / "array.zip", mode="w") as store:
+        put_array(store, OLD)
+        for sequence in NEVER:
+            with pytest.raises(DestinationExistsError, match="its store cannot delete") as caught:
+                sequence.to_zarr(store, CONVERTER, overwrite=True)
+            assert not hasattr(caught.value, "__notes__")

@@ -4,6 +4,7 @@ Needs obstore and moto; s3fs for its own rows.
 """
 
 import os
+import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from zarr.core.sync import sync
 
 from lazychunks import (
     DestinationExistsError,
@@ -69,6 +71,18 @@ def server() -> Generator[Server]:
         for name, value in server.settings.items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _sessions_end() -> Generator[None]:
+    """Close what s3fs keeps open for as long as the process lives; a test must leave nothing."""
+    yield
+    s3fs: Any = sys.modules.get("s3fs")
+    if s3fs is not None:
+        for system in [*s3fs.S3FileSystem._cache.values()]:
+            if system._s3 is not None:
+                sync(system._s3.close())
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=KINDS)

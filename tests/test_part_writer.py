@@ -1,9 +1,13 @@
 """The part writer: blocks in their order, whole units at their places, and what is refused."""
 
+import fcntl
 import itertools
+import os
+import shutil
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.core.buffer import Buffer
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from lazychunks import (
     BlockDTypeError,
@@ -25,7 +29,9 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import STORED
 from lazychunks.storage.chunks.background import BackgroundWriter
 from lazychunks.storage.chunks.metadata import KEPT_BACK
+from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.file_system import remove_directory
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.record import Record, seal, serialize, with_record, with_shape
 from lazychunks.storage.writing import part_writer
@@ -601,6 +607,44 @@ def test_what_is_spilled_goes_when_its_unit_is_written(clock: Clock) -> None:
         writer.step(np.ones((2, 3), int))
         writer.state()
     assert target.where.list_keys() == ["c/0/0"]
+
+
+def test_a_run_that_takes_the_place_waits_for_a_chunk_of_a_late_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its look at the mark and its write, the directory must not be made anew."""
+    kinds: dict[str, list[int]] = {"written": [], "removed": []}
+
+    def watch(owner: Any, name: str, what: str) -> None:
+        function = getattr(owner, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            for kind in (fcntl.LOCK_SH, fcntl.LOCK_EX):
+                descriptor = os.open(tmp_path / "there", os.O_RDONLY)
+                try:
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    kinds[what].append(kind)
+                finally:
+                    os.close(descriptor)
+            return function(*args, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    where = Keys(LocalStore(tmp_path / "there"), "")
+    target = replace(make_target((2, 3), (2,)), where=where, attempt="mine")
+    record = Record("1", run_id="run", attempt="mine", first=(2, 3), counts=(9,))
+    where.write(KEPT_BACK, seal(with_record(target.document, record)))
+    part: AnyPart = Part(0, (0, 0), [[partial(np.ones, (2, 3), int)]], (False, True), 1)
+    watch(Units, "write", "written")
+    watch(shutil, "rmtree", "removed")
+    with PartWriters(target).start_part(part) as writer:
+        writer.step(np.ones((2, 3), int))
+        writer.state()
+    assert kinds["written"] == [fcntl.LOCK_EX]  # other workers may write
+    remove_directory(tmp_path / "there")
+    assert set(kinds["removed"]) == {fcntl.LOCK_SH, fcntl.LOCK_EX}
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_late_worker_neither_writes_nor_spills(clock: Clock) -> None:

@@ -54,8 +54,10 @@ from lazychunks import (
     UntrustedArrayError,
     WriteAbortedError,
     concatenate,
+    status,
     tee,
     total,
+    verify,
     zarr_sink,
 )
 from lazychunks.blocks.ahead import Ahead
@@ -937,6 +939,25 @@ def test_what_the_writer_may_use_can_be_read() -> None:
     for name in ("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"):
         store = stored(values, chunks=(2, 3), compressors={"id": name}, zarr_format=2)
         assert bits(np.concatenate(Flat.from_zarr(store, CONVERTER).compute())) == bits(values)
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in")
+@pytest.mark.parametrize("name", ["bz2", "lzma", "zlib", "lz4", "zstd", "delta", "quantize"])
+def test_what_the_writer_may_use_of_numcodecs_can_be_read(name: str, tmp_path: Path) -> None:
+    numcodecs = pytest.importorskip("zarr.codecs.numcodecs")
+    settings: dict[str, dict[str, Any]] = {
+        "delta": {"dtype": "<f8"},
+        "quantize": {"digits": 3, "dtype": "<f8"},
+    }
+    codec = {kind.lower(): getattr(numcodecs, kind) for kind in numcodecs.__all__}[name]
+    values = np.arange(24.0).reshape(4, 6)
+    key = "filters" if name in settings else "compressors"
+    options: Any = {key: codec(**settings.get(name, {})), "chunks": (2, 6)}
+    LazyChunkSequence(lambda: [values]).to_zarr(tmp_path / "a", CONVERTER, **options)
+    found = np.concatenate(Flat.from_zarr(tmp_path / "a", CONVERTER).compute())
+    np.testing.assert_array_equal(found, values)
+    assert verify(tmp_path / "a").bad == {}
+    assert status(tmp_path / "a").state == "complete"
 
 
 # A missing chunk.

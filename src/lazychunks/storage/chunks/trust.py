@@ -26,9 +26,17 @@ from lazychunks.storage.resuming.record import Document, parse
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray
 
+_BYTES_OF_NUMCODECS = {"blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"}
+"""Codecs of numcodecs that only compress, or check."""
+
+_NUMBERS_OF_NUMCODECS = {"bitround", "delta", "fixedscaleoffset", "quantize"}
+"""Codecs of numcodecs that only compute with numbers."""
+
 _CODECS = {
-    2: {"blosc", "bz2", "crc32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd"},
-    3: {"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"},
+    2: _BYTES_OF_NUMCODECS,
+    3: {"bytes", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"}.union(
+        f"numcodecs.{name}" for name in _BYTES_OF_NUMCODECS | _NUMBERS_OF_NUMCODECS
+    ),
 }
 """Codecs that are known to be harmless, by version of Zarr."""
 

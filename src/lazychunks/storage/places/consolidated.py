@@ -9,11 +9,10 @@ the old one goes. Then the new one is added.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from lazychunks.errors import DestinationExistsError, DestinationReadOnlyError
 from lazychunks.storage.chunks.metadata import METADATA
 from lazychunks.storage.places.file_system import replace_file
+from lazychunks.storage.places.lock import lock_directory
 from lazychunks.storage.places.refusals import parse_metadata
 
 Copy: TypeAlias = dict[str, dict[str, Any]]
@@ -139,18 +139,10 @@ class GroupDirectory:
 
     @contextmanager
     def take_turn(self) -> Generator[None]:
-        """Lock the directory itself, so that no file is left; it does not matter for long."""
-        if not (self.path / METADATA).is_file():
+        """Lock the directory, if there is anything in it to change."""
+        is_node = (self.path / METADATA).is_file()
+        with lock_directory(self.path) if is_node else nullcontext():
             yield
-            return
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            # Where a file system cannot lock, nothing is done about writers at the same time.
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
     @classmethod
     def all_above(cls, path: Path) -> Copies:

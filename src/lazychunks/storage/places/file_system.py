@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lazychunks.storage.chunks.metadata import METADATA
+from lazychunks.storage.places.lock import lock_directory
 from lazychunks.storage.places.refusals import METADATA_NAMES, REPLACED
 from lazychunks.storage.resuming.record import names_of_arrays, parse
 
@@ -130,11 +131,14 @@ def remove_array(directory: Path) -> None:
 
 def remove_directory(directory: Path) -> None:
     """Remove a directory, its own files last: they tell whose it is if this dies in the middle."""
-    with os.scandir(directory) as entries:
-        below = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for each in below:
-        shutil.rmtree(each)
-    shutil.rmtree(directory)
+    # A worker may have outlived its run, and be in the middle of a chunk that would come to lie in
+    # the directory that is made next.
+    with lock_directory(directory):
+        with os.scandir(directory) as entries:
+            below = [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for each in below:
+            shutil.rmtree(each)
+        shutil.rmtree(directory)
 
 
 def unlink(file: Path) -> None:

@@ -52,6 +52,33 @@ def hold_lock(file: Path, name: str) -> Generator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def lock_directory(directory: Path, how: int = fcntl.LOCK_EX) -> Generator[None]:
+    """Hold a directory that is there, so that no file is needed, for a moment; others wait.
+
+    Where a file system cannot lock it, nothing is done about others at the same time.
+
+    Parameters
+    ----------
+    directory
+        The directory.
+    how
+        Alone, or together with others by ``LOCK_SH``.
+    """
+    descriptor = None
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, how)
+        yield
+    finally:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):  # it is closed all the same
+                os.close(descriptor)
+
+
 class LockFile:
     """A lock file, whether it is held or not; parameters as for :func:`hold_lock`."""
 

@@ -159,7 +159,19 @@ class StoreKeys(Keys):
         return replace(self, is_for_group=True)
 
     def check_removable(self) -> None:
-        """Refuse nothing: an array is removed before another one takes its place."""
+        """Refuse an array in a store that cannot delete; others are removed before the first write.
+
+        Raises
+        ------
+        DestinationExistsError
+            If the store cannot delete.
+        """
+        if not self.store.supports_deletes:
+            raise DestinationExistsError(
+                f"{self} holds an array, and its store cannot delete, hence not replace it; choose "
+                "another destination",
+                path=str(self),
+            )
 
     def draft(self, *, overwrite: bool) -> Draft:
         """Return the unfinished write at the place, or what may become one."""
@@ -252,13 +264,9 @@ class MetadataLast:
         if is_taken and not self._overwrite:
             raise refuse_newcomer(str(place))
         REGISTER.begin_removal(place.location, str(place))
+        if is_taken:
+            place.check_removable()
         if not self.supports_deletes:
-            if is_taken:
-                raise DestinationExistsError(
-                    f"{place} holds an array, and its store cannot delete, hence not replace it; "
-                    "choose another destination",
-                    path=str(place),
-                )
             return
         self._is_refused = False
         place.write(KEPT_BACK, mark_overwriting(self._list_arrays()))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from lazychunks.errors import LazyChunksError, ResumeMismatchError, WriteAbortedError
 
+_NOTHING = "nothing has been stored"
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -21,6 +23,8 @@ class Failure:
     """Number of blocks along each block axis, where it is known."""
     run_id: str | None
     """By which another start goes on; None if none can."""
+    has_stored: bool
+    """Whether anything was stored."""
     is_removed: bool | None
     """Whether nothing is left of what was written; None where rank 0 removes it."""
 
@@ -49,14 +53,17 @@ class Failure:
             error.add_note(message)
 
     def _way_on(self) -> str:
+        if self.run_id is not None and not self.has_stored:
+            return f"{_NOTHING}, so that the same call begins anew"
         if self.run_id is not None:
             return (
                 "what was written is kept, and the same call with resume=True and "
                 f"run_id={self.run_id!r} goes on from here"
             )
         removed = {True: "has been", False: "could not be", None: "is being"}[self.is_removed]
+        left = f"what was written {removed} removed" if self.has_stored else _NOTHING
         return (
-            f"what was written {removed} removed; to be "
+            f"{left}; to be "
             "able to go on after a failure, use from_map or from_product, and pass run_id= and "
             "resume=True"
         )

@@ -208,8 +208,8 @@ class PartWriter(Generic[T]):
         """Write one unit; in a background thread, where there is one."""
         target = self._target
         refuse_forked(self._process)
-        target.check_attempt()
-        target.units.write(filled)
+        with target.hold_attempt():
+            target.units.write(filled)
         cell = tuple(
             span.start // size for span, size in zip(filled.region, target.unit, strict=False)
         )
@@ -250,11 +250,11 @@ class PartWriter(Generic[T]):
         """Keep what has come, so that another start need not compute it again."""
         began = time.monotonic()
         refuse_forked(self._process)
-        self._target.check_attempt()
-        # Sizes first: what is spilled of a block whose size is not known could not be compared.
-        self._note_sizes()
-        if self._units is not None:
-            self._units.spill()
+        with self._target.hold_attempt():
+            # Sizes first: what is spilled of a block whose size is not known could not be compared.
+            self._note_sizes()
+            if self._units is not None:
+                self._units.spill()
         # Large units take long to write; at least nine tenths of the time are for the blocks.
         ended = time.monotonic()
         self._next_checkpoint = ended + max(spill.SECONDS, 9 * (ended - began))

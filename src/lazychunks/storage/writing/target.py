@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import product
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
 from lazychunks.layout.checks import block_name
@@ -28,6 +31,7 @@ from lazychunks.storage.chunks.dtypes import checked_array, checked_block
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.lock import lock_directory
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.mismatches import check_same_dtype, check_same_values, mismatch
 from lazychunks.storage.resuming.record import DamagedRecordError, Document, unseal
@@ -237,16 +241,27 @@ class Target(Generic[T]):
         again = self.to_array(block, index)
         check_same_values(self.read(index, is_last), again, block_name(index), self.rtol)
 
-    def check_attempt(self) -> None:
-        """Refuse to write where this run is not, or is not any more.
+    @contextmanager
+    def hold_attempt(self) -> Generator[None]:
+        """Refuse to write where this run is not, or is not any more; nor is it removed meanwhile.
+
+        Only a local directory is kept from being removed in the ``with`` block.
 
         Raises
         ------
         DestinationBusyError
             If another run has taken the place, or it is not seen from here.
         """
-        if self.attempt is None:
+        if self.attempt is None:  # of a writer that its run waits for
+            yield
             return
+        store = self.where.store
+        local = store.root if type(store) is LocalStore else None
+        with nullcontext() if local is None else lock_directory(local, fcntl.LOCK_SH):
+            self._check_attempt()
+            yield
+
+    def _check_attempt(self) -> None:
         try:
             noted = unseal(self.where.read(KEPT_BACK) or b"")[1].attempt
         except DamagedRecordError:

@@ -374,9 +374,16 @@ class Write(Generic[T]):
             taken=taken,
             counts=self._known_counts,
             run_id=self._options.run_id if keeps else None,
+            has_stored=taken > 0 or self._is_there(),
             is_removed=not keeps and self._discard() if leads else None,
         )
         failure.report(error)
+
+    def _is_there(self) -> bool:
+        """Whether anything of this write is at the destination, as far as that can be told."""
+        with contextlib.suppress(Exception):  # the failure of the write is what counts
+            return self._draft.exists()
+        return True
 
     def _count_done(self) -> int | None:
         """Count the blocks that the next start does not compute."""
