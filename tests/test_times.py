@@ -123,5 +123,6 @@ def test_xarray_reads_times(tmp_path: Path) -> None:
     LazyChunkSequence(lambda: [times]).to_zarr(
         tmp_path / "t.zarr", IdentityConverter(), dimension_names=["time"]
     )
-    opened = xarray.DataArray(zarr.open_array(tmp_path / "t.zarr", mode="r")[:], dims=["time"])
-    assert bits(opened.to_numpy()) == bits(times)
+    zarr.open_group(tmp_path, mode="a", zarr_format=3)
+    opened = xarray.open_zarr(tmp_path, consolidated=False)
+    assert bits(opened["t.zarr"].to_numpy()) == bits(times)
