@@ -30,6 +30,7 @@ napoleon_use_rtype = False
 autodoc_type_aliases = {
     "Chunks": "Chunks",
     "Compressors": "Compressors",
+    "Coordinates": "Coordinates",
     "Destination": "Destination",
     "DTypeLike": "DTypeLike",
     "Extents": "Extents",
@@ -37,6 +38,7 @@ autodoc_type_aliases = {
     "NDArray": "NDArray",
     "Sizes": "Sizes",
     "StoredArray": "StoredArray",
+    "StoredGroup": "StoredGroup",
     "Values": "Values",
 }
 
@@ -51,7 +53,7 @@ nitpick_ignore_regex = [
     (r"py:class", "|".join(autodoc_type_aliases)),
     # What the functions that make folds return, and what `executor=` takes: the entries of these
     # say all there is.
-    (r"py:class", r"(lazychunks(\.\w+)+\.)?(Concatenate|KeepsBlockType|ZarrSink)|Provider"),
+    (r"py:class", r"(lazychunks(\.\w+)+\.)?(Concatenate|KeepsBlockType|Zarr(Group)?Sink)|Provider"),
     # What a driver of passes and its sinks say to each other: for readers of the source.
     (r"py:class", r"lazychunks\.(runs\.passes\.(Probe|Setup|Shelf)|layout\.partition\.ArrayPlan)"),
 ]

@@ -110,8 +110,8 @@ def test_every_small_block_is_accepted_if_it_is_even() -> None:
 
 WAY_OUT = "; pad or reshape it, or store it as an array of its own"
 EVEN_WAY_OUT = (
-    "; with an executor only the last block along an axis may be smaller than the first: leave out "
-    "executor=, or pad it"
+    "; with an executor or ranks only the last block along an axis may be smaller than the first: "
+    "leave out executor= and ranks=, or pad it"
 )
 
 MISFITS: dict[str, tuple[Callable[[], None], str, tuple[object, object, object]]] = {

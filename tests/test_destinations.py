@@ -695,8 +695,9 @@ def test_a_part_of_a_replaced_array_does_not_come_back(
     put_array(array, OLD, zarr_format=zarr_format)
 
     def die(directory: Path, **_: object) -> None:
-        for path in directory.glob("*0*"):
-            path.unlink()
+        for path in directory.rglob("*0*"):
+            if path.is_file():
+                path.unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

@@ -103,7 +103,7 @@ def _an_object_store(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-SLOW = {"captum.md", "jobs.md", "scaling.md"}
+SLOW = {"captum.md", "jobs.md", "ranks.md", "scaling.md"}
 """Pages whose code takes seconds."""
 
 

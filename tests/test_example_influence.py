@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
 import pickle
 import shutil
 import signal
@@ -28,6 +29,7 @@ from torch.nn.utils import parameters_to_vector
 
 from docs.examples import influence_digits as example
 from lazychunks import NestedLazyChunkSequence, status
+from tests.places import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -372,6 +374,28 @@ def test_two_workers_come_to_the_same_as_one(
 
 
 @pytest.mark.slow
+def test_two_processes_of_torchrun_come_to_the_same_as_one(run: Run, tmp_path: Path) -> None:
+    """What is stored, the picture and what the first of them prints are the same to the byte."""
+    known, script, out = tmp_path / "known", tmp_path / "script.py", tmp_path / "out"
+    known.write_bytes(pickle.dumps((run.model, run.watch.influence)))
+    script.write_text(LAUNCHED)
+    root = Path(__file__).parent.parent
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launched = subprocess.run(
+        [*torchrun, str(script), str(known), *arguments(out)],
+        cwd=root,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*sys.path, "."])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert launched.returncode == 0, launched.stderr
+    assert tree(out) == tree(run.out)
+    assert launched.stdout.replace(str(out), "") == run.printed.replace(str(run.out), "")
+
+
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_goes_on_in_the_same_pass(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +451,18 @@ with open(sys.argv[1], "rb") as known:
 example.fit = lambda *_: model
 example.Influence.of = lambda *_: influence
 example.Influence.__call__ = block
+example.main(sys.argv[2:])
+"""
+
+
+LAUNCHED: Final = """
+import pickle, sys
+from docs.examples import influence_digits as example
+
+with open(sys.argv[1], "rb") as known:
+    model, influence = pickle.load(known)
+example.fit = lambda *_: model
+example.Influence.of = lambda *_: influence
 example.main(sys.argv[2:])
 """
 

@@ -236,6 +236,7 @@ def test_whoever_folds_which_blocks_does_not_show(name: str, case: Blocks) -> No
 
 
 @needs_torch
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FLAT)
 @given(case=drawn_blocks(("?", "i1", "<i4", "<i8", "u1", "<f2", "<f4", "<f8", "<c8", "<c16")))
 def test_whoever_folds_which_tensors_does_not_show(name: str, case: Blocks) -> None:

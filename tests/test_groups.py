@@ -18,6 +18,7 @@ import pytest
 import xarray
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from lazychunks import (
@@ -40,10 +41,13 @@ from lazychunks import (
     each,
     moments,
     nested_concatenate,
+    status,
     tee,
     total,
+    verify,
     zarr_group_sink,
 )
+from lazychunks.__main__ import main
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.place import resolve_destination
 from tests.executors import Shuffling
@@ -66,6 +70,9 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+ARRAYS: LazyChunkSequence[Any] = LazyChunkSequence(lambda: [np.ones(2)])
+
+
 def workers(spreads: bool) -> AbstractContextManager[ThreadPoolExecutor | None]:
     """Return two workers, or none."""
     return ThreadPoolExecutor(2) if spreads else nullcontext()
@@ -86,7 +93,8 @@ def test_a_group_is_what_each_array_is_alone(
         expected = alone.to_zarr({}, NUMPY, return_stored=True, **own)
         stored: Any = group[name]
         assert stored.chunks == expected.chunks
-        assert stored.metadata.codecs == expected.metadata.codecs
+        codecs: Any = expected.metadata
+        assert stored.metadata.codecs == codecs.codecs
 
 
 @given(job=JOBS, options=OPTIONS)
@@ -117,7 +125,8 @@ def test_a_tee_stores_and_folds_each_array(job: GroupJob, spreads: bool) -> None
                 nested = tee(sink, each({"wide": nested_concatenate()}))
                 group, folded = sequence.compute(nested, executor=chosen)
                 assert np.array_equal(folded["wide"], job.whole["wide"])
-            assert same_group({k: a[...] for k, a in group.arrays()}, job.whole)
+            assert same_group(group_at(store), job.whole)
+            assert sorted(group.array_keys()) == sorted(job.whole)
 
 
 @given(job=JOBS, at=st.integers(0, 20), chunks=st.sampled_from(["auto", "blocks", 4]))
@@ -131,7 +140,8 @@ def test_a_run_that_failed_goes_on(job: GroupJob, at: int, chunks: Any) -> None:
         if len(computed) == at + 1:
             raise OSError("as asked for")
 
-    store = MemoryStore()
+    content, clean = dict[str, Buffer](), dict[str, Buffer]()
+    store = MemoryStore(content)
     options: Any = {"run_id": "run", "resume": True, "chunks": chunks, "max_in_flight": 1}
     with pytest.raises((WriteAbortedError, OSError)) as caught:
         job.sequence(fail).to_zarr_group(store, NUMPY, **options)
@@ -142,9 +152,8 @@ def test_a_run_that_failed_goes_on(job: GroupJob, at: int, chunks: Any) -> None:
     done = getattr(caught.value, "done", 0)
     verified = 1 if done else 0
     assert len(again) == count - done + verified
-    clean = MemoryStore()
-    job.sequence().to_zarr_group(clean, NUMPY, **options)
-    assert clean._store_dict.keys() == store._store_dict.keys()
+    job.sequence().to_zarr_group(MemoryStore(clean), NUMPY, **options)
+    assert clean.keys() == content.keys()
     computed.clear()
     job.sequence(fail).to_zarr_group(store, NUMPY, **options)
     assert computed == []
@@ -523,12 +532,13 @@ def test_an_unfinished_array_is_no_start_of_a_group(place: Any) -> None:
 
 
 def test_the_group_carries_consolidated_metadata() -> None:
-    store = MemoryStore()
+    content: dict[str, Buffer] = {}
+    store = MemoryStore(content)
     run(store)
-    document = json.loads(store._store_dict["zarr.json"].to_bytes())
+    document = json.loads(content["zarr.json"].to_bytes())
     listed = document["consolidated_metadata"]["metadata"]
     for name in GroupJob(rows=4).whole:
-        own = json.loads(store._store_dict[f"{name}/zarr.json"].to_bytes())
+        own = json.loads(content[f"{name}/zarr.json"].to_bytes())
         assert listed[name] == own
     assert ZARR.open_consolidated(store)["wide"].shape == (11, 4)
 
@@ -545,4 +555,60 @@ def test_each_folds_what_blocks_hold_under_each_name() -> None:
     with pytest.raises(BlockNamesError, match="no 'other', only 'wide'"):
         sequence.compute(each({"other": total()}))
     with pytest.raises(BlockTypeError, match="ndarray"):
-        LazyChunkSequence(lambda: [np.ones(2)]).compute(each({"other": total()}))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        ARRAYS.compute(each({"other": total()}))
+
+
+# --- what is there -----------------------------------------------------------------------------
+
+
+def test_status_tells_of_a_group_and_its_arrays(place: Any) -> None:
+    run(place, coordinates={"wide_1": [1, 2, 3, 4]})
+    found = status(place)
+    assert (found.state, found.run_id, found.shape) == ("complete", "run", None)
+    assert found.members is not None
+    assert {name: member.shape for name, member in found.members.items()} == {
+        "wide": (11, 4),
+        "tall": (22, 2, 3),
+        "one": (4, 1),
+        "wide_1": (4,),
+    }
+    assert found.nbytes == sum(array.nbytes for array in GroupJob(rows=4).whole.values()) + 32
+
+
+def test_status_counts_the_blocks_that_are_done_in_all_arrays(place: Any) -> None:
+    def fail(row: int, _: int) -> None:
+        if row == 2:
+            raise OSError("as asked for")
+
+    options: Any = {"run_id": "run", "resume": True, "chunks": "blocks", "max_in_flight": 1}
+    with pytest.raises(WriteAbortedError) as caught:
+        GroupJob(rows=4).sequence(fail).to_zarr_group(place, NUMPY, **options)
+    found = status(place)
+    assert (found.state, found.done_blocks, found.blocks) == ("unfinished", 2, 4)
+    assert caught.value.done == 2
+    assert found.members is not None
+    assert found.members["wide"].shape == (None, 4)
+
+
+def test_verify_reads_all_arrays_of_a_group(place: Any) -> None:
+    run(place, chunks="blocks", coordinates={"wide_1": [1, 2, 3, 4]})
+    found = verify(place)
+    assert (found.is_sound, found.chunks, found.has_checksums) == (True, 13, True)
+    keys = keys_at(place)
+    keys.delete("tall/c/1/0/0")
+    keys.write("wide/c/0/0", b"damaged")
+    found = verify(place)
+    assert not found.is_sound
+    assert list(found.bad) == ["wide/c/0/0"]
+    assert found.missing_keys == ("tall/c/1/0/0",)
+
+
+def test_the_command_line_shows_groups(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = str(tmp_path / "group.zarr")
+    run(place)
+    assert main(["status", place]) == 0
+    assert "array    wide: (11, 4) float32" in capsys.readouterr().out
+    assert main(["status", "--json", place]) == 0
+    assert json.loads(capsys.readouterr().out)["members"]["tall"]["shape"] == [22, 2, 3]
+    assert main(["verify", place]) == 0
+    assert capsys.readouterr().out.startswith("sound: ")

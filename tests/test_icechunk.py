@@ -27,6 +27,7 @@ from lazychunks import (
     verify,
 )
 from tests.executors import Shuffling
+from tests.groups import GroupJob, group_at, same_group
 from tests.places import OLD, opened, put_array, put_group, values_at
 
 icechunk: Any = pytest.importorskip("icechunk", reason="icechunk is not installed")
@@ -218,3 +219,29 @@ def test_metadata_of_zarr_is_what_is_committed(session: Any) -> None:
     theirs: Any = opened(session.store)
     assert theirs.attrs["unit"] == "m"
     assert theirs.metadata.dimension_names == ("x", "y")
+
+
+def test_a_group_is_seen_when_the_session_is_committed(repository: Any, session: Any) -> None:
+    job = GroupJob(rows=3)
+    with ThreadPoolExecutor(2) as executor:
+        group = job.sequence().to_zarr_group(
+            StorePath(session.store, "runs/one"),
+            CONVERTER,
+            True,
+            chunks="blocks",
+            executor=executor,
+            coordinates={"wide_1": [1, 2, 3, 4]},
+        )
+    assert sorted(group.array_keys()) == ["one", "tall", "wide", "wide_1"]
+    session.commit("a group")
+    read = repository.readonly_session("main").store
+    assert same_group(
+        group_at(StorePath(read, "runs/one")), job.whole | {"wide_1": np.array([1, 2, 3, 4])}
+    )
+    again = repository.writable_session("main")
+    place = StorePath(again.store, "runs/one")
+    other = GroupJob(rows=2, seed=1)
+    with pytest.raises(DestinationExistsError):
+        other.sequence().to_zarr_group(place, CONVERTER)
+    other.sequence().to_zarr_group(place, CONVERTER, overwrite=True)
+    assert same_group(group_at(place), other.whole)

@@ -15,7 +15,16 @@ import lazychunks
 
 SOURCE = Path(lazychunks.__file__).parent
 
-HEAVY = ("dask", "distributed", "hypothesis", "ml_dtypes", "numcodecs", "torch", "zarr")
+HEAVY = (
+    "dask",
+    "distributed",
+    "hypothesis",
+    "ml_dtypes",
+    "mpi4py",
+    "numcodecs",
+    "torch",
+    "zarr",
+)
 
 ROOMS = (
     "errors",
@@ -37,7 +46,7 @@ ROOMS = (
 LOADING_ZARR = {"storage", "folds.zarr_sink"}
 """What loads zarr; all else imports from there late, or for types only."""
 
-SIDE_ROOMS = ("torch", "dask", "testing")
+SIDE_ROOMS = ("torch", "dask", "mpi", "testing")
 """They may import from the whole house; nothing in the house imports from them."""
 
 OWNERS = {
@@ -45,6 +54,7 @@ OWNERS = {
     "numcodecs": ("storage",),
     "ml_dtypes": ("converters",),
     "torch": ("torch",),
+    "mpi4py": (),
     "dask": ("dask",),
     "distributed": ("dask",),
     "hypothesis": ("testing",),

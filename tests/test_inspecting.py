@@ -5,6 +5,7 @@
 
 import json
 import shutil
+import sys
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from lazychunks import (
     ZarrOptions,
     status,
 )
-from lazychunks.storage.places.directory import LocalDirectory
 from lazychunks.storage.places.refusals import REPLACED
 from lazychunks.storage.resuming.record import seal
 from tests.faults.jobs import FLAT, JOBS, NESTED, RAGGED, Job
@@ -43,6 +43,9 @@ LAYOUTS: dict[str, ZarrOptions] = {
 }
 
 KINDS = ["path", "memory"]
+
+INSPECTING = sys.modules["lazychunks.storage.status"]
+"""The module, whose name in its package is that of its function."""
 
 
 def place_of(kind: str, directory: Path) -> Place:
@@ -189,6 +192,7 @@ def test_an_array_that_is_complete(kind: str, tmp_path: Path) -> None:
         "done_blocks": None,
         "blocks": None,
         "is_written": False,
+        "members": None,
     }
     if isinstance(place, MemoryPlace):
         sizes = [len(value) for value in place.destination.values()]
@@ -371,18 +375,18 @@ def test_an_array_that_is_published_while_this_looks(
 ) -> None:
     place = LocalPlace(tmp_path)
     begin(FLAT, place, 3)
-    keys = LocalDirectory.keys
+    walk = vars(INSPECTING)["walk_files"]
     looks = 0
 
-    def late(_: LocalDirectory) -> list[str]:
+    def late(_: Path) -> list[str]:
         nonlocal looks
         looks += 1
         if looks == times:
-            monkeypatch.setattr(LocalDirectory, "keys", keys)
+            monkeypatch.setattr(INSPECTING, "walk_files", walk)
             FLAT.store(place.destination, run_id="r", resume=True)
         raise FileNotFoundError
 
-    monkeypatch.setattr(LocalDirectory, "keys", late)
+    monkeypatch.setattr(INSPECTING, "walk_files", late)
     assert status(place.destination).state == "complete"
 
 

@@ -17,6 +17,7 @@ from lazychunks import (
     LengthHintWarning,
     NestedLazyChunkSequence,
     concatenate,
+    nest,
     nested_concatenate,
     testing,
 )
@@ -153,16 +154,37 @@ def test_the_byte_order_is_that_of_np_concatenate(dtype: str, hint: int | None) 
     assert joined.dtype.str == np.concatenate(blocks).dtype.str
 
 
+class Tagged(np.ndarray[Any, Any]):
+    """A subclass that adds nothing to the values."""
+
+
 @pytest.mark.parametrize("hint", [None, 2, 3])
 def test_subclasses_are_left_to_numpy(hint: int | None) -> None:
-    masked = np.ma.masked_equal([[1, 2], [3, 4]], 2)
-    for blocks in ([masked, masked], [np.ones((1, 2), int), masked]):
+    tagged = np.array([[1, 2], [3, 4]]).view(Tagged)
+    for blocks in ([tagged, tagged], [np.ones((1, 2), int), tagged]):
         expected = np.concatenate(blocks)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LengthHintWarning)
             joined = LazyChunkSequence(blocks.copy, hint).compute(concatenate())
         assert type(joined) is type(expected)
         np.testing.assert_array_equal(np.asarray(joined), np.asarray(expected))
+
+
+@pytest.mark.parametrize("hint", [None, 1, 2, 3])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_masked_array_is_refused(hint: int | None, number: int) -> None:
+    """NumPy drops the mask, and what was -9999 beneath it would be data."""
+    blocks: list[Any] = [np.ones((1, 2))] * 2
+    blocks[number] = np.ma.masked_equal([[-9999.0, 1.0]], -9999.0)
+    folds: list[Any] = [concatenate(), nest(concatenate(1), concatenate())]
+    for folded in (*folds, nested_concatenate()):
+        flat: Any = LazyChunkSequence(lambda: blocks, hint)
+        rows: Any = NestedLazyChunkSequence(lambda: [blocks], 1)
+        with pytest.raises(BlockTypeError, match="masked array, whose mask would be lost; fill it"):
+            (flat if folded is folds[0] else rows).compute(folded)
+    both: Any = LazyChunkSequence(lambda: [(block, 3) for block in blocks], hint)
+    with pytest.raises(BlockTypeError, match="masked array"):
+        both.compute(concatenate())
 
 
 @pytest.mark.parametrize("heights", [(0,), (0, 0), (0, 2), (2, 0, 1), (5, 1, 1), (1, 9, 1)])

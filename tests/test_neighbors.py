@@ -316,3 +316,30 @@ def test_an_array_that_comes_later_is_not_replaced_by_the_metadata(overwrite: bo
     with pytest.raises(DestinationExistsError, match="in the meantime"):
         watched(look).to_zarr(store, CONVERTER, overwrite=overwrite, chunks="blocks")
     assert values_at(store).shape == THEIRS.shape
+
+
+def test_an_array_that_came_into_an_unfinished_write_is_not_gone_on_with() -> None:
+    """Its chunks would count as done, or be written to while readers see it."""
+    place = MemoryPlace({})
+    store = MemoryStore(place.destination)
+    at = StorePath(store, "a/b")
+    run: dict[str, Any] = {"run_id": "run", "resume": True, "chunks": "blocks"}
+
+    def fail(row: int) -> None:
+        if row == 3:
+            raise ZeroDivisionError
+
+    def refuse(row: int) -> None:
+        raise AssertionError(row)
+
+    with pytest.raises(WriteAbortedError):
+        watched(fail).to_zarr(at, CONVERTER, **run)
+    put_theirs(store, "a/b")
+    before = place.content()
+    messages = {False: "holds an array; pass", True: "that another program has stored"}
+    for overwrite, message in messages.items():
+        with pytest.raises(DestinationExistsError, match=message):
+            watched(refuse).to_zarr(at, CONVERTER, overwrite=overwrite, **run)
+        assert place.content() == before
+    watched(lambda _: None).to_zarr(at, CONVERTER, overwrite=True, run_id="run", chunks="blocks")
+    np.testing.assert_array_equal(values_at(store, "a/b"), WHOLE)

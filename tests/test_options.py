@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from zarr.codecs import GzipCodec, TransposeCodec
+from zarr.codecs import BloscCodec, GzipCodec, TransposeCodec
 from zarr.core.buffer import Buffer
 
 from lazychunks import (
@@ -145,3 +145,25 @@ def test_options_are_a_value() -> None:
     other = WriteOptions.of(chunks=(2, 3), sizes=(1, 2), dtype=np.float32, dimension_names=("a",))
     assert one == other
     assert hash(one) == hash(other)
+
+
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3 specification")
+@pytest.mark.parametrize("name", ["blosc", "lz4"])
+@pytest.mark.parametrize("shards", [None, (2**32 + 16,)])
+def test_a_chunk_that_its_codec_cannot_take_is_refused_with_the_first_block(
+    name: str, shards: tuple[int, ...] | None
+) -> None:
+    codec: Any = BloscCodec()
+    if name == "lz4":
+        codec = pytest.importorskip("zarr.codecs.numcodecs").LZ4()
+    computed: list[int] = []
+
+    def block(number: int) -> Any:
+        computed.append(number)
+        return np.zeros(8, "u1")
+
+    store: dict[str, Any] = {}
+    blocks = LazyChunkSequence.from_map(block, range(3))
+    with pytest.raises(ValueError, match=r"\(2147483656,\) hold \d+ bytes, .* at most; choose"):
+        blocks.to_zarr(store, CONVERTER, chunks=(2**31 + 8,), compressors=codec, shards=shards)
+    assert (computed, store) == ([0], {})

@@ -271,8 +271,8 @@ MISALIGNED: dict[str, tuple[ArrayPlan, str, tuple[object, object, object]]] = {
         ArrayPlan((Partition(100),), (5,), (64, 5)),
         (
             "block 1 begins at 100 along axis 0, inside the chunk of 64 to 127; with an executor "
-            'no two workers may share a chunk: pass chunks="blocks", or chunks whose extent '
-            "divides 100 or is a multiple of it"
+            'or ranks no two workers may share a chunk: pass chunks="blocks", or chunks '
+            "whose extent divides 100 or is a multiple of it"
         ),
         (1, "a multiple of 64", 100),
     ),
@@ -280,8 +280,8 @@ MISALIGNED: dict[str, tuple[ArrayPlan, str, tuple[object, object, object]]] = {
         ArrayPlan((Partition(4), Partition(6)), (), (3, 6)),
         (
             "block (1, 0) begins at 4 along axis 0, inside the chunk of 3 to 5; with an executor "
-            'no two workers may share a chunk: pass chunks="blocks", or chunks whose extent '
-            "divides 4 or is a multiple of it"
+            'or ranks no two workers may share a chunk: pass chunks="blocks", or chunks '
+            "whose extent divides 4 or is a multiple of it"
         ),
         ((1, 0), "a multiple of 3", 4),
     ),
@@ -289,16 +289,17 @@ MISALIGNED: dict[str, tuple[ArrayPlan, str, tuple[object, object, object]]] = {
         ArrayPlan((Partition(4), Partition(6)), (), (4, 4), "shard"),
         (
             "block (0, 1) begins at 6 along axis 1, inside the shard of 4 to 7; with an executor "
-            'no two workers may share a shard: pass chunks="blocks", or shards whose extent '
-            "divides 6 or is a multiple of it"
+            'or ranks no two workers may share a shard: pass chunks="blocks", or shards '
+            "whose extent divides 6 or is a multiple of it"
         ),
         ((0, 1), "a multiple of 4", 6),
     ),
     "listed": (
         ArrayPlan((Partition(4, (4, 6)),), (5,), (3, 5)),
         (
-            "block 1 begins at 4 along axis 0, inside the chunk of 3 to 5; with an executor no two "
-            "workers may share a chunk: pass chunks whose extent divides 2, or leave out executor="
+            "block 1 begins at 4 along axis 0, inside the chunk of 3 to 5; with an executor "
+            "or ranks no two workers may share a chunk: pass chunks whose extent divides 2, or "
+            "leave out executor= and ranks="
         ),
         (1, "a multiple of 3", 4),
     ),

@@ -140,6 +140,7 @@ def test_every_fold_of_tensors_has_the_same_bits(make: Make, kind: str, pool: An
     check_every_fold(replace(make, library=kind, dtype=dtype), pool)
 
 
+@pytest.mark.slow
 def test_threads_that_use_their_memory_again_change_no_state() -> None:
     """As a producer does that writes each block to the same buffer; here, one for each thread."""
     local = threading.local()

@@ -24,7 +24,7 @@ MODULES = [
     *(info.name for info in pkgutil.walk_packages(lazychunks.__path__, "lazychunks.")),
 ]
 
-FACADES = ["lazychunks", *EXTRAS]
+FACADES = ["lazychunks", "lazychunks.mpi", *EXTRAS]
 """Modules that users import from."""
 
 LISTING = [*FACADES, "lazychunks.folds", "lazychunks.storage"]
@@ -133,6 +133,8 @@ BUILTINS: dict[type[Exception], type[Exception]] = {
     lazychunks.MissingChunkError: RuntimeError,
     lazychunks.NotResumableError: TypeError,
     lazychunks.NotSpreadableError: TypeError,
+    lazychunks.RankFailedError: RuntimeError,
+    lazychunks.RanksDifferError: ValueError,
     lazychunks.ResumeMismatchError: ValueError,
     lazychunks.SourceExhaustedError: RuntimeError,
     lazychunks.SourceTypeError: TypeError,
@@ -183,6 +185,8 @@ EXAMPLES: list[Exception] = [
     lazychunks.MissingChunkError("no", key="c/0", block=(0, 1)),
     lazychunks.NotResumableError("no"),
     lazychunks.NotSpreadableError("no"),
+    lazychunks.RankFailedError("no", rank=3),
+    lazychunks.RanksDifferError("no"),
     lazychunks.ResumeMismatchError("no", field="run_id", expected="a", got="b"),
     lazychunks.SourceTypeError("no"),
     lazychunks.UntrustedArrayError("no"),

@@ -186,6 +186,7 @@ Start = tuple[int, bool]
 """After how many blocks a start fails, and whether it has workers."""
 
 
+@pytest.mark.slow
 @given(
     makes(),
     st.lists(st.tuples(st.integers(0, 25), st.booleans()), max_size=4),
@@ -480,7 +481,10 @@ def test_two_sinks_with_different_chunks(make: Make, workers_first: bool, tmp_pa
 # The converter reads back
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "float32", "bool"])
+@pytest.mark.parametrize(
+    "kind",
+    ["bfloat16", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("float32", "bool"))],
+)
 @pytest.mark.parametrize("make", [FLAT, RAGGED, NESTED], ids=["flat", "ragged", "nested"])
 def test_tensors_come_back_as_tensors(kind: str, make: Make, place: Place) -> None:
     pytest.importorskip("torch")
@@ -499,8 +503,9 @@ def test_tensors_come_back_as_tensors(kind: str, make: Make, place: Place) -> No
             assert bits(found[name]) == bits(result), name
 
 
-@pytest.mark.parametrize("dtype", [">f4", ">i8", ">c16"])
-@pytest.mark.parametrize("layout", ["F", "strided", "reversed"])
+@pytest.mark.parametrize(
+    ("dtype", "layout"), [(">f4", "F"), (">i8", "strided"), (">c16", "reversed")]
+)
 @ANY
 def test_numbers_of_any_byte_order_and_layout(
     make: Make, dtype: str, layout: Layout, place: Place

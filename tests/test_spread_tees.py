@@ -445,7 +445,14 @@ def as_it_was(folder: Path) -> Generator[None]:
     assert tree(folder) == before
 
 
-@pytest.mark.parametrize("start", [processes, Shuffling, partial(ThreadPoolExecutor, 2)])
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(processes, marks=pytest.mark.slow),
+        Shuffling,
+        partial(ThreadPoolExecutor, 2),
+    ],
+)
 @pytest.mark.parametrize(
     "point",
     [*failing_folds(FLAT), "a block", "a converter", "a worker"],

@@ -334,10 +334,16 @@ def test_an_asynchronous_client_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
-def test_torch_is_not_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", sys)
+@pytest.mark.parametrize("package", ["torch", "obstore", "icechunk"])
+def test_what_has_threads_of_its_own_is_not_forked(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls would wait for ever in a forked worker, without a word."""
+    for other in ("torch", "obstore", "icechunk"):
+        monkeypatch.delitem(sys.modules, other, raising=False)
+    monkeypatch.setitem(sys.modules, package, sys)
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as executor:
-        refused(tmp_path / "array", executor, never, "torch does not survive a fork")
+        refused(tmp_path / "array", executor, never, f"{package} does not survive a fork")
 
 
 def test_the_destination_is_judged_first(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ each_layout = pytest.mark.parametrize(
 
 
 @each_layout
-@pytest.mark.parametrize("workers", ["none", "threads", "processes"])
+@pytest.mark.parametrize("workers", ["none", "threads", pytest.param("processes", marks=SLOW)])
 def test_a_run_that_fails_loses_only_the_blocks_being_computed(
     layout: str, workers: str, tmp_path: Path
 ) -> None:
@@ -283,6 +283,7 @@ def test_a_run_that_fails_loses_only_the_blocks_being_computed(
     check_small(path, noted, done, LAYOUTS[layout])
 
 
+@pytest.mark.slow
 @each_layout
 @pytest.mark.parametrize("workers", ["none", "threads"])
 def test_a_run_that_is_killed_loses_only_the_blocks_being_computed(
@@ -301,6 +302,7 @@ def test_a_run_that_is_killed_loses_only_the_blocks_being_computed(
     check_small(path, noted, None, LAYOUTS[layout])
 
 
+@pytest.mark.slow
 @each_layout
 def test_a_worker_that_dies_loses_only_the_blocks_being_computed(
     layout: str, tmp_path: Path

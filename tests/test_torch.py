@@ -4,7 +4,8 @@
 # torch types some of its functions (tensor methods, `torch.cat`'s out, ...) partially.
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,12 +39,25 @@ from tests.strategies import (
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+    from torch.masked import masked_tensor
 else:
     torch = pytest.importorskip("torch", reason="torch is not installed")
+    from torch.masked import masked_tensor
+
     Tensor = torch.Tensor
-    from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
+
+from lazychunks.torch import (
+    NestedTorchCatAggregator,
+    TorchCatAggregator,
+    TorchNumpyConverter,
+    maximum,
+    mean,
+    minimum,
+    moments,
+    norm,
+    top_k,
+    total,
+)
 
 CONVERTER = TorchNumpyConverter()
 CAT = TorchCatAggregator()
@@ -186,14 +200,84 @@ def refused_tensors() -> dict[str, Tensor]:
         "to_dense": torch.eye(3).to_sparse(),
         "compute it for real": torch.ones(2, device="meta"),
         "dequantize": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        "pad it": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        "to_padded": torch.nested.nested_tensor([torch.ones(2)], layout=torch.jagged),
+        "make a plain tensor": masked_tensor(torch.ones(2), torch.tensor([True, False])),
     }
 
 
-@pytest.mark.filterwarnings("ignore")  # torch announces that quantization moves elsewhere
-@pytest.mark.parametrize("way_out", ["to_dense", "compute it for real", "dequantize"])
+@pytest.mark.filterwarnings("ignore")  # torch says of some of these that they are prototypes
+@pytest.mark.parametrize(
+    "way_out",
+    [
+        "to_dense",
+        "compute it for real",
+        "dequantize",
+        "pad it",
+        "to_padded",
+        "make a plain tensor",
+    ],
+)
 def test_a_tensor_without_dense_values_is_refused(way_out: str) -> None:
-    with pytest.raises(BlockTypeError, match=way_out):
-        CONVERTER.to_numpy(refused_tensors()[way_out])
+    tensor = refused_tensors()[way_out]
+    with pytest.raises(BlockTypeError, match=f"cannot become a NumPy array; .*{way_out}"):
+        CONVERTER.to_numpy(tensor)
+    for of in (total, moments, norm, minimum, partial(top_k, 1)):
+        with pytest.raises(BlockTypeError, match=f"a block is a tensor that .*{way_out}"):
+            LazyChunkSequence(lambda: [tensor]).compute(of())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("hint", [None, 2])
+def test_nested_tensors_are_not_joined(hint: int | None) -> None:
+    tensor = refused_tensors()["pad it"]
+    with pytest.raises(BlockTypeError, match="nested tensor, which cannot be joined; pad it"):
+        LazyChunkSequence(lambda: [tensor] * 2, hint).compute(CAT)
+
+
+def test_a_subclass_that_adds_nothing_to_the_values_is_stored() -> None:
+    class Tagged(Tensor):
+        pass
+
+    for tensor in (torch.ones(2).as_subclass(Tagged), torch.nn.Parameter(torch.ones(2))):
+        assert CONVERTER.to_numpy(tensor).tolist() == [1, 1]
+        assert LazyChunkSequence(lambda: [tensor]).compute(total(None)).item() == 2  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", ["float8_e5m2", "float8_e4m3fn"])
+def test_what_torch_does_not_compute_with_is_refused_by_its_dtype(kind: str) -> None:
+    tensor = torch.ones(2).to(getattr(torch, kind))
+    for of in (total, mean, moments, norm, minimum, maximum, partial(top_k, 1)):
+        with pytest.raises(BlockDTypeError, match=f"{kind} cannot be reduced; cast"):
+            LazyChunkSequence(lambda: [tensor]).compute(of())
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "uint64"])
+def test_what_torch_does_not_compare_is_refused_by_its_dtype(kind: str) -> None:
+    tensor = torch.ones(2).to(getattr(torch, kind))
+    for of in (minimum, maximum, partial(top_k, 1)):
+        with pytest.raises(BlockDTypeError, match=f"{kind} are not compared by PyTorch; cast"):
+            LazyChunkSequence(lambda: [tensor]).compute(of())
+    assert LazyChunkSequence(lambda: [tensor]).compute(total(None)).item() == 2
+
+
+@pytest.mark.parametrize("hint", [None, 1, 2, 3, 30])
+@pytest.mark.parametrize("around", [False, True])
+def test_a_generator_in_inference_mode_gives_what_cat_gives(hint: int | None, around: bool) -> None:
+    """It holds the mode for its thread, hence for the fold as well, as long as it yields."""
+
+    def blocks() -> Iterator[Tensor]:
+        with torch.inference_mode():
+            for _ in range(2):
+                yield torch.ones(2, 2)
+
+    with torch.inference_mode(around), warnings.catch_warnings():
+        warnings.simplefilter("ignore", LengthHintWarning)
+        joined = LazyChunkSequence(blocks, hint).compute(CAT)
+        rows = NestedLazyChunkSequence(lambda: [blocks()], hint).compute(NestedTorchCatAggregator())
+        expected = torch.cat(list(blocks()))
+    assert joined.is_inference() == rows.is_inference() == expected.is_inference() == around
+    assert torch.equal(joined, expected)
 
 
 def test_a_dtype_that_numpy_has_not_is_refused() -> None:
@@ -249,6 +333,7 @@ def test_a_producer_may_reuse_its_output_tensor() -> None:
     assert np.asarray(stored[:, 0]).tolist() == np.repeat(range(20), 2).tolist()
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("way_out", ["to_dense", "compute it for real"])
 def test_a_tensor_that_cannot_be_stored_leaves_nothing(way_out: str, number: int) -> None:

@@ -8,7 +8,9 @@ The flipped images come out on top, and ``influence.png`` shows by how much.
 
 Run it with ``python docs/examples/influence_digits.py``. Kill it at any time and start it again: it
 goes on with the same pass, in which stored blocks are read back and only the others are computed.
-``--workers 8`` computes eight blocks at a time. Neither changes a bit of the result.
+``--workers 8`` computes eight blocks at a time, and ``torchrun --nproc-per-node=2
+docs/examples/influence_digits.py`` lets two processes share them. None of this changes a bit of the
+result.
 
 Method
 ------
@@ -50,14 +52,17 @@ from __future__ import annotations
 
 import argparse
 import copy
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from sklearn.datasets import load_digits
@@ -67,7 +72,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parameters_to_vector
 
 from lazychunks import LazyChunkSequence, NestedLazyChunkSequence, TopK, nest, tee, zarr_sink
-from lazychunks.torch import TorchNumpyConverter, concatenate, top_k, total
+from lazychunks.torch import DistributedRanks, TorchNumpyConverter, concatenate, top_k, total
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -77,6 +82,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import SubFigure
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from lazychunks import Ranks
 
 CLASSES: Final = 10
 TEST_IMAGES: Final = 360
@@ -174,6 +181,35 @@ def fit(batch: Batch, seed: int) -> nn.Sequential:
     return model
 
 
+# --- who computes --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Who computes the blocks: threads of this process, or processes that torchrun has started."""
+
+    executor: Executor | None
+    ranks: Ranks | None
+
+    @classmethod
+    def of(cls, workers: int, stack: ExitStack) -> Crew:
+        """Join the processes of torchrun, or else start threads; both end with the stack."""
+        if dist.is_torchelastic_launched():
+            dist.init_process_group("gloo")
+            stack.callback(dist.destroy_process_group)
+            return cls(None, DistributedRanks())
+        # Threads suffice, as torch lets others run while it computes. Blocks that spend their time
+        # in Python would need processes, to which the inverse would have to be sent.
+        initializer = torch.set_num_threads
+        executor = ThreadPoolExecutor(workers, initializer=initializer, initargs=(1,))
+        return cls(stack.enter_context(executor), None)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process prints and draws."""
+        return self.ranks is None or self.ranks.rank == 0
+
+
 # --- influence -----------------------------------------------------------------------------------
 
 
@@ -217,12 +253,12 @@ class Influence:
     """Inverse of the damped Gauss-Newton matrix H, shape (p, p)."""
 
     @classmethod
-    def of(cls, model: nn.Module, train: Batch, executor: Executor) -> Influence:
+    def of(cls, model: nn.Module, train: Batch, crew: Crew) -> Influence:
         """Add up H over the training batches and invert it once."""
         gradients = SampleGradients(model)
         batches = train.split(TRAIN_BATCH)
         shares = LazyChunkSequence.from_map(gradients.fisher, batches)
-        fisher = shares.compute(total(), executor=executor)
+        fisher = shares.compute(total(), executor=crew.executor, ranks=crew.ranks)
         damping = WEIGHT_DECAY * torch.eye(len(fisher), dtype=fisher.dtype)
         return cls(gradients, (fisher / len(train.labels) + damping).inverse())
 
@@ -262,7 +298,7 @@ def store_and_rank(
     *,
     run_id: str,
     fresh: bool,
-    executor: Executor,
+    crew: Crew,
 ) -> Ranking:
     """Store the matrix, and rank its columns and add up its rows in the same pass.
 
@@ -283,7 +319,10 @@ def store_and_rank(
     both_ends = tee(top_k(NEIGHBORS, axis=1), top_k(NEIGHBORS, axis=1, largest=False))
     column_sums = nest(total(axis=0, along=1).then(as_row), total())
     _, (helpful, harmful), on_all = matrix.compute(
-        tee(sink, nest(both_ends, concatenate()), column_sums), executor=executor, progress=True
+        tee(sink, nest(both_ends, concatenate()), column_sums),
+        executor=crew.executor,
+        ranks=crew.ranks,
+        progress=True,
     )
     return Ranking(helpful, harmful, on_all)
 
@@ -417,44 +456,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Torch splits a matrix product among its threads, and each number of threads rounds in another
     # way. With one thread for each product, a block has the same bits whoever computes it.
     torch.set_num_threads(1)
-    digits = load(seed)
-    print(f"training on {len(digits.true_labels)} digits, {digits.flipped.sum()} labels flipped")
-    model = fit(digits.train, seed)
-    with torch.no_grad():
-        logits = model(digits.test.images)
-    print(f"test accuracy {(logits.argmax(dim=1) == digits.test.labels).double().mean():.1%}")
+    with ExitStack() as stack:
+        crew = Crew.of(arguments.workers, stack)
+        if not crew.leads:
+            stack.enter_context(redirect_stdout(io.StringIO()))
+        digits = load(seed)
+        flips = int(digits.flipped.sum())
+        print(f"training on {len(digits.true_labels)} digits, {flips} labels flipped")
+        model = fit(digits.train, seed)
+        with torch.no_grad():
+            logits = model(digits.test.images)
+        print(f"test accuracy {(logits.argmax(dim=1) == digits.test.labels).double().mean():.1%}")
 
-    # Threads suffice, as torch lets others run while it computes. Blocks that spend their time in
-    # Python would need processes, to which the inverse would have to be sent.
-    with ThreadPoolExecutor(
-        arguments.workers, initializer=torch.set_num_threads, initargs=(1,)
-    ) as executor:
-        influence = Influence.of(model, digits.train, executor)
-        ranked = store_and_rank(
-            influence,
-            digits,
-            out / "influence.zarr",
-            run_id=f"digits, seed {seed}",
-            fresh=fresh,
-            executor=executor,
-        )
-        batches = digits.train.split(TRAIN_BATCH)
-        own = LazyChunkSequence.from_map(influence.on_itself, batches)
-        on_itself = own.compute(concatenate(), executor=executor)
-    print(f"{len(logits)} x {len(on_itself)} influences in {out / 'influence.zarr'}")
+        influence = Influence.of(model, digits.train, crew)
+        path, run_id = out / "influence.zarr", f"digits, seed {seed}"
+        ranked = store_and_rank(influence, digits, path, run_id=run_id, fresh=fresh, crew=crew)
+        own = LazyChunkSequence.from_map(influence.on_itself, digits.train.split(TRAIN_BATCH))
+        on_itself = own.compute(concatenate(), executor=crew.executor, ranks=crew.ranks)
+        print(f"{len(logits)} x {len(on_itself)} influences in {path}")
 
-    curves = {
-        "self-influence": detection_curve(digits.flipped, on_itself.numpy()),
-        "harm to the test digits": detection_curve(digits.flipped, -ranked.on_all.numpy()),
-    }
-    flips = int(digits.flipped.sum())
-    print(report(curves, flips))
-    figure = Figure(figsize=(15, 7.4))
-    halves = figure.add_gridspec(1, 2, width_ratios=[1.8, 1])
-    draw_neighbors(figure.add_subfigure(halves[0]), digits, logits, ranked)
-    draw_detection(figure.add_subfigure(halves[1]), curves, flips)
-    figure.savefig(out / "influence.png", dpi=150)
-    print(f"picture in {out / 'influence.png'}")
+        curves = {
+            "self-influence": detection_curve(digits.flipped, on_itself.numpy()),
+            "harm to the test digits": detection_curve(digits.flipped, -ranked.on_all.numpy()),
+        }
+        print(report(curves, flips))
+        if crew.leads:
+            figure = Figure(figsize=(15, 7.4))
+            halves = figure.add_gridspec(1, 2, width_ratios=[1.8, 1])
+            draw_neighbors(figure.add_subfigure(halves[0]), digits, logits, ranked)
+            draw_detection(figure.add_subfigure(halves[1]), curves, flips)
+            figure.savefig(out / "influence.png", dpi=150)
+        print(f"picture in {out / 'influence.png'}")
     return 0
 
 

@@ -44,6 +44,8 @@ from lazychunks.errors import (
     MissingChunkError,
     NotResumableError,
     NotSpreadableError,
+    RankFailedError,
+    RanksDifferError,
     ResumeMismatchError,
     SourceExhaustedError,
     SourceTypeError,
@@ -70,6 +72,7 @@ from lazychunks.folds.reductions import (
 )
 from lazychunks.folds.tee import tee
 from lazychunks.folds.top_k import TopK, top_k
+from lazychunks.runs.exchange import Ranks
 from lazychunks.sequences import (
     LazyChunkSequence,
     ListAggregator,
@@ -114,6 +117,9 @@ __all__ = [
     "NotResumableError",
     "NotSpreadableError",
     "NumpyConverter",
+    "RankFailedError",
+    "Ranks",
+    "RanksDifferError",
     "ResumeMismatchError",
     "SequenceAggregator",
     "SourceExhaustedError",

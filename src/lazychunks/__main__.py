@@ -129,15 +129,12 @@ def _describe_status(found: Status) -> Iterator[str]:
     else:
         yield f"unfinished: {found.place}, {_describe_progress(found)}"
     if found.shape is not None:
-        lengths = ["?" if length is None else str(length) for length in found.shape]
-        yield _format_fact("shape", f"({', '.join(lengths)}{',' * (len(lengths) == 1)})")
+        yield _format_fact("shape", _format_shape(found))
     for name in ("dtype", "chunks", "shards", "run_id"):
         value = getattr(found, name)
         if value is not None:
             yield _format_fact(name, value if name == "dtype" else repr(value))
-    for name, size in (("values", found.nbytes), ("stored", found.stored_bytes)):
-        if size is not None:
-            yield _format_fact(name, f"{size:,} bytes")
+    yield from _describe_content(found)
     if found.state == "unfinished":
         if found.run_id is not None:
             yield "To resume, repeat the same call with this run_id and resume=True."
@@ -145,6 +142,19 @@ def _describe_status(found: Status) -> Iterator[str]:
             yield "Until it is complete, readers see the array that was there before."
     if found.set_aside is not None:
         yield f"The array that was there is at {found.set_aside}: the next write puts it back."
+
+
+def _describe_content(found: Status) -> Iterator[str]:
+    for name, size in (("values", found.nbytes), ("stored", found.stored_bytes)):
+        if size is not None:
+            yield _format_fact(name, f"{size:,} bytes")
+    for name, member in (found.members or {}).items():
+        yield _format_fact("array", f"{name}: {_format_shape(member)} {member.dtype}")
+
+
+def _format_shape(found: Status) -> str:
+    lengths = ["?" if length is None else str(length) for length in found.shape or ()]
+    return f"({', '.join(lengths)}{',' * (len(lengths) == 1)})"
 
 
 def _describe_progress(found: Status) -> str:

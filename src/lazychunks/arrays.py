@@ -138,15 +138,19 @@ def is_masked(block: object) -> bool:
     return "numpy.ma" in sys.modules and np.ma.isMaskedArray(block)
 
 
-def namespace_and_values(block: object) -> tuple[Namespace, Array]:
-    """Return the namespace of a block's library, and its values as a plain array.
+def is_inference_mode() -> bool:
+    """Whether PyTorch makes inference tensors in this thread; it is not imported for that."""
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and bool(torch.is_inference_mode_enabled())
 
-    A tensor leaves its graph, so that a pass does not keep all of its blocks alive.
+
+def refuse_masked(block: object) -> None:
+    """Refuse a masked array.
 
     Raises
     ------
     BlockTypeError
-        If the block is not an array, or is a masked one.
+        If the block is one.
     """
     if is_masked(block):
         raise BlockTypeError(
@@ -155,6 +159,47 @@ def namespace_and_values(block: object) -> tuple[Namespace, Array]:
             expected="a plain array",
             got=type(block),
         )
+
+
+def find_oddity(torch: Any, tensor: Any) -> tuple[str, str] | None:
+    """Tell what keeps a tensor from being just its values, and the way out; None if nothing does.
+
+    Parameters
+    ----------
+    torch
+        PyTorch, or its namespace.
+    tensor
+        Of any kind.
+    """
+    if tensor.is_nested:
+        return "is nested", "pad it first, e.g. with torch.nested.to_padded_tensor()"
+    if tensor.layout is not torch.strided:
+        return f"has layout {tensor.layout}", "call .to_dense() on it first"
+    if tensor.is_quantized:
+        return "is quantized", "call .dequantize() on it first"
+    if tensor.is_meta:
+        return "is on the meta device and has no values", "compute it for real"
+    # A subclass that only adds methods keeps its values where a tensor has them.
+    kind: Any = tensor.__class__
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        return (
+            f"is a {kind.__name__}, with more to it than values",
+            "make a plain tensor of it first",
+        )
+    return None
+
+
+def namespace_and_values(block: object) -> tuple[Namespace, Array]:
+    """Return the namespace of a block's library, and its values as a plain array.
+
+    A tensor leaves its graph, so that a pass does not keep all of its blocks alive.
+
+    Raises
+    ------
+    BlockTypeError
+        If the block is not an array, is a masked one, or is no dense tensor with values.
+    """
+    refuse_masked(block)
     values: Any = block
     # Asked first, since array_namespace takes as long as summing a small block.
     is_of_numpy = is_numpy_array(values)
@@ -170,6 +215,14 @@ def namespace_and_values(block: object) -> tuple[Namespace, Array]:
     if is_of_numpy:
         values = np.asarray(values)  # of a subclass, such as np.matrix, only the values
     elif is_tensor(block):
+        oddity = find_oddity(xp, values)
+        if oddity is not None:
+            what, way_out = oddity
+            raise BlockTypeError(
+                f"a block is a tensor that {what}; {way_out}",
+                expected="a dense tensor",
+                got=type(block),
+            )
         values = values.detach()
     return xp, values
 
@@ -245,10 +298,15 @@ def numeric_kind(xp: Namespace, dtype: DType, *, ordered: bool = False) -> Kind:
     BlockDTypeError
         If its entries are not numbers, or are complex where they have to be ``ordered``.
     """
-    if str(dtype) == "bfloat16":  # of ml_dtypes, which NumPy's function does not know
+    name = str(dtype)
+    if name == "bfloat16":  # of ml_dtypes, which NumPy's function does not know
         return "real floating"
     kinds: tuple[Kind, ...] = ("real floating", "integral", "bool", "complex floating")
-    why = "cannot be reduced"
+    why = "cannot be reduced; cast them first"
+    if name.startswith(("torch.float8", "torch.float4")):
+        kinds = ()  # PyTorch computes nothing with these
+    elif ordered and name in {"torch.uint16", "torch.uint32", "torch.uint64"}:
+        kinds, why = (), "are not compared by PyTorch; cast them first, e.g. to torch.int64"
     with contextlib.suppress(TypeError):  # NumPy's function refuses dtypes of other packages
         for kind in kinds:
             if xp.isdtype(dtype, kind):

@@ -21,6 +21,8 @@ process too. Builtin bases are in parentheses::
     │   └── DestinationBusyError (BlockingIOError)
     ├── NotResumableError (TypeError)
     ├── NotSpreadableError (TypeError)
+    ├── RankFailedError (RuntimeError)
+    ├── RanksDifferError (ValueError)
     ├── ResumeMismatchError (ValueError)
     ├── MissingChunkError (RuntimeError)
     ├── UntrustedArrayError (ValueError)
@@ -143,11 +145,30 @@ class NotResumableError(LazyChunksError, TypeError):
 
 
 class NotSpreadableError(LazyChunksError, TypeError):
-    """Blocks cannot be computed and stored by the workers of an executor.
+    """Blocks cannot be computed and stored by the workers of an executor, or by ranks.
 
     The sequence cannot skip blocks, its function cannot be sent to other processes, or these would
     not see the destination.
     """
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class RankFailedError(LazyChunksError, RuntimeError):
+    """Another rank has failed, or is gone, so that this one has stopped as well.
+
+    Parameters
+    ----------
+    message
+        Which rank, and how it failed.
+    rank
+        Its number; None if the ranks cannot reach each other any more.
+    """
+
+    rank: int | None = None
+
+
+class RanksDifferError(LazyChunksError, ValueError):
+    """The ranks have not made the same call with the same arguments."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -37,6 +37,7 @@ from lazychunks.blocks.factories import (
     is_nested,
     map_blocks,
     map_rows,
+    without_progress,
 )
 from lazychunks.blocks.iterate import (
     check_factory,
@@ -58,7 +59,8 @@ from lazychunks.layout.checks import check_integer, check_positive, check_size
 from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.progress import is_shown, log_duration
 from lazychunks.runs.drive import find_calls, run_fold
-from lazychunks.runs.runners import BlockExecutor, Provider, Workers
+from lazychunks.runs.ranks import RankRunner, open_runner
+from lazychunks.runs.runners import BlockExecutor, Provider, Runner
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     import zarr
 
     from lazychunks.converters import FromNumpy, ToNumpy
+    from lazychunks.runs.exchange import Ranks
     from lazychunks.storage.group_options import Coordinates
     from lazychunks.storage.options import ArrayOptions, Destination, ZarrOptions
 
@@ -236,6 +239,7 @@ class _Sequence(Generic[T_co, E_co]):
         aggregator: None = None,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         max_in_flight: int | None = None,
         progress: bool | None = None,
     ) -> list[E_co]: ...
@@ -246,6 +250,7 @@ class _Sequence(Generic[T_co, E_co]):
         aggregator: Callable[[Self], R],
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         max_in_flight: int | None = None,
         progress: bool | None = None,
     ) -> R: ...
@@ -255,6 +260,7 @@ class _Sequence(Generic[T_co, E_co]):
         aggregator: Callable[[Self], R] | None = None,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         max_in_flight: int | None = None,
         progress: bool | None = None,
     ) -> list[E_co] | R:
@@ -271,12 +277,18 @@ class _Sequence(Generic[T_co, E_co]):
             is folded there as well, and only its states travel; sinks store there. All else gets
             the blocks, in order, as from :meth:`parallel`. The result is the same to the bit, and
             nothing is under way any more when this returns or raises.
+        ranks
+            Processes that all make this call, such as :class:`lazychunks.torch.DistributedRanks`;
+            not together with an executor. Each rank computes its share of the blocks of a
+            map-backed sequence, and all of them return the same result. What is said of workers
+            holds for ranks.
         max_in_flight
             Number of tasks that the executor has been given and that have not ended, at most; by
-            default two for each worker.
+            default two for each worker. With ranks, number of parts of the sequence between two
+            exchanges.
         progress
             True shows a progress bar on stderr, False does not; by default it is shown where
-            stderr is a terminal.
+            stderr is a terminal. Of several ranks, the first one shows it.
 
         Returns
         -------
@@ -286,7 +298,15 @@ class _Sequence(Generic[T_co, E_co]):
         Raises
         ------
         NotSpreadableError
-            With an executor, if the sequence is not map-backed, or cannot be sent to the workers.
+            With an executor or ranks, if the sequence is not map-backed, or cannot be sent to the
+            workers.
+        RankFailedError
+            If another rank fails; the error itself is raised there.
+        RanksDifferError
+            If the ranks do not make the same call; before any block is computed where arguments
+            differ.
+        TypeError
+            If there are both an executor and ranks.
 
         Examples
         --------
@@ -299,20 +319,28 @@ class _Sequence(Generic[T_co, E_co]):
         ...     LazyChunkSequence.from_map(np.ones, [2, 3]).compute(total(), executor=executor)
         array(5.)
         """
-        with log_duration(f"{type(self).__name__}.compute"), self._open(progress) as sequence:
-            listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
-            aggregate: Any = listing if aggregator is None else aggregator
-            if executor is None:
+        listing: Any = NestedListAggregator() if is_nested(self) else ListAggregator()
+        aggregate: Any = listing if aggregator is None else aggregator
+        with (
+            log_duration(f"{type(self).__name__}.compute"),
+            open_runner(executor, ranks, max_in_flight) as runner,
+            self._open(progress, runner) as sequence,
+        ):
+            if runner is None:
                 return cast("list[E_co] | R", aggregate(sequence))
-            workers = Workers(executor, max_in_flight)
+            self._agree(runner, aggregator=aggregate)
             # A fold over blocks takes the rows of a nested sequence for blocks, and the other way
             # round: that is for the fold itself to do, or to refuse.
             start = "start_rows" if is_nested(self) else "start"
             if getattr(aggregate, "merges", False) and hasattr(aggregate, start):
-                return cast("R", run_fold(aggregate, sequence, self._axes, workers))
-            find_calls(sequence, self._axes, spreads=True)  # refuses what workers cannot compute
-            with BlockExecutor(workers) as blocks:
-                ahead = sequence.parallel(blocks, workers.max_in_flight)
+                return cast("R", run_fold(aggregate, sequence, self._axes, runner))
+            calls = find_calls(sequence, self._axes, spreads=True)
+            assert calls is not None  # else it is refused
+            if isinstance(runner, RankRunner):
+                gather = partial(runner.gather_blocks, calls, self._axes)
+                return cast("list[E_co] | R", aggregate(_copy_with_factory(sequence, gather)))
+            with BlockExecutor(runner) as blocks:
+                ahead = sequence.parallel(blocks, runner.max_in_flight)
                 with closing_runs(ahead.generator_factory) as factory:
                     return cast("list[E_co] | R", aggregate(_copy_with_factory(ahead, factory)))
 
@@ -325,6 +353,7 @@ class _Sequence(Generic[T_co, E_co]):
         overwrite: bool = False,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> None: ...
@@ -338,6 +367,7 @@ class _Sequence(Generic[T_co, E_co]):
         overwrite: bool = False,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray: ...
@@ -351,6 +381,7 @@ class _Sequence(Generic[T_co, E_co]):
         overwrite: bool = False,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray | None: ...
@@ -363,6 +394,7 @@ class _Sequence(Generic[T_co, E_co]):
         overwrite: bool = False,
         *,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredArray | None:
@@ -387,6 +419,9 @@ class _Sequence(Generic[T_co, E_co]):
             Whose workers compute *and* write the blocks of a map-backed sequence, on whole chunks
             (whole shards, where there are shards), as in :meth:`compute`. Then the option
             ``max_in_flight`` bounds the number of tasks.
+        ranks
+            Processes that all make this call: each computes and writes its share of the blocks, as
+            in :meth:`compute`. The first one creates the array and publishes it.
         progress
             As in :meth:`compute`.
         **options
@@ -406,6 +441,8 @@ class _Sequence(Generic[T_co, E_co]):
         DestinationExistsError
             If something is at the destination that may not be replaced; before any block is
             computed.
+        NotSpreadableError, RankFailedError, RanksDifferError, TypeError
+            With an executor or ranks, as in :meth:`compute`.
 
         Examples
         --------
@@ -419,12 +456,15 @@ class _Sequence(Generic[T_co, E_co]):
         from lazychunks.storage.options import WriteOptions
         from lazychunks.storage.writing.sink import ArraySink
 
-        with log_duration(f"{type(self).__name__}.to_zarr"):
-            chosen = WriteOptions.of(**options)
-            sink = ArraySink(path_or_url, converter, overwrite, chosen)
-            workers = None if executor is None else Workers(executor, chosen.max_in_flight)
-            with self._open(progress) as sequence:
-                stored: StoredArray = run_fold(sink, sequence, self._axes, workers)
+        in_flight = options.get("max_in_flight") if ranks is None else None
+        with (
+            log_duration(f"{type(self).__name__}.to_zarr"),
+            open_runner(executor, ranks, in_flight) as runner,
+            self._open(progress, runner) as sequence,
+        ):
+            sink = ArraySink(path_or_url, converter, overwrite, WriteOptions.of(**options))
+            self._agree(runner, sink=sink)
+            stored: StoredArray = run_fold(sink, sequence, self._axes, runner)
         return stored if return_stored else None
 
     @overload
@@ -438,6 +478,7 @@ class _Sequence(Generic[T_co, E_co]):
         arrays: Mapping[str, ArrayOptions] | None = None,
         coordinates: Coordinates | None = None,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> None: ...
@@ -453,6 +494,7 @@ class _Sequence(Generic[T_co, E_co]):
         arrays: Mapping[str, ArrayOptions] | None = None,
         coordinates: Coordinates | None = None,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredGroup: ...
@@ -467,6 +509,7 @@ class _Sequence(Generic[T_co, E_co]):
         arrays: Mapping[str, ArrayOptions] | None = None,
         coordinates: Coordinates | None = None,
         executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
         progress: bool | None = None,
         **options: Unpack[ZarrOptions],
     ) -> StoredGroup | None:
@@ -479,7 +522,7 @@ class _Sequence(Generic[T_co, E_co]):
 
         Parameters
         ----------
-        path_or_url, converter, return_stored, executor, progress
+        path_or_url, converter, return_stored, executor, ranks, progress
             As in :meth:`to_zarr`.
         overwrite
             Whether a *group that this library wrote* may be replaced, if nothing else is in it.
@@ -524,12 +567,16 @@ class _Sequence(Generic[T_co, E_co]):
         from lazychunks.storage.group_options import GroupOptions
         from lazychunks.storage.writing.sink import GroupSink
 
-        with log_duration(f"{type(self).__name__}.to_zarr_group"):
+        in_flight = options.get("max_in_flight") if ranks is None else None
+        with (
+            log_duration(f"{type(self).__name__}.to_zarr_group"),
+            open_runner(executor, ranks, in_flight) as runner,
+            self._open(progress, runner) as sequence,
+        ):
             chosen = GroupOptions.of_call(arrays, coordinates, **options)
             sink = GroupSink(path_or_url, converter, overwrite, chosen)
-            workers = None if executor is None else Workers(executor, chosen.common.max_in_flight)
-            with self._open(progress) as sequence:
-                stored: StoredGroup = run_fold(sink, sequence, self._axes, workers)
+            self._agree(runner, sink=sink)
+            stored: StoredGroup = run_fold(sink, sequence, self._axes, runner)
         return stored if return_stored else None
 
     @property
@@ -537,14 +584,21 @@ class _Sequence(Generic[T_co, E_co]):
         """Number of block axes."""
         return 2 if is_nested(self) else 1
 
+    def _agree(self, runner: Runner | None, **arguments: object) -> None:
+        """Refuse calls of several ranks that differ."""
+        if isinstance(runner, RankRunner):
+            factory = without_progress(self.generator_factory)
+            runner.agree(kind=type(self), blocks=self._hint, sequence=factory, **arguments)
+
     @contextmanager
-    def _open(self, progress: bool | None) -> Generator[Self]:
+    def _open(self, progress: bool | None, runner: Runner | None) -> Generator[Self]:
         """Yield the sequence, its blocks moving a progress bar if that is wanted.
 
         Blocks that are computed ahead are given up if the ``with`` block fails.
         """
         factory = self.generator_factory
-        if is_shown(progress):
+        leads = runner is None or runner.peers.leads
+        if is_shown(progress) and leads:
             factory = WithProgress(factory, self._hint, self._axes)
         with closing_runs(factory) as opened:
             yield self if opened is self.generator_factory else _copy_with_factory(self, opened)

@@ -20,7 +20,7 @@ from lazychunks import IdentityConverter, LazyChunksError
 from tests.faults.processes import die, died_by_sigkill, running
 from tests.faults.stores import EVERY_FAULT, FaultyStore, StoreFailedError
 from tests.faults.test_row_02_file_system import CrashedError, FileSystem
-from tests.groups import GroupJob, group_at, keep_quiet, same_group
+from tests.groups import ZARR, GroupJob, group_at, keep_quiet, same_group
 from tests.places import tree
 
 pytestmark = pytest.mark.slow
@@ -118,15 +118,15 @@ def test_a_reader_of_a_store_never_sees_a_part(start: Callable[[Any], None], res
     before: Content = {}
     start(MemoryStore(before))
     old = group_at(MemoryStore(dict(before)))
-    clean = MemoryStore()
-    store_new(clean, resume=resume)
-    new = group_at(clean)
+    clean: Content = {}
+    store_new(MemoryStore(clean), resume=resume)
+    new = group_at(MemoryStore(clean))
     write = partial(store_new, resume=resume)
     for what, content in runs_that_fail(write, before):
         assert is_one_of(group_at(MemoryStore(content)), old, new), what
         write(FaultyStore(MemoryStore(content)))
         assert is_one_of(group_at(MemoryStore(content)), new), what
-        assert content.keys() == clean._store_dict.keys(), f"{what}: something is left"
+        assert content.keys() == clean.keys(), f"{what}: something is left"
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,8 @@ def test_these_tests_find_a_writer_that_shows_parts() -> None:
     """The negative control: arrays are written one after the other, each by itself."""
 
     def write(store: FaultyStore) -> None:
-        import zarr
-
         whole = NEW.whole
-        group = zarr.open_group(store, mode="w")
+        group = ZARR.open_group(store, mode="w")
         for name, array in whole.items():
             group.create_array(name, data=array)
 

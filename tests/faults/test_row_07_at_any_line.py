@@ -236,7 +236,8 @@ def shares(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, set[tuple[Lin
     shared: dict[Case, set[tuple[Line, bool]]] = {case: set() for case in CASES}
     for place in ("path", "memory"):
         cases = [case for case in CASES if case.kind == place]
-        for number, visit in enumerate(sorted(set().union(*(visited[case] for case in cases)))):
+        every = {visit for case in cases for visit in visited[case]}
+        for number, visit in enumerate(sorted(every)):
             owners = [case for case in cases if visit in visited[case]]
             (_, line), is_first = visit
             if is_first or (line % 2 == 0) == (place == "path"):

@@ -18,7 +18,7 @@ from lazychunks import (
     DestinationExistsError,
     WriteAbortedError,
 )
-from tests.faults.jobs import FLAT, NESTED, Job, old_array, same, seen_at
+from tests.faults.jobs import FLAT, NESTED, Job, names_in, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill, running
 from tests.faults.seed_writer import seed_flat
 
@@ -231,26 +231,36 @@ def test_this_finds_a_writer_without_a_lock(tmp_path: Path) -> None:
     assert not any(same(np.asarray(seen), job.whole) for job in (FLAT, FINER))
 
 
-def store_and_fork(path: str) -> None:
-    """Store a job whose third block forks a process, which then ends by an exception."""
+def store_and_fork(path: str, at: int, goes_on: bool, options: Any) -> None:
+    """Store a job of which one block forks a process, which ends by an exception, or goes on."""
     computed = 0
+    parent = os.getpid()
 
     def watch(*_: int) -> None:
         nonlocal computed
         computed += 1
-        if computed == 3:
+        if computed == at and os.getpid() == parent:
             child = os.fork()
-            if child == 0:
+            if child == 0 and not goes_on:
                 raise SystemExit
-            os.waitpid(child, 0)
+            if child:
+                exit_code = os.waitpid(child, 0)[1]
+                assert bool(exit_code) == goes_on, "the child has stored something"
 
-    FLAT.store(path, watch, overwrite=True)
+    FLAT.store(path, watch, overwrite=True, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_that_ends_leaves_its_parents_write_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("at", [1, 3, FLAT.count])
+@pytest.mark.parametrize("options", [{}, {"run_id": "run"}, {"chunks": (1000, 6)}])
+def test_a_process_that_a_block_forks_leaves_its_parents_write_alone(
+    options: dict[str, Any], at: int, goes_on: bool, tmp_path: Path
+) -> None:
+    """It has the state of its parent, and would write into the same unfinished array."""
     path = str(tmp_path / "array.zarr")
-    with running(store_and_fork, path) as process:
+    with running(store_and_fork, path, at, goes_on, options) as process:
         process.join()
         assert process.exitcode == 0
     assert same(seen_at(path), FLAT.whole)
+    assert names_in(tmp_path) == ["array.zarr"]

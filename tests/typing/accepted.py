@@ -2,7 +2,7 @@
 
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, assert_type
@@ -30,6 +30,7 @@ from lazychunks import (
     NestedListAggregator,
     NestedSequenceAggregator,
     NumpyConverter,
+    Ranks,
     SequenceAggregator,
     ToNumpy,
     TopK,
@@ -38,6 +39,7 @@ from lazychunks import (
     concatenate,
     count,
     covariance,
+    each,
     fold,
     histogram,
     moments,
@@ -46,13 +48,16 @@ from lazychunks import (
     tee,
     top_k,
     total,
+    zarr_group_sink,
     zarr_sink,
     zip_blocks,
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, nested_from_dask_array, to_dask_array
+from lazychunks.mpi import MPIRanks
 from lazychunks.torch import (
     BlockDataset,
+    DistributedRanks,
     NestedTorchCatAggregator,
     TorchCatAggregator,
     TorchNumpyConverter,
@@ -515,6 +520,39 @@ def sinks(
     assert_type(sink([np.zeros(3)]), zarr.Array[Any])
 
 
+def groups(
+    flat: Flat[dict[str, Array]],
+    tensors: Flat[Mapping[str, Tensor]],
+    grid: Nested[dict[str, Tensor]],
+    total: Fold[Array, float],
+) -> None:
+    flat.to_zarr_group("a.zarr", IdentityConverter(), arrays={"a": {"chunks": (3, None)}})
+    stored = tensors.to_zarr_group("a.zarr", TorchNumpyConverter(), return_stored=True)
+    assert_type(stored, zarr.Group)
+    assert_type(
+        grid.to_zarr_group("a", TorchNumpyConverter(), True, coordinates={"x": [1, 2]}), zarr.Group
+    )
+    both = each({"a": total, "b": total})
+    assert_type(both, Fold[Mapping[str, Array], dict[str, float]])
+    assert_type(flat.compute(both), dict[str, float])
+    sink = zarr_group_sink("a.zarr", IdentityConverter(), run_id="run", resume=True)
+    of_library = each({"a": moments()})
+    assert_type(
+        flat.compute(tee(sink, of_library)), tuple[zarr.Group, dict[str, Moments[NDArray[Any]]]]
+    )
+    torch_sink = zarr_group_sink("a.zarr", TorchNumpyConverter())
+    of_rows = each({"a": NestedTorchCatAggregator()})
+    assert_type(
+        grid.compute(tee(torch_sink, of_rows.then(len))),
+        tuple[zarr.Group, int],
+    )
+    assert_type(Flat.from_zarr_group("a", TorchNumpyConverter()), Flat[dict[str, Tensor]])
+    assert_type(
+        Nested.from_zarr_group(stored, IdentityConverter(), names=["a"]),
+        Nested[dict[str, NDArray[Any]]],
+    )
+
+
 def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], rows: Nested[Array]) -> None:
     assert_type(arrays.compute(top_k(3)), TopK[NDArray[Any]])
     assert_type(arrays.compute(total()), NDArray[Any])
@@ -587,6 +625,33 @@ def storing_and_ranking_in_one_pass(
         tensor_grid.compute(tee(nest(torch_best, concatenate()), torch_sink)),
         tuple[TopK[Tensor], Stored],
     )
+
+
+def by_ranks(
+    arrays: Flat[Array], grid: Nested[Tensor], ranks: Ranks, distributed: DistributedRanks
+) -> None:
+    assert_type(arrays.compute(ranks=ranks), list[Array])
+    assert_type(grid.compute(ranks=distributed), list[list[Tensor]])
+    assert_type(arrays.compute(total(), ranks=distributed), NDArray[Any])
+    assert_type(arrays.compute(max, ranks=None), Array)
+    sink = zarr_sink("a.zarr", IdentityConverter())
+    assert_type(arrays.compute(tee(sink, sink), ranks=ranks), tuple[Stored, Stored])
+    converter = TorchNumpyConverter()
+    assert_type(grid.to_zarr("a.zarr", converter, True, ranks=distributed), Stored)
+    grid.to_zarr("a.zarr", converter, ranks=MPIRanks(FakeCommunicator()))
+    named = arrays.map(lambda block: {"x": block})
+    named.to_zarr_group("g.zarr", IdentityConverter(), ranks=ranks)
+
+
+class FakeCommunicator:
+    def Get_rank(self) -> int:  # noqa: N802
+        return 0
+
+    def Get_size(self) -> int:  # noqa: N802
+        return 1
+
+    def allgather(self, sendobj: T) -> list[T]:
+        return [sendobj]
 
 
 def several_sinks(arrays: Flat[Array], grid: Nested[Array]) -> None:

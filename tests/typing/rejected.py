@@ -26,6 +26,7 @@ from lazychunks import (
     NestedLazyChunkSequence,
     NestedListAggregator,
     NumpyConverter,
+    Ranks,
     SequenceAggregator,
     ToNumpy,
     chain,
@@ -42,6 +43,7 @@ from lazychunks import (
 )
 from lazychunks import torch as of_tensors
 from lazychunks.dask import from_dask_array, to_dask_array
+from lazychunks.mpi import MPIRanks
 from lazychunks.torch import NestedTorchCatAggregator, TorchCatAggregator, TorchNumpyConverter
 
 Array = NDArray[np.float64]
@@ -237,6 +239,15 @@ def reading_and_computing_ahead(tensors: Flat[Tensor], executor: Executor) -> No
     tensors.parallel()  # expect: error
     tensors.parallel(3)  # expect: error
     tensors.parallel(executor, "many")  # expect: error
+
+
+def by_ranks(arrays: Flat[Array], ranks: Ranks, executor: Executor) -> None:
+    arrays.compute(total(), ranks=executor)  # expect: error
+    arrays.compute(total(), ranks=2)  # expect: error
+    arrays.compute(total(), executor=ranks)  # expect: error
+    zarr_sink("a.zarr", IdentityConverter(), ranks=ranks)  # expect: error
+    MPIRanks(ranks)  # expect: error
+    assert_type(arrays.compute(ranks=ranks), list[Tensor])  # expect: error
 
 
 def dask_arrays(arrays: Flat[Array], tensors: Flat[Tensor], x: da.Array) -> None:

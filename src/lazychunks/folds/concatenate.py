@@ -10,7 +10,16 @@ from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from lazychunks.arrays import Array, DType, copy_block, device, is_tensor, join_arrays
+from lazychunks.arrays import (
+    Array,
+    DType,
+    copy_block,
+    device,
+    is_inference_mode,
+    is_tensor,
+    join_arrays,
+    refuse_masked,
+)
 from lazychunks.converters import AnyArray
 from lazychunks.errors import BlockShapeError, BlockTypeError, EmptySequenceError
 from lazychunks.folds.fold import Fold, KeepsBlockType, NestedFold
@@ -59,8 +68,8 @@ def concatenate(axis: int = 0) -> Concatenate[AnyArray]:
     EmptySequenceError
         When run over no block.
     BlockTypeError, BlockShapeError
-        When run over blocks that are neither arrays nor tuples, or tuples that are not alike. For
-        arrays that do not fit, the library's own function raises its own error.
+        When run over blocks that are neither arrays nor tuples, masked arrays, or tuples that are
+        not alike. For arrays that do not fit, the library's own function raises its own error.
 
     Examples
     --------
@@ -101,11 +110,14 @@ class Concatenation(Pass, Generic[S]):
     """The axis to join along."""
     count: int | None
     """Number of blocks, if it is known."""
+    is_inferring: bool = field(default_factory=is_inference_mode)
+    """Whether the consumer makes inference tensors: a generator of blocks may do so meanwhile."""
     _joint: _Allocated | _Listed | _Components | None = field(default=None, init=False)
 
     def step(self, block: S, /) -> None:
         """Copy the block to its place."""
         given: AnyBlock = block
+        refuse_masked(given)
         joint = self._joint
         if joint is None:
             joint = self._joint = self._begin(given)
@@ -133,7 +145,9 @@ class Concatenation(Pass, Generic[S]):
         if _is_tuple(first):
             return _Components(first, [self._start_component(one) for one in first])
         if hasattr(first, "dtype"):
-            return _allocate(first, self.axis, self.count or 0) or _Listed(self.axis, [])
+            count = self.count or 0
+            room = _allocate(first, self.axis, count, is_inferring=self.is_inferring)
+            return room or _Listed(self.axis, [])
         raise BlockTypeError(
             f"a block is a {type(first).__name__}, which cannot be joined; convert it to an "
             "array. Of folds over blocks, nest() makes a fold over rows of blocks",
@@ -144,7 +158,7 @@ class Concatenation(Pass, Generic[S]):
     def _start_component(self, one: object) -> Concatenation[AnyBlock] | None:
         # By its dtype, not its shape: a table of columns has a shape as well.
         can_join = isinstance(one, tuple) or hasattr(one, "dtype")
-        return Concatenation(self.axis, self.count) if can_join else None
+        return Concatenation(self.axis, self.count, self.is_inferring) if can_join else None
 
 
 @dataclass(slots=True, eq=False)
@@ -247,8 +261,16 @@ class _Components:
         return joined
 
 
-def _allocate(first: AnyBlock, axis: int, count: int) -> _Allocated | None:
+def _allocate(first: AnyBlock, axis: int, count: int, *, is_inferring: bool) -> _Allocated | None:
     """Allocate the result for a number of blocks like the first one, if that is possible."""
+    if is_tensor(first) and first.is_nested:
+        kind: type[AnyBlock] = first.__class__
+        raise BlockTypeError(
+            "a block is a nested tensor, which cannot be joined; pad it first, e.g. with "
+            "torch.nested.to_padded_tensor()",
+            expected="a tensor with a shape",
+            got=kind,
+        )
     shape = list(first.shape)
     # One block is copied either way, and an axis that is wrong is for np.concatenate to refuse.
     if count < 2 or not -len(shape) <= axis < len(shape) or not _is_copyable(first):
@@ -258,7 +280,8 @@ def _allocate(first: AnyBlock, axis: int, count: int) -> _Allocated | None:
     # A hint may be wrong by far; torch raises a TypeError where it is no 64-bit integer.
     with suppress(MemoryError, OverflowError, RuntimeError, TypeError, ValueError):
         if is_tensor(first):
-            room: AnyBlock = first.new_empty(shape)
+            with _torch_of(first).inference_mode(is_inferring):
+                room: AnyBlock = first.new_empty(shape)
         else:
             # NumPy joins several arrays, even of one dtype, into one of native byte order.
             room = np.empty(shape, np.concatenate([first[:0]] * 2).dtype)

@@ -61,22 +61,25 @@ class Pick:
 
     name: str
 
-    def __call__(self, block: Mapping[str, T]) -> T:
+    def __call__(self, block: Any) -> Any:
         """Return it."""
-        if not isinstance(block, Mapping):
-            raise BlockTypeError(
-                f"a block is of type {type(block).__name__}, and each() takes mappings from names "
-                "to arrays",
-                expected="a mapping",
-                got=type(block).__name__,
-                member=self.name,
-            )
-        if self.name not in block:
+        given: Any = block  # checkers narrow it to a mapping of what they do not know
+        is_mapping = isinstance(block, Mapping)
+        if is_mapping and self.name in given:
+            return given[self.name]
+        if is_mapping:
+            names: list[Any] = list(given)
             raise BlockNamesError(
-                f"a block has no {self.name!r}, only {', '.join(map(repr, block)) or 'no names'}; "
+                f"a block has no {self.name!r}, only {', '.join(map(repr, names)) or 'no names'}; "
                 "each() needs a block to have the names of all its folds",
                 expected=self.name,
-                got=list(block),
+                got=names,
                 member=self.name,
             )
-        return block[self.name]
+        raise BlockTypeError(
+            f"a block is of type {type(given).__name__}, and each() takes mappings from names to "
+            "arrays",
+            expected="a mapping",
+            got=type(given).__name__,
+            member=self.name,
+        )

@@ -135,8 +135,8 @@ def check_block(
     block
         Place of the block, for the message.
     is_even
-        Whether the first block's size fixes the places of all blocks, as with an executor. A block
-        whose size is ``None`` is then at most as large as the first.
+        Whether the first block's size fixes the places of all blocks, as with an executor or ranks.
+        A block whose size is ``None`` is then at most as large as the first.
 
     Raises
     ------
@@ -199,8 +199,9 @@ def _wrong_size(
     wanted = _shape_text(expected, limits)
     if is_even:
         message = (
-            f"block {block} has shape {shape}, expected {wanted}; with an executor only the last "
-            "block along an axis may be smaller than the first: leave out executor=, or pad it"
+            f"block {block} has shape {shape}, expected {wanted}; with an executor or ranks only "
+            "the last block along an axis may be smaller than the first: leave out executor= and "
+            "ranks=, or pad it"
         )
     else:
         message = (
@@ -272,11 +273,12 @@ def misaligned(axis: int, axes: int, partition: Partition, unit: int, what: str)
         )
     else:
         divisor = math.gcd(*partition.sizes)
-        way_out = f"pass {what}s whose extent divides {divisor}, or leave out executor="
+        way_out = f"pass {what}s whose extent divides {divisor}, or leave out executor= and ranks="
     block = block_name([number if axis == other else 0 for other in range(axes)])
     return BlockShapeError(
         f"block {block} begins at {start} along axis {axis}, inside the {what} of {cell} to "
-        f"{cell + unit - 1}; with an executor no two workers may share a {what}: {way_out}",
+        f"{cell + unit - 1}; with an executor or ranks no two workers may share a {what}: "
+        f"{way_out}",
         block=block,
         expected=f"a multiple of {unit}",
         got=start,

@@ -24,7 +24,7 @@ from lazychunks.errors import NotResumableError, NotSpreadableError
 from lazychunks.layout.checks import check_row
 from lazychunks.layout.parts import AnyPart, split, whole
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Counts, PartFold, Probe, Setup, Sink, State
+from lazychunks.runs.passes import ALONE, Counts, PartFold, Probe, Setup, Sink, State
 from lazychunks.runs.runners import Runner, Task
 from lazychunks.runs.shipping import Sent, receive, unpack
 from lazychunks.runs.walk import PartWork, Walk, strip_functions
@@ -79,17 +79,24 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
     sinks: Sequence[Sink] = [sink for sink in running.sinks if not sink.is_behind_a_fold]
     resumes = _check_resuming(running.sinks)
     calls = find_calls(blocks, axes, resumes=resumes, spreads=runner is not None)
+    peers = ALONE if runner is None else runner.peers
+    if peers is not ALONE and any(sink.is_behind_a_fold for sink in running.sinks):
+        raise NotSpreadableError(
+            "ranks cannot store the results of nest(), which each of them has; return them from "
+            "the pass, and let rank 0 store them"
+        )
     for sink in running.sinks:
         if sink.is_behind_a_fold:
-            sink.setup = Setup(can_skip=False)
+            sink.setup = Setup(can_skip=False, peers=peers)
         else:
             sink.setup = Setup(
                 can_skip=calls is not None,
                 needs_blocks=fold.needs_blocks,
                 workers=None if runner is None else runner.workers,
                 shares_memory=runner is None or runner.shares_memory,
+                peers=peers,
             )
-    with running:
+    with running, peers.watch():
         if calls is not None and resumes:
             for sink in sinks:
                 sink.check_counts(partial(_count_blocks, blocks, axes))
@@ -260,7 +267,7 @@ def find_calls(
     if spreads:
         raise NotSpreadableError(
             "only the blocks of a sequence that can skip can be computed by an executor's "
-            f"workers; {how_to_skip(factory)}"
+            f"workers, or by ranks; {how_to_skip(factory)}"
         )
     return None
 

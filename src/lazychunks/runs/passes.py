@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
@@ -17,6 +17,7 @@ from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 
+T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
@@ -93,6 +94,50 @@ class Probe(Protocol):
         ...
 
 
+class Peers(Protocol):
+    """Who goes through the same pass at the same time: the ranks of a job, or nobody else."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does what only one of them may do."""
+        ...
+
+    def once(self, fn: Callable[[], T], /) -> T:
+        """Have the leader call a function, and return its result to all of them.
+
+        All of them make this call; none returns before the leader has called the function.
+        """
+        ...
+
+    def meet(self) -> None:
+        """Return once all of them have made this call; raise if one of them has failed before."""
+        ...
+
+    def watch(self) -> AbstractContextManager[None]:
+        """Tell the others if the ``with`` block fails here, before anything is cleared away."""
+        ...
+
+
+class Alone:
+    """The peers of a pass that nobody else goes through."""
+
+    leads: bool = True
+
+    def once(self, fn: Callable[[], T], /) -> T:
+        """Call the function."""
+        return fn()
+
+    def meet(self) -> None:
+        """There is nobody to meet."""
+
+    def watch(self) -> AbstractContextManager[None]:
+        """There is nobody to tell."""
+        return nullcontext()
+
+
+ALONE: Peers = Alone()
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a sink must know of the pass that it is in."""
@@ -105,6 +150,9 @@ class Setup:
     """Number of workers that store parts; None if all blocks are stored here."""
     shares_memory: bool = True
     """Whether all that store parts see the memory of this process."""
+    peers: Peers = ALONE
+    """Who goes through the same pass; of them, the leader alone changes the destination, but for
+    the units of parts."""
 
 
 class Sink(Shelf, Protocol):

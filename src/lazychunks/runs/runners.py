@@ -12,6 +12,7 @@ import pickle
 import sys
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -19,9 +20,8 @@ from lazychunks.errors import NotSpreadableError
 from lazychunks.layout.checks import block_name, check_positive
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.interrupts import uninterrupted, wait_for_any
-from lazychunks.runs.passes import State
+from lazychunks.runs.passes import ALONE, Peers, State
 from lazychunks.runs.shipping import Sent, Shipped, receive, unpack
-from lazychunks.runs.walk import PartWork
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ TASKS_EACH = 2
 
 SENT_WITH_EACH_TASK = 2**20
 """Bytes up to which dask gets what all tasks share with each of them, and not beforehand."""
+
+_UNFORKABLE = ("torch", "obstore", "icechunk")
+"""Packages with threads of their own, for which a forked worker would wait for ever."""
 
 _CLOUDPICKLING = frozenset({"distributed", "loky"})
 """Packages whose executors send functions that are defined inline."""
@@ -48,12 +51,30 @@ class Provider(Protocol):
         ...
 
 
+class Ended(Protocol):
+    """A pass over a part that has taken all blocks."""
+
+    def state(self) -> State:
+        """Return the outcome of the part, once all of it is written."""
+        ...
+
+
+class Work(Protocol):
+    """Goes through parts: a :class:`.walk.PartWork`, in a pass of a fold."""
+
+    def open(
+        self, fn: Callable[..., Any], part: AnyPart, verify: Collection[int], /
+    ) -> AbstractContextManager[Ended]:
+        """Go through a part, and hand out its pass, some of which may still be written."""
+        ...
+
+
 class Task(NamedTuple):
     """A part for somebody to go through."""
 
     fn: Sent[Callable[..., Any]]
     """Computes a block from its items."""
-    work: Sent[PartWork[Any]]
+    work: Sent[Work]
     part: AnyPart
     """It has the items of its blocks, and not the function."""
     verify: frozenset[int]
@@ -67,6 +88,8 @@ class Runner(Protocol):
     """Whether everybody sees the memory of this process."""
     workers: int
     """How many tasks are worked on at the same time, about."""
+    peers: Peers
+    """Who else drives the pass, with a runner of its own."""
 
     def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Have one member call a function, and return its result."""
@@ -119,6 +142,7 @@ class Workers:
         self.executor: Executor = (
             executor.get_executor(pure=False) if isinstance(executor, Provider) else executor
         )
+        self.peers: Peers = ALONE
         self.shares_memory: bool = type(self.executor) is ThreadPoolExecutor
         self.workers: int = _count_workers(executor)
         self.max_in_flight: int = (
@@ -127,11 +151,12 @@ class Workers:
             else check_positive(max_in_flight, "max_in_flight")
         )
         context = getattr(self.executor, "_mp_context", None)
-        if context is not None and context.get_start_method() == "fork" and "torch" in sys.modules:
-            raise NotSpreadableError(
-                "torch does not survive a fork, and this executor forks its workers; make it with "
-                'mp_context=multiprocessing.get_context("spawn")'
-            )
+        if context is not None and context.get_start_method() == "fork":
+            for package in filter(sys.modules.__contains__, _UNFORKABLE):
+                raise NotSpreadableError(
+                    f"{package} does not survive a fork, and this executor forks its workers; make "
+                    'it with mp_context=multiprocessing.get_context("spawn")'
+                )
 
     def ask(self, fn: Callable[..., T], /, *args: Any) -> T:
         """Have one worker call a function, and wait for its result."""
@@ -274,12 +299,13 @@ def compute_block(fn: Sent[Callable[..., T]], items: Sent[tuple[Any, ...]]) -> T
 
 def do_task(
     fn: Sent[Callable[..., Any]],
-    work: Sent[PartWork[Any]],
+    work: Sent[Work],
     part: Sent[AnyPart],
     verify: frozenset[int],
 ) -> State:
     """Go through one part; runs in a worker."""
-    return receive(work)(receive(fn), unpack(part), verify)
+    with receive(work).open(receive(fn), unpack(part), verify) as running:
+        return running.state()
 
 
 def _check_executor(executor: object) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from lazychunks.blocks.factories import BlockCall
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import STORED, Ends, PartFold, Shelf, State
+from lazychunks.runs.passes import STORED, Ends, PartFold, PartRunning, Shelf, State
 
 T = TypeVar("T")
 
@@ -100,11 +101,19 @@ class PartWork(Generic[T]):
 
     def __call__(self, fn: Callable[..., T], part: AnyPart, verify: Collection[int] = ()) -> State:
         """Go through a part, which has the items of its blocks, and return its state."""
+        with self.open(fn, part, verify) as running:
+            return running.state()
+
+    @contextmanager
+    def open(
+        self, fn: Callable[..., T], part: AnyPart, verify: Collection[int]
+    ) -> Generator[PartRunning[T]]:
+        """Go through a part, and hand out its pass, some of which may still be written."""
         rows = [[BlockCall(fn, items) for items in row] for row in part.rows]
         computed = replace(part, rows=rows)
         with self.fold.start_part(computed) as running:
             self.walk.go_through(computed, running, verify)
-            return running.state()
+            yield running
 
 
 def strip_functions(part: AnyPart) -> AnyPart:

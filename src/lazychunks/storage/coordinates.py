@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import zarr
@@ -29,7 +29,7 @@ class Coordinate:
     """What is stored, by key, the metadata first."""
 
     @classmethod
-    def of(cls, name: str, given: Any) -> Coordinate:
+    def of(cls, name: str, given: object) -> Coordinate:
         """Encode an array, or a pair of its dimensions and an array.
 
         Raises
@@ -37,11 +37,9 @@ class Coordinate:
         ValueError, TypeError
             If it is no array that can be stored, or does not have these dimensions.
         """
-        dimensions: Any = (name,)
-        if isinstance(given, tuple) and len(given) == 2 and _are_names(given[0]):
-            dimensions, given = given
-        names = (dimensions,) if isinstance(dimensions, str) else tuple(dimensions)
-        array = np.asarray(given)
+        dimensions, values = given if _is_pair(given) else (name, given)
+        names: tuple[str, ...] = (dimensions,) if isinstance(dimensions, str) else tuple(dimensions)
+        array: NDArray[Any] = np.asarray(values)
         if array.ndim != len(names):
             raise ValueError(
                 f"the coordinate {name!r} has {array.ndim} axes, and its dimensions are {names}; "
@@ -147,7 +145,12 @@ def _encode(name: str, array: NDArray[Any], dimensions: tuple[str, ...]) -> dict
     return {key: store[key].to_bytes() for key in keys}
 
 
-def _are_names(value: object) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, tuple | list) and all(isinstance(name, str) for name in value)
-    )
+def _is_pair(given: object) -> TypeGuard[tuple[Any, object]]:
+    """Whether it is a pair of dimensions and values, and not two values."""
+    pair: Any = given
+    if not isinstance(given, tuple) or len(pair) != 2:
+        return False
+    names: Any = pair[0]
+    if isinstance(names, str):
+        return True
+    return type(names) in (tuple, list) and all(isinstance(name, str) for name in names)

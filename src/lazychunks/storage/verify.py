@@ -11,6 +11,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from lazychunks.blocks.ahead import Ahead
 from lazychunks.blocks.factories import Mapped
@@ -18,10 +19,11 @@ from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.layout.shapes import Shape, cell_region, overlaps
 from lazychunks.progress import add_bar, is_shown
 from lazychunks.storage.chunks.files import Reader
+from lazychunks.storage.chunks.metadata import METADATA
 from lazychunks.storage.chunks.trust import check_chunk_count, has_checksums, open_checked
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
-from lazychunks.storage.resuming.record import record_of
+from lazychunks.storage.resuming.record import names_of_arrays, parse, record_of
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray
@@ -68,7 +70,7 @@ class Verification:
 def verify(
     source: Destination, *, max_chunk_bytes: int = MAX_CHUNK_BYTES, progress: bool | None = None
 ) -> Verification:
-    """Read every chunk of an array, against its checksum where it has one.
+    """Read every chunk of an array, or of a group, against its checksum where it has one.
 
     Parameters
     ----------
@@ -85,7 +87,7 @@ def verify(
     FileNotFoundError
         If there is no array.
     UntrustedArrayError
-        If its metadata is damaged or unexpected, or that of a group.
+        If its metadata is damaged or unexpected, or that of a group of another program.
 
     Examples
     --------
@@ -101,6 +103,18 @@ def verify(
     (False, ('c/1',))
     """
     place = resolve_destination(source)
+    names = names_of_arrays(parse(place.read(METADATA)))
+    if names:
+        where = place.in_store(read_only=True)
+        arrays = {
+            name: verify(
+                StorePath(where.store, where.key(name)),
+                max_chunk_bytes=max_chunk_bytes,
+                progress=progress,
+            )
+            for name in names
+        }
+        return _combine(str(place), arrays)
     array = open_checked(place, max_chunk_bytes)
     units = _Units(array, max_chunk_bytes)
     keys = place.keys()
@@ -124,6 +138,27 @@ def verify(
         missing_keys=tuple(islice(units.missing_keys({*stored}), min(missing, NAMED))),
         misses_none=record_of(document) is not None,
         has_checksums=has_checksums(document),
+    )
+
+
+def _combine(place: str, arrays: Mapping[str, Verification]) -> Verification:
+    """Return what is known of all arrays of a group; keys are relative to the group."""
+    return Verification(
+        place=place,
+        chunks=sum(array.chunks for array in arrays.values()),
+        read=sum(array.read for array in arrays.values()),
+        bad={
+            f"{name}/{key}": why for name, each in arrays.items() for key, why in each.bad.items()
+        },
+        missing=sum(array.missing for array in arrays.values()),
+        missing_keys=tuple(
+            islice(
+                (f"{name}/{key}" for name, each in arrays.items() for key in each.missing_keys),
+                NAMED,
+            )
+        ),
+        misses_none=True,
+        has_checksums=all(array.has_checksums for array in arrays.values()),
     )
 
 

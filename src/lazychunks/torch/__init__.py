@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lazychunks.arrays import find_oddity
 from lazychunks.converters import bfloat16
 from lazychunks.errors import BlockDTypeError, BlockTypeError
 from lazychunks.folds import reductions
@@ -32,9 +33,11 @@ from lazychunks.folds.top_k import TopK, TopKFold
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.passes import AnyRunning, Counts, PartFold, PartRunning, RunningRows
 from lazychunks.torch.dataset import BlockDataset
+from lazychunks.torch.ranks import DistributedRanks
 
 __all__ = [
     "BlockDataset",
+    "DistributedRanks",
     "NestedTorchCatAggregator",
     "TorchCatAggregator",
     "TorchNumpyConverter",
@@ -87,7 +90,8 @@ class TorchNumpyConverter:
         Raises
         ------
         BlockTypeError
-            If ``x`` is no dense tensor with values: sparse, quantized, or on the meta device.
+            If ``x`` is no dense tensor with values: sparse, nested, quantized, of a subclass with a
+            layout of its own (such as a masked tensor), or on the meta device.
         BlockDTypeError
             If NumPy has no such dtype.
         ImportError
@@ -100,12 +104,15 @@ class TorchNumpyConverter:
                 expected=Tensor,
                 got=type(x),
             )
-        if x.layout is not torch.strided:
-            raise _not_dense(x, f"has layout {x.layout}", "call .to_dense() on it first")
-        if x.is_quantized:
-            raise _not_dense(x, "is quantized", "call .dequantize() on it first")
-        if x.is_meta:
-            raise _not_dense(x, "is on the meta device and has no values", "compute it for real")
+        oddity = find_oddity(torch, x)
+        if oddity is not None:
+            what, way_out = oddity
+            shape = "" if x.is_nested else f" of shape {tuple(x.shape)}"
+            raise BlockTypeError(
+                f"a tensor{shape} {what}, so it cannot become a NumPy array; {way_out}",
+                expected="a dense tensor",
+                got=x.layout,
+            )
         dense = x.detach().cpu().resolve_conj().resolve_neg()
         if dense.dtype is torch.bfloat16:
             return dense.contiguous().view(torch.int16).numpy().view(bfloat16())
@@ -257,11 +264,3 @@ def top_k(
 
 def _shared(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)  # pyright: ignore[reportUnknownMemberType]  # torch leaves it bare
-
-
-def _not_dense(x: Tensor, what: str, way_out: str) -> BlockTypeError:
-    return BlockTypeError(
-        f"a tensor of shape {tuple(x.shape)} {what}, so it cannot become a NumPy array; {way_out}",
-        expected="a dense tensor",
-        got=x.layout,
-    )

@@ -125,15 +125,25 @@ class BackgroundWriter:
             self._free.append(buffer)
 
     def _check_process(self) -> None:
-        # The child of a fork would wait forever for threads that only its parent has, or write
-        # into the array that its parent is writing.
+        # The child of a fork would wait forever for threads that only its parent has.
         if self._is_closed:
             raise RuntimeError("this writer has been closed, so nothing can be written any more")
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                f"process {os.getpid()} was forked from process {self._process}, which is writing "
-                "this array; only that one can go on with it, so leave the child with os._exit"
-            )
+        refuse_forked(self._process)
+
+
+def refuse_forked(writer: int) -> None:
+    """Refuse to write in a process that a block function has forked, as its parent writes too.
+
+    Raises
+    ------
+    RuntimeError
+        If this is not the process ``writer``.
+    """
+    if os.getpid() != writer:
+        raise RuntimeError(
+            f"process {os.getpid()} was forked from process {writer}, which is writing this array; "
+            "only that one can go on with it, so leave the child with os._exit"
+        )
 
 
 def _work(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,6 +30,9 @@ OVERWRITING = b"null"
 """What is there as long as an overwrite has not removed the old array. The names of a group's
 arrays follow, if it is a group."""
 
+MOST_BYTES = {"blosc": 2**31 - 17, "lz4": 0x7E000000}
+"""Bytes that a codec takes at once, where it is fewer than anybody stores in a chunk."""
+
 WRITE_EVERYTHING: ArrayConfigParams = {"order": "C", "write_empty_chunks": True}
 
 
@@ -53,7 +57,7 @@ def make_document(
     Raises
     ------
     ValueError
-        If the options do not fit the shape, or one another.
+        If the options do not fit the shape, or one another, or a chunk is more than a codec takes.
     """
     names = options.dimension_names
     if names is None and options.name is not None:
@@ -78,7 +82,22 @@ def make_document(
     )
     document = parse(Keys(scratch, "").read("zarr.json"))
     assert document is not None
+    _check_codecs(document["codecs"], chunks, dtype.itemsize)
     return document
+
+
+def _check_codecs(codecs: list[Any], chunks: Shape, itemsize: int) -> None:
+    """Refuse chunks that a codec cannot take, which it says only when the first one is full."""
+    size = math.prod(chunks) * itemsize
+    for codec in codecs:
+        if codec["name"] == "sharding_indexed":
+            _check_codecs(codec["configuration"]["codecs"], chunks, itemsize)
+        most = MOST_BYTES.get(codec["name"].removeprefix("numcodecs."))
+        if most is not None and size > most:
+            raise ValueError(
+                f"chunks of shape {chunks} hold {size} bytes, and the codec {codec['name']} takes "
+                f"{most} at most; choose smaller chunks=, or other compressors="
+            )
 
 
 def mark_overwriting(members: Iterable[str]) -> bytes:

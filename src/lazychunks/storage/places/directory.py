@@ -252,6 +252,7 @@ class SiblingDirectory:
         Whether an array that is there may be replaced.
     """
 
+    is_in_place: bool = False
     can_be_kept: bool = True
     supports_deletes: bool = True
     can_spill: bool = True

@@ -216,6 +216,7 @@ class MetadataLast:
         Whether an array that is there may be replaced.
     """
 
+    is_in_place: bool = True
     can_spill: bool = False  # a file beside the chunks is a request each time
 
     def __init__(self, place: StoreKeys, *, overwrite: bool) -> None:

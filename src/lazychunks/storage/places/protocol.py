@@ -49,6 +49,11 @@ class Draft(ArrayDraft, Protocol):
         ...
 
     @property
+    def is_in_place(self) -> bool:
+        """Whether its chunks have their final keys from the beginning."""
+        ...
+
+    @property
     def supports_deletes(self) -> bool:
         """Whether it can be removed again."""
         ...

@@ -65,6 +65,7 @@ class SessionDraft:
         Whether an array that is there may be replaced.
     """
 
+    is_in_place: bool = True
     can_be_kept: bool = False  # what is not committed ends with the process
     supports_deletes: bool = True
     can_spill: bool = False  # Icechunk takes no keys but Zarr's own

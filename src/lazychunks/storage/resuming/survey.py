@@ -80,7 +80,8 @@ def survey(
     record = record_of(parse(place.read(METADATA)))
     if options.resume and record and record.run_id == options.run_id:
         return "finished"
-    if place.is_taken():
+    is_taken = place.is_taken()
+    if is_taken:
         if not overwrite:
             raise DestinationExistsError(
                 f"{place} holds an array; pass overwrite=True to replace it", path=str(place)
@@ -89,6 +90,13 @@ def survey(
     if not draft.exists():
         return None
     if options.resume:
+        # Where a write has its final keys from the beginning, it has removed what was there.
+        if is_taken and draft.is_in_place and not is_overwriting(draft.where.read(KEPT_BACK)):
+            raise DestinationExistsError(
+                f"{place} holds an array that another program has stored into the unfinished write "
+                f"of run {options.run_id!r}, so that chunks of both may be mixed; {START_ANEW}",
+                path=str(place),
+            )
         return "unfinished"
     if not overwrite:
         raise DestinationExistsError(

@@ -21,8 +21,8 @@ class Failure:
     """Number of blocks along each block axis, where it is known."""
     run_id: str | None
     """By which another start goes on; None if none can."""
-    is_removed: bool
-    """Whether nothing is left of what was written."""
+    is_removed: bool | None
+    """Whether nothing is left of what was written; None where rank 0 removes it."""
 
     def report(self, error: BaseException) -> None:
         """Tell it by a note to the error, or raise an error of the library from one of others.
@@ -54,8 +54,9 @@ class Failure:
                 "what was written is kept, and the same call with resume=True and "
                 f"run_id={self.run_id!r} goes on from here"
             )
+        removed = {True: "has been", False: "could not be", None: "is being"}[self.is_removed]
         return (
-            f"what was written {'has been' if self.is_removed else 'could not be'} removed; to be "
+            f"what was written {removed} removed; to be "
             "able to go on after a failure, use from_map or from_product, and pass run_id= and "
             "resume=True"
         )

@@ -121,13 +121,13 @@ class GroupWrite(Write[T]):
         super().end_row()
         self._next = (self._next[0] + 1, 0)
 
-    def absorb(self, receipt: Mapping[str, Receipt] | Any, part: AnyPart, /) -> None:
+    def absorb(self, receipt: dict[str, Receipt] | list[list[T]], part: AnyPart, /) -> None:
         """Take the receipts of a part that has been stored elsewhere, or else its blocks."""
-        if not isinstance(receipt, Mapping):
+        if isinstance(receipt, dict):
+            for name, member in self._members.items():
+                member.absorb(receipt[name], part)
+        else:
             super().absorb(receipt, part)
-            return
-        for name, member in self._members.items():
-            member.absorb(receipt[name], part)
 
     def prepare(self) -> None:
         """Do what may fail before publishing, and store the coordinates."""
@@ -137,8 +137,7 @@ class GroupWrite(Write[T]):
         if self._stored is None and not self._has_stored_coordinates:
             documents = {name: each.notes.document for name, each in self._members.items()}
             check_coordinates(self._group.coordinates, documents)
-            for coordinate in self._group.coordinates:
-                coordinate.store(self._draft.where)
+            self.setup.peers.once(self._store_coordinates)
             self._has_stored_coordinates = True
 
     # --- as a driver of passes sees it ---------------------------------------------------------
@@ -193,6 +192,10 @@ class GroupWrite(Write[T]):
     @property
     def _all_targets(self) -> GroupShelf[T]:
         return GroupShelf({name: each.known_target for name, each in self._members.items()})
+
+    def _store_coordinates(self) -> None:
+        for coordinate in self._group.coordinates:
+            coordinate.store(self._draft.where)
 
     def _first_members(self) -> dict[str, Member[T]]:
         return {}  # the first block tells their names
@@ -269,4 +272,6 @@ class GroupWrite(Write[T]):
 
     def _open_stored(self) -> zarr.Group:
         where = self.place.in_store(read_only=False)
-        return zarr.open_group(StorePath(where.store, where.path), mode="r+")
+        return zarr.open_group(  # pyright: ignore[reportUnknownMemberType]  # names an FSMap
+            StorePath(where.store, where.path), mode="r+"
+        )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -48,8 +48,8 @@ def step_each(steps: Mapping[str, Any], block: Mapping[str, Any] | Any, index: B
         raise
 
 
-def check_names(block: object, names: Iterable[str], index: BlockIndex) -> None:
-    """Refuse a block that is no mapping of these names.
+def check_names(block: object, names: Iterable[str] | None, index: BlockIndex) -> None:
+    """Refuse a block that is no mapping of these names; None for any names.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def check_names(block: object, names: Iterable[str], index: BlockIndex) -> None:
     BlockNamesError
         If it has other names.
     """
-    if not isinstance(block, Mapping):
+    if not _is_mapping(block):
         raise BlockTypeError(
             f"block {index} is of type {type(block).__name__}, and those of a group are mappings "
             "from names to arrays; make one with .map, as vars of a dataclass or _asdict of a "
@@ -67,7 +67,7 @@ def check_names(block: object, names: Iterable[str], index: BlockIndex) -> None:
             expected="a mapping",
             got=type(block).__name__,
         )
-    if block.keys() != {*names}:
+    if names is not None and {*block} != {*names}:
         raise BlockNamesError(
             f"block {index} has {_enumerate(block)}, and the first block has {_enumerate(names)}; "
             "each block must have the same names",
@@ -102,9 +102,8 @@ class FirstBlocks(Generic[T]):
         BlockNamesError, BlockTypeError, BlockDTypeError
             If it is an empty mapping, or none, or holds what cannot be stored.
         """
-        names = tuple(getattr(block, "keys", tuple)())
-        check_names(block, names, self.index)
-        if not names:
+        check_names(block, None, self.index)
+        if not block:
             raise BlockNamesError(
                 f"block {self.index} is an empty mapping, hence there is nothing to store; return "
                 "at least one array",
@@ -113,7 +112,7 @@ class FirstBlocks(Generic[T]):
                 got={},
             )
         found: dict[str, tuple[Shape, np.dtype[Any]]] = {}
-        for name in names:
+        for name in block:
             casts = self.casts.get(name, self.casts[""])
             try:
                 found[name] = FirstBlock(self.converter, casts, self.index)(block[name])
@@ -195,6 +194,10 @@ class GroupPart:
     def state(self) -> dict[str, Receipt]:
         """Return the receipts."""
         return {name: writer.state() for name, writer in self.writers.items()}
+
+
+def _is_mapping(block: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(block, Mapping)
 
 
 def _enumerate(names: Iterable[object]) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from lazychunks.layout.checks import block_name, check_block, check_row, empty_s
 from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Setup
+from lazychunks.runs.passes import ALONE, Setup
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.mismatches import mismatch
@@ -24,6 +25,7 @@ from lazychunks.storage.resuming.record import (
     serialize,
     with_record,
 )
+from lazychunks.storage.resuming.spill import Pieces
 from lazychunks.storage.resuming.survey import Found, plan_document
 from lazychunks.storage.resuming.unfinished import target_of
 from lazychunks.storage.writing.notes import VERSION, Notes
@@ -73,11 +75,11 @@ class Member(Generic[T]):
         self._converter = converter
         self.options = options
         self._setup = setup
-        self.notes: Notes[T] = Notes(draft)
-        self.counts = counts
+        self.notes: Notes[T] = Notes(draft, setup.peers)
+        self.counts: tuple[int | None, ...] = counts
         self.writer: PartWriter[T] | None = None
         """Stores blocks that are stepped."""
-        self.is_published = False
+        self.is_published: bool = False
         """Whether readers see what an earlier start has finished."""
         self._dtype: np.dtype[Any] | None = None
         """Of the first block, if this start has computed it."""
@@ -138,7 +140,9 @@ class Member(Generic[T]):
         notes.document, notes.record, notes.keys = found.document, found.record, found.keys
         self.is_published = is_published
         if found.record.first and not found.record.omits_sizes:
-            notes.target = self.target_of(found.where, found.keys)
+            # Read once: as soon as one of the peers goes on, it writes units and removes these.
+            read = partial(self._read_spilled, found.where, found.keys)
+            notes.target = self._target_of(found.where, found.keys, self._setup.peers.once(read))
         if self._setup.workers and self.target is not None and not self.is_finished:
             check_sizes(found.record.first, len(self.counts), self.options, self._setup)
             check_even(self.target.plan, notes.record)
@@ -178,7 +182,7 @@ class Member(Generic[T]):
         record = Record(
             VERSION,
             run_id=options.run_id if self.keeps else None,
-            attempt=secrets.token_hex(8),
+            attempt=self._setup.peers.once(partial(secrets.token_hex, 8)),
             first=first,
             counts=self.counts,
             lengths=tuple(map(sum, options.sizes)) if options.sizes else (None,) * axes,
@@ -187,10 +191,12 @@ class Member(Generic[T]):
         )
         document = plan_document(first, dtype, options, self.counts, self._setup.workers)
         sealed = self.notes.begin(document, record)
-        self.notes.target = self.target_of(self._draft.where, ())
+        self.notes.target = self._target_of(self._draft.where, (), {})
         return sealed
 
-    def target_of(self, where: Keys, keys: Collection[str]) -> Target[T]:
+    def _target_of(
+        self, where: Keys, keys: Collection[str], spilled: Mapping[Shape, Pieces]
+    ) -> Target[T]:
         """Return where blocks go, and what is stored of them."""
         options = self.options
         target: Target[T] = target_of(
@@ -208,15 +214,21 @@ class Member(Generic[T]):
             max_in_flight=options.max_in_flight or WRITES_IN_FLIGHT,
             is_taken_up=self._dtype is None,
             is_resumable=self.keeps,
+            writes_behind=self._setup.peers is not ALONE,
         )
-        if self.keeps and self._draft.can_spill and not self.is_published:
-            spilled = spill.read_pieces(where, keys, len(self.counts))
-            target = replace(target, spilled=spilled)
-        return target
+        return replace(target, spilled=spilled) if self._spills else target
+
+    @property
+    def _spills(self) -> bool:
+        return self.keeps and self._draft.can_spill and not self.is_published
+
+    def _read_spilled(self, where: Keys, keys: Collection[str]) -> Mapping[Shape, Pieces]:
+        return spill.read_pieces(where, keys, len(self.counts)) if self._spills else {}
 
     def look_again(self) -> Target[T]:
         """Return the target, with what is stored by now."""
-        return self.target_of(self._draft.where, tuple(self._draft.keys()))
+        where, keys = self._draft.where, tuple(self._draft.keys())
+        return self._target_of(where, keys, self._read_spilled(where, keys))
 
     # --- blocks --------------------------------------------------------------------------------
 
@@ -270,7 +282,8 @@ class Member(Generic[T]):
 
     def make_document(self, *, keeps_sizes: bool) -> bytes:
         """Remove what was spilled, and return the metadata that readers will see."""
-        self._draft.where.delete(*spill.list_keys(self.notes.keys))
+        spilled = spill.list_keys(self.notes.keys)
+        self._setup.peers.once(partial(self._draft.where.delete, *spilled))
         record, run_id = Record(VERSION), self.options.run_id
         if run_id is not None or keeps_sizes:
             record = replace(self.notes.record.finished(), run_id=run_id)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from lazychunks.layout.partition import Partition
 from lazychunks.layout.shapes import Shape
+from lazychunks.runs.passes import ALONE, Peers
 from lazychunks.storage.chunks.metadata import KEPT_BACK
 from lazychunks.storage.resuming.record import (
     Document,
@@ -39,10 +41,13 @@ class Notes(Generic[T]):
     ----------
     draft
         Where the array is written.
+    peers
+        Who notes the same; the leader alone writes it down.
     """
 
-    def __init__(self, draft: ArrayDraft) -> None:
+    def __init__(self, draft: ArrayDraft, peers: Peers = ALONE) -> None:
         self._draft = draft
+        self._peers = peers
         self.document: Document = {}
         self.record: Record = Record(VERSION)
         self.target: Target[T] | None = None
@@ -100,17 +105,20 @@ class Notes(Generic[T]):
         """
         assert self.target is not None
         self.document = with_shape(self.document, (*lengths, *self.target.plan.trailing))
-        way_out = "see that nothing removes them, and that workers share the store"
-        # Listed once, for publishing too: to list many small files takes as long as to make some.
-        self.keys = tuple(self._draft.keys())
-        check_complete(self._draft.where, self.document, self.keys, name, way_out)
+        self._peers.once(partial(self._check_complete, name))
         self.write(replace(self.record, counts=counts, lengths=lengths, is_written=True))
 
     def write(self, record: Record) -> None:
         """Replace the record, at the destination as well, if that can keep it."""
         self.document, self.record = with_record(self.document, record), record
         if self._draft.can_be_kept:
-            self._draft.where.write(KEPT_BACK, seal(self.document))
+            self._peers.once(lambda: self._draft.where.write(KEPT_BACK, seal(self.document)))
+
+    def _check_complete(self, name: str) -> None:
+        way_out = "see that nothing removes them, and that workers share the store"
+        # Listed once, for publishing too: to list many small files takes as long as to make some.
+        self.keys = tuple(self._draft.keys())
+        check_complete(self._draft.where, self.document, self.keys, name, way_out)
 
 
 def _longer(

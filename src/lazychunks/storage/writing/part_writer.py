@@ -6,6 +6,7 @@ It runs in the thread that computes the blocks: here, in a worker, on a rank.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
-from lazychunks.storage.chunks.background import BackgroundWriter
+from lazychunks.storage.chunks.background import BackgroundWriter, refuse_forked
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.writing.cursor import Cursor
@@ -83,7 +84,7 @@ class PartWriter(Generic[T]):
     is_whole
         Whether the part is everything. Then blocks may have any sizes, which are learned as they
         come, and units are written in the background. Other parts know beforehand where each block
-        lies, and run beside each other.
+        lies, and run beside each other; the target says whether they write in the background.
     notebook
         Listens, if another start may go on.
     """
@@ -104,6 +105,7 @@ class PartWriter(Generic[T]):
         """Where the next block lies."""
         self._heights: list[int] = []
         """Sizes of the rows, if they may have to be noted."""
+        self._process = os.getpid()
         self._background: BackgroundWriter | None = None
         self._units: OpenUnits | None = None
         self._next_checkpoint: float = time.monotonic() + spill.SECONDS
@@ -188,7 +190,7 @@ class PartWriter(Generic[T]):
         """Get ready to write. A part whose blocks are all stored never does."""
         target, units = self._target, self._target.units
         shape = (*target.unit, *target.plan.trailing)
-        if self._is_whole:
+        if self._is_whole or target.writes_behind:
             self._background = BackgroundWriter(
                 self._write,
                 shape,
@@ -205,6 +207,7 @@ class PartWriter(Generic[T]):
     def _write(self, filled: Filled) -> None:
         """Write one unit; in a background thread, where there is one."""
         target = self._target
+        refuse_forked(self._process)
         target.check_attempt()
         target.units.write(filled)
         cell = tuple(
@@ -246,6 +249,7 @@ class PartWriter(Generic[T]):
     def _checkpoint(self) -> None:
         """Keep what has come, so that another start need not compute it again."""
         began = time.monotonic()
+        refuse_forked(self._process)
         self._target.check_attempt()
         # Sizes first: what is spilled of a block whose size is not known could not be compared.
         self._note_sizes()

@@ -8,7 +8,7 @@ from lazychunks.errors import BlockShapeError, NotResumableError, NotSpreadableE
 from lazychunks.layout.checks import block_name
 from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.shapes import Shape
-from lazychunks.runs.passes import Setup
+from lazychunks.runs.passes import ALONE, Setup
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming.record import Record
 
@@ -65,9 +65,11 @@ def check_listing(sizes: tuple[tuple[int, ...], ...] | None, axes: int) -> None:
 def check_workers(place: str, setup: Setup, *, is_seen_by_processes: bool) -> None:
     """Refuse workers that would not see what they are to write."""
     if not (setup.shares_memory or is_seen_by_processes):
+        are_ranks = setup.peers is not ALONE
         raise NotSpreadableError(
-            f"workers in other processes do not see {place}; write to a directory or an object "
-            "store, or use a ThreadPoolExecutor"
+            f"{'other ranks' if are_ranks else 'workers in other processes'} do not see {place}; "
+            "write to a directory or an object store"
+            f"{'' if are_ranks else ', or use a ThreadPoolExecutor'}"
         )
 
 
@@ -75,8 +77,8 @@ def check_sizes(first: Shape, axes: int, options: WriteOptions, setup: Setup) ->
     """Refuse workers where the sizes of the first block cannot be those of all blocks."""
     if setup.workers is not None and options.sizes is None and 0 in first[:axes]:
         raise BlockShapeError(
-            f"the first block has shape {first}, and with an executor all blocks have its size; "
-            "list the sizes in sizes=, or leave out executor=, or the empty block",
+            f"the first block has shape {first}, and with an executor or ranks all blocks have its "
+            "size; list the sizes in sizes=, or leave out executor= and ranks=, or the empty block",
             block=block_name((0,) * axes),
             expected="positive sizes",
             got=first,
@@ -91,8 +93,8 @@ def check_even(plan: ArrayPlan, record: Record) -> None:
             few = "..., " if len(sizes) > 4 else ""
             raise BlockShapeError(
                 f"blocks have sizes {few}{str(sizes[-4:])[1:-1]} along axis {axis}, as an earlier "
-                "start has found; with an executor all blocks but the last have the size of the "
-                "first: list them in sizes=, or leave out executor= to go on",
+                "start has found; with an executor or ranks all blocks but the last have the size "
+                "of the first: list them in sizes=, or leave out executor= and ranks= to go on",
                 expected=partition.size,
                 got=sizes[-4:],
             )

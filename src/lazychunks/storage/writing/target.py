@@ -74,6 +74,8 @@ class Target(Generic[T]):
     """Whether an earlier start has begun it."""
     is_resumable: bool = False
     """Whether another start may go on, so that chunk files must appear whole."""
+    writes_behind: bool = False
+    """Whether the writer of a part writes in the background, while the next part is computed."""
     lists_sizes: bool = False
     """Whether the user has listed the sizes of all blocks."""
 

@@ -15,19 +15,22 @@ import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import Ends, PartFold, Probe, Setup, Shelf
+from lazychunks.storage.chunks.background import refuse_forked
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, open_array
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import names_of_arrays, parse
 from lazychunks.storage.resuming.survey import (
+    Found,
     survey,
     take_finished,
     take_unfinished,
@@ -115,8 +118,7 @@ class Write(Generic[T]):
             name, options, setup, self._converter, self.before, can_be_kept=can_be_kept
         )
         with ExitStack() as stack:
-            stack.enter_context(self.place.lock())
-            found = survey(self.place, self._draft, options, overwrite=self._overwrite)
+            found = setup.peers.once(partial(self._look, stack))
             check_workers(name, setup, is_seen_by_processes=self.place.is_seen_by_processes)
             if found == "finished":
                 self._return_to_finished()
@@ -188,6 +190,7 @@ class Write(Generic[T]):
         It is noted that all is written. So, if several arrays are written at a time and a kill
         comes between the first publishing and the last, the next start computes nothing.
         """
+        refuse_forked(self._process)
         for member in self._members.values():
             member.prepare()
 
@@ -195,7 +198,10 @@ class Write(Generic[T]):
         """Write what is left, and publish."""
         if self._stored is None:
             self.prepare()
-            self._draft.commit(self._make_documents(), durable=self._options.durable)
+            peers = self.setup.peers
+            peers.meet()  # one that has failed keeps the array from appearing
+            documents, durable = self._make_documents(), self._options.durable
+            peers.once(partial(self._draft.commit, documents, durable=durable))
             self._stored = self._open_stored()
         return self._stored
 
@@ -296,12 +302,19 @@ class Write(Generic[T]):
         return all(member.keeps for member in self._members.values())
 
     def _begin_draft(self, documents: Mapping[str, bytes]) -> None:
+        refuse_forked(self._process)
         self._has_begun = True
-        self._draft.begin(documents)
+        self.setup.peers.once(partial(self._draft.begin, documents))
+
+    def _look(self, stack: ExitStack) -> Literal["finished", "unfinished"] | None:
+        """Lock the destination until ``stack`` is left, and look at it."""
+        stack.enter_context(self.place.lock())
+        return survey(self.place, self._draft, self._options, overwrite=self._overwrite)
 
     def _return_to_finished(self) -> None:
         """Take what an earlier start has published."""
-        where, keys = self.place.in_store(read_only=True), self.place.keys()
+        peers, run_id = self.setup.peers, self._options.run_id
+        where, keys = self.place.in_store(read_only=True), peers.once(self.place.keys)
         self._members = self._noted_members(where, METADATA)
         for name, member in self._members.items():
             listed = None if keys is None else list_below(name, keys)
@@ -309,16 +322,26 @@ class Write(Generic[T]):
                 where.below(name), listed, member.options, self._counts, member.name
             )
             member.take_up(found, is_published=True)
-        tidy_after_commit(self._draft, self._options.run_id)
-        run_id = self._options.run_id
+        peers.once(partial(tidy_after_commit, self._draft, run_id))
         _logger.info("%s was finished by an earlier start of run %r", self.place, run_id)
         self._stored = self._open_stored()
 
     def _go_on(self) -> None:
         """Go on with what an earlier start has left, unless it died before anything was stored."""
+        self._members = self._noted_members(self._draft.where, KEPT_BACK)
+        found = self.setup.peers.once(self._take_unfinished)
+        for name, member in self._members.items():
+            one = found[name]
+            if one is None:  # then nothing is stored of the others either
+                self._members = self._first_members()
+                return
+            member.take_up(one, is_published=False)
+        self._has_begun = True
+
+    def _take_unfinished(self) -> Mapping[str, Found | None]:
+        """Tidy up what an earlier start has left, and return what there is of each array."""
         where, keys = self._draft.where, tuple(self._draft.keys(tidy=True))
-        self._members = self._noted_members(where, KEPT_BACK)
-        found = {
+        return {
             name: take_unfinished(
                 where.below(name),
                 list_below(name, keys),
@@ -328,13 +351,6 @@ class Write(Generic[T]):
             )
             for name, member in self._members.items()
         }
-        for name, member in self._members.items():
-            one = found[name]
-            if one is None:  # then nothing is stored of the others either
-                self._members = self._first_members()
-                return
-            member.take_up(one, is_published=False)
-        self._has_begun = True
 
     def _make_documents(self) -> Mapping[str, bytes]:
         """Return the metadata that readers will see."""
@@ -347,17 +363,18 @@ class Write(Generic[T]):
 
     def _give_up(self, error: BaseException) -> None:
         """Leave the destination as it was, and say how to go on."""
-        if self._draft.is_committed:
+        if self._draft.is_committed or self._stored is not None:
             error.add_note(f"{self.place} is stored: this failed afterwards")
             return
         taken = max(member.taken for member in self._members.values())
+        keeps, leads = self._keeps, self.setup.peers.leads
         failure = Failure(
             str(self.place),
-            done=self._count_done() if self._keeps else taken,
+            done=self._count_done() if keeps and leads else taken,
             taken=taken,
             counts=self._known_counts,
-            run_id=self._options.run_id if self._keeps else None,
-            is_removed=not self._keeps and self._discard(),
+            run_id=self._options.run_id if keeps else None,
+            is_removed=not keeps and self._discard() if leads else None,
         )
         failure.report(error)
 
