@@ -89,8 +89,8 @@ UNSTORABLE: dict[str, np.ndarray[Any, Any]] = {
     "structured": np.zeros((1, 2), dtype=[("a", "f4"), ("b", "i4")]),
     "text": np.array([["a", "b"]]),
     "bytes": np.array([[b"a", b"b"]]),
-    "datetime": np.zeros((1, 2), dtype="M8[s]"),
-    "timedelta": np.zeros((1, 2), dtype="m8[s]"),
+    "datetime without a unit": np.zeros((1, 2), dtype="m8").view("M8"),
+    "timedelta without a unit": np.zeros((1, 2), dtype="m8"),
     "void": np.zeros((1, 2), dtype="V4"),
 }
 if np.dtype(np.longdouble).itemsize > 8:

@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lazychunks import IdentityConverter, LazyChunkSequence, SourceTypeError, zip_blocks
+from lazychunks import (
+    BlockShapeError,
+    IdentityConverter,
+    LazyChunkSequence,
+    SourceTypeError,
+    zip_blocks,
+)
 from lazychunks.torch import BlockDataset, TorchNumpyConverter
 from lazychunks.torch import dataset as module
 
@@ -178,6 +184,13 @@ def test_arrays_become_tensors_as_a_loader_makes_them() -> None:
         (batch,) = DataLoader(BlockDataset(blocks, 9, shuffle=seed), batch_size=None)
         assert isinstance(batch, Tensor)
         assert batch.tolist() == [1] * 5
+
+
+def test_rows_of_other_shapes_are_refused_and_not_stretched() -> None:
+    for library in (np.ones, torch.ones):
+        blocks = LazyChunkSequence.from_map(library, [(2, 3), (2, 1)])
+        with pytest.raises(BlockShapeError, match=r"shape \(1,\), expected \(3,\)"):
+            list(BlockDataset(blocks, 9, shuffle=1))
 
 
 def test_too_many_workers_are_refused() -> None:

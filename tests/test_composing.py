@@ -498,6 +498,7 @@ def test_a_producer_may_use_its_memory_again() -> None:
 
 UNJOINED: list[tuple[list[Any], type[Exception], str]] = [
     ([np.ones(2), np.ones(1, int)], BlockDTypeError, "int64, expected float64"),
+    ([np.ones((2, 3)), np.ones((1, 1))], BlockShapeError, r"shape \(1,\), expected \(3,\)"),
     ([np.float64(1)], BlockShapeError, "block 0 has no axis"),
     ([[1, 2]], BlockTypeError, "block 0 is a list"),
     ([{}], BlockTypeError, "empty dict"),

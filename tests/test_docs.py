@@ -39,6 +39,7 @@ OPTIONAL = {
     "pydvl",
     "s3fs",
     "torch",
+    "jax",
 }
 """Packages that a page may need and that need not be installed."""
 

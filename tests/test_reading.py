@@ -687,7 +687,6 @@ HOSTILE: dict[str, Document | bytes] = {
     "2: text": two("dtype", to="<U8"),
     "2: records": two("dtype", to=[["a", "<f8"], ["b", "|O"]]),
     "2: records in a word": two("dtype", to="f8,O"),
-    "2: times": two("dtype", to="<M8[ns]"),
     "2: large chunk": two("chunks", to=[2**20, 2**20]),
     "2: format of another": two("zarr_format", to=3),
     "2: damaged": b'{"zarr_format": 2, "shape": [4',

@@ -119,9 +119,15 @@ def is_tensor(block: object) -> bool:
     return is_torch_array(block)
 
 
+def is_numpy(block: object) -> bool:
+    """Whether a block is NumPy's: an array, or a scalar."""
+    return is_numpy_array(block)
+
+
 def device(block: object) -> object:
-    """Return where an array is; None where its library does not say."""
-    return getattr(block, "device", None)
+    """Return where a tensor is; None for arrays of other libraries, which are where they are."""
+    # JAX tells one thing, and expects another one.
+    return getattr(block, "device", None) if is_tensor(block) else None
 
 
 def is_masked(block: object) -> bool:
@@ -196,9 +202,9 @@ def namespace_and_values(block: object) -> tuple[Namespace, Array]:
     refuse_masked(block)
     values: Any = block
     # Asked first, since array_namespace takes as long as summing a small block.
-    is_numpy = is_numpy_array(values)
+    is_of_numpy = is_numpy_array(values)
     try:
-        xp: Any = array_api_compat.numpy if is_numpy else array_namespace(block)
+        xp: Any = array_api_compat.numpy if is_of_numpy else array_namespace(block)
     except TypeError:
         raise BlockTypeError(
             f"a block is no array but a {type(block).__name__}; convert it first, e.g. with "
@@ -206,7 +212,7 @@ def namespace_and_values(block: object) -> tuple[Namespace, Array]:
             expected="an array",
             got=type(block),
         ) from None
-    if is_numpy:
+    if is_of_numpy:
         values = np.asarray(values)  # of a subclass, such as np.matrix, only the values
     elif is_tensor(block):
         oddity = find_oddity(xp, values)
@@ -234,6 +240,16 @@ def copy_block(block: T, *, keep_graph: bool = False) -> T:
     return copied
 
 
+def set_entries(array: Array, index: Array, values: object) -> Array:
+    """Set entries of an array of ours: in place, or in a copy where arrays cannot change (JAX)."""
+    given: Any = array
+    if hasattr(given, "at"):
+        changed: Array = given.at[index].set(values)
+        return changed
+    array[index] = values
+    return array
+
+
 def join_arrays(blocks: Sequence[Array], axis: int) -> Array:
     """Join blocks by their library's own function, which says what is right."""
     given: Any = blocks
@@ -255,7 +271,7 @@ def normalize_layout(block: Array) -> Array:
     if is_tensor(block):
         # A conjugate or negative tensor may be a view with a flag, which stored values do not have.
         given = given.resolve_conj().resolve_neg().contiguous()
-    else:
+    elif is_numpy_array(given):
         given = np.asarray(given)
         if not given.dtype.isnative:
             # Unlike astype, this keeps the bits of every NaN.

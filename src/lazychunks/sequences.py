@@ -27,6 +27,7 @@ from typing_extensions import TypeVar, Unpack
 
 from lazychunks.blocks.ahead import Ahead, closing_runs
 from lazychunks.blocks.combining import fold_rows
+from lazychunks.blocks.describe import describe_factory, render_table
 from lazychunks.blocks.factories import (
     Mapped,
     Product,
@@ -164,7 +165,7 @@ def _copy_with_factory(sequence: C, factory: Callable[[], object]) -> C:
     return changed
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Sequence(Generic[T_co, E_co]):
     """The methods that both sequences share; ``compute()`` returns a list of ``E_co``."""
 
@@ -189,6 +190,17 @@ class _Sequence(Generic[T_co, E_co]):
     def __length_hint__(self) -> int:
         """Return the number of blocks (nested: rows) hinted at, for ``operator.length_hint``."""
         return NotImplemented if self._hint is None else self._hint
+
+    def __repr__(self) -> str:
+        """Return one line for people, however many items there are."""
+        facts = describe_factory(self.generator_factory, self._hint, self._axes)
+        blocks, kind, made_by = facts.values()
+        return f"<{type(self).__name__}: {blocks} blocks, {kind}, {made_by}>"
+
+    def _repr_html_(self) -> str:
+        """Return a small table, which notebooks show."""
+        facts = describe_factory(self.generator_factory, self._hint, self._axes)
+        return render_table(type(self).__name__, facts)
 
     def parallel(self, executor: Executor, max_in_flight: int | None = None) -> Self:
         """Return the same sequence, its blocks computed ahead by an executor.
@@ -593,7 +605,7 @@ class _Sequence(Generic[T_co, E_co]):
 
 
 @_immutable
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class LazyChunkSequence(_Sequence[T_co, T_co]):
     """A tensor chunked along its first axis, produced block by block, as one immutable value.
 
@@ -881,7 +893,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
 
 
 @_immutable
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[reportInvalidTypeArguments]  # a list that compute() makes is nobody else's
     """A tensor chunked along its first two axes, produced row by row of blocks, as one value.
 

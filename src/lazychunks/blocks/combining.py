@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from lazychunks.blocks.ahead import Ahead
 from lazychunks.blocks.factories import Items, MapBacked, is_map_backed, without_progress
@@ -67,6 +67,8 @@ class RowFold(Protocol[R_co]):
 class Choose(Generic[T_co]):
     """Applies one of several functions; the first item of a block is its number."""
 
+    label: ClassVar[str] = "chain"
+
     fns: tuple[Callable[..., T_co], ...]
 
     def __call__(self, number: int, *items: object) -> T_co:
@@ -112,6 +114,8 @@ class Chained(MapBacked[T_co], Generic[T_co]):
 class ChainedBlocks:
     """The blocks (or rows) of several factories, of which some are generator-backed."""
 
+    label: ClassVar[str] = "chain"
+
     parts: tuple[AnyFactory, ...]
     axes: int
 
@@ -136,6 +140,8 @@ class ApplyEach:
 @dataclass(frozen=True, slots=True)
 class ComputeEach:
     """Computes the tuple of the blocks at one place, each from items of its own."""
+
+    label: ClassVar[str] = "zip_blocks"
 
     fns: tuple[AnyFunction, ...]
 
@@ -179,6 +185,8 @@ class Zipped(MapBacked[tuple[Any, ...]]):
 class ZippedBlocks:
     """Tuples of the blocks of several factories, of which some are generator-backed."""
 
+    label: ClassVar[str] = "zip_blocks"
+
     parts: tuple[AnyFactory, ...]
     axes: int
 
@@ -190,6 +198,8 @@ class ZippedBlocks:
 @dataclass(frozen=True, slots=True)
 class ComputeRow(Generic[R_co]):
     """Computes the blocks of a row, one after the other, and folds them."""
+
+    label: ClassVar[str] = "rows"
 
     fn: AnyFunction
     fold: RowFold[R_co]
@@ -229,6 +239,8 @@ class FoldedRows(MapBacked[R_co], Generic[R_co]):
 @dataclass(frozen=True, slots=True)
 class FoldedBlocks(Generic[R_co]):
     """Each row of a generator-backed nested factory, folded to one block."""
+
+    label: ClassVar[str] = "rows"
 
     inner: AnyFactory
     fold: RowFold[R_co]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import length_hint
-from typing import Any, Generic, TypeAlias, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeGuard, TypeVar
 
 from tqdm import tqdm
 
@@ -233,6 +233,8 @@ class Changed(MapBacked[T_co], Generic[T_co]):
 class _OpaqueBlocks(Generic[T_co]):
     """``fn`` of each block of a generator-backed factory."""
 
+    label: ClassVar[str] = "map"
+
     factory: Callable[[], Iterable[object]]
     fn: Callable[..., T_co]
 
@@ -243,6 +245,8 @@ class _OpaqueBlocks(Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class _OpaqueRows(Generic[T_co]):
     """``fn`` of each block of a generator-backed nested factory."""
+
+    label: ClassVar[str] = "map"
 
     factory: Callable[[], Iterable[Iterable[object]]]
     fn: Callable[..., T_co]

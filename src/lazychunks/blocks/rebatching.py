@@ -113,6 +113,8 @@ def cut(
 class RebatchedBlocks(Generic[T_co]):
     """New blocks of a factory whose blocks have to be computed to tell where rows lie."""
 
+    label: ClassVar[str] = "rebatch"
+
     way_out: ClassVar[str] = "give rebatch() the sizes of the blocks, with sizes="
 
     inner: Callable[[], Iterable[T_co]]
@@ -166,6 +168,8 @@ class Rebatched(MapBacked[T_co], Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class ComputeRows(Generic[T_co]):
     """Computes the blocks that have rows of a new block, and joins these rows."""
+
+    label: ClassVar[str] = "rebatch"
 
     fn: Callable[..., T_co]
 

@@ -87,8 +87,9 @@ def join_rows(blocks: Sequence[T]) -> T:
     Raises
     ------
     BlockTypeError, BlockDTypeError
-        If they are of different kinds, or arrays have different dtypes. For arrays that do not fit,
-        the library's own function raises its own error.
+        If they are of different kinds, or arrays have different dtypes.
+    BlockShapeError
+        If arrays have rows of different shapes.
 
     Examples
     --------
@@ -98,19 +99,37 @@ def join_rows(blocks: Sequence[T]) -> T:
     """
 
     def join(arrays: list[AnyBlock]) -> AnyBlock:
-        dtype = native_dtype(arrays[0].dtype)
-        for array in arrays:
-            # The library's own function would promote both, in this block and not in others.
-            if native_dtype(array.dtype) != dtype:
-                raise BlockDTypeError(
-                    f"a block has dtype {array.dtype}, expected {dtype} like the blocks before it; "
-                    "cast it first",
-                    expected=dtype,
-                    got=array.dtype,
-                )
+        # The library's own function would promote both, in this block and not in others.
+        check_alike(arrays)
         return join_arrays(arrays, 0)
 
     return blocks[0] if len(blocks) == 1 else change_arrays(join, blocks)
+
+
+def check_alike(arrays: Sequence[AnyBlock]) -> None:
+    """Refuse arrays whose rows are not alike; byte order does not count.
+
+    Raises
+    ------
+    BlockShapeError, BlockDTypeError
+        If their shapes but for axis 0, or their dtypes, differ.
+    """
+    dtype, shape = native_dtype(arrays[0].dtype), tuple(arrays[0].shape[1:])
+    for array in arrays:
+        if tuple(array.shape[1:]) != shape:
+            raise BlockShapeError(
+                f"a block has rows of shape {tuple(array.shape[1:])}, expected {shape} like the "
+                "blocks before it; pad or reshape it",
+                expected=shape,
+                got=tuple(array.shape[1:]),
+            )
+        if native_dtype(array.dtype) != dtype:
+            raise BlockDTypeError(
+                f"a block has dtype {array.dtype}, expected {dtype} like the blocks before it; "
+                "cast it first",
+                expected=dtype,
+                got=array.dtype,
+            )
 
 
 def change_arrays(change: Callable[[list[AnyBlock]], AnyBlock], blocks: Sequence[T]) -> T:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, SupportsFloat, TypeAlias,
 
 import numpy as np
 
-from lazychunks.arrays import Arithmetic, Array, device, is_tensor
+from lazychunks.arrays import Arithmetic, Array, device, is_numpy
 from lazychunks.converters import AnyArray
 from lazychunks.errors import EmptySequenceError
 from lazychunks.folds.fold import EitherFold, Fold, NestedFold, fold
@@ -96,7 +96,7 @@ class CountInBins(Reduction[S, Histogram[S], Array], Generic[S]):
     def reduce_block(self, numbers: Arithmetic, lanes: Array, axis: int) -> Array:  # noqa: ARG002
         """Count the entries of a block."""
         xp = numbers.xp
-        if not is_tensor(lanes):
+        if is_numpy(lanes):
             return _count_numpy(numbers, lanes, self.edges)
         # Half precision cannot be sorted everywhere, and is exact in double precision.
         entries = xp.astype(lanes, numbers.accumulator)

@@ -8,7 +8,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from lazychunks.arrays import Array, DType, Namespace, device, is_tensor, numeric_kind
+from lazychunks.arrays import (
+    Array,
+    DType,
+    Namespace,
+    device,
+    is_numpy,
+    is_tensor,
+    numeric_kind,
+    set_entries,
+)
 from lazychunks.converters import AnyArray
 from lazychunks.folds.alike import AlikeFold, AlikePass, Like
 from lazychunks.folds.along import join_along
@@ -268,9 +277,11 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
         if is_tensor(keys):
             torch: Any = xp
             kth = torch.topk(keys, k, dim=-1, largest=False).values[:, -1:]
-        else:
+        elif is_numpy(keys):
             keys.partition(k - 1, axis=-1)
             kth = keys[:, k - 1 : k]
+        else:
+            kth = xp.sort(keys, axis=-1)[:, k - 1 : k]
         worst = self._convert_key(kth)
         good = lanes >= worst if self.largest else lanes <= worst
         return good | xp.isnan(worst)
@@ -287,13 +298,12 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
         where = device(keys)
         number, before = self.keys.shape
         hit = xp.zeros(number, dtype=xp.bool, device=where)
-        hit[lane] = True
-        lanes = xp.nonzero(hit)[0]
+        lanes = xp.nonzero(set_entries(hit, lane, True))[0]  # the value
         # Short integers are sorted in linear time.
         small = xp.int16 if len(lanes) < 2**15 else xp.int64
         rank = xp.arange(len(lanes), dtype=small, device=where)
         rank_of = xp.zeros(number, dtype=small, device=where)
-        rank_of[lanes] = rank
+        rank_of = set_entries(rank_of, lanes, rank)
         # Entries of lower index come first, and stay first among equals.
         old = xp.broadcast_to(rank[:, None], (len(lanes), before))
         ranks = xp.concat([_flat(xp, old), rank_of[lane]])
@@ -306,13 +316,14 @@ class TopKPass(AlikePass[S, TopK[S]], Generic[S]):
         if after > before:  # every lane has candidates until the best are full
             self.keys, self.indices = keys[chosen], indices[chosen]
         else:
-            self.keys[lanes], self.indices[lanes] = keys[chosen], indices[chosen]
+            self.keys = set_entries(self.keys, lanes, keys[chosen])
+            self.indices = set_entries(self.indices, lanes, indices[chosen])
 
 
 def _sort_keys(xp: Namespace, keys: Array) -> Array:
     """Return the order of keys: the stable one, with NaN at the end."""
     given: Any = keys
-    if is_tensor(keys) or given.dtype not in (np.float32, np.int32):
+    if not is_numpy(given) or given.dtype not in (np.float32, np.int32):
         return xp.argsort(keys, stable=True)
     # Key and place in one integer: NumPy sorts those ten times as fast as it sorts stably.
     bits = given.view(np.int32)

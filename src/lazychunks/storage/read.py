@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import zarr
 from zarr.storage import LocalStore
@@ -71,6 +71,8 @@ def read_nested(
 @dataclass(frozen=True, slots=True)
 class ArrayReader(Generic[T_co]):
     """Reads one block of an array and converts it."""
+
+    label: ClassVar[str] = "from_zarr"
 
     reader: Reader
     converter: FromNumpy[T_co]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import zarr
 from zarr.storage import StorePath
@@ -88,6 +88,8 @@ class _Member(Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class _ReadGroup(Generic[T_co]):
     """Reads one block of a group."""
+
+    label: ClassVar[str] = "from_zarr_group"
 
     members: Mapping[str, _Member[T_co]]
     merged: tuple[int, ...]

@@ -27,11 +27,16 @@ def storable(dtype: np.dtype[Any], *, block: BlockIndex | None) -> np.dtype[Any]
     Raises
     ------
     BlockDTypeError
-        If it is no boolean, integer, floating or complex dtype, or one that Zarr does not know.
+        If it is no dtype of numbers or times, or one that Zarr does not know.
     ImportError
         If it is bfloat16, and ml_dtypes is not installed.
     """
     if dtype.name == bfloat16.NAME and dtype.type is bfloat16.register().type:
+        return dtype
+    if is_time(dtype):
+        if np.datetime_data(dtype)[0] == "generic":
+            way_out = 'which has no unit; give it one, e.g. with .astype("M8[ns]")'
+            raise _dtype_error(dtype, way_out, block, "a unit of time")
         return dtype
     if not is_numeric(dtype):
         way_out = (
@@ -117,6 +122,11 @@ def is_numeric(dtype: np.dtype[Any]) -> bool:
     """Whether it is one of NumPy's dtypes of numbers, in either byte order."""
     # Another package's dtype may have the same kind: that of ml_dtypes' float8_e5m2 is f.
     return dtype.kind in "biufc" and dtype.isbuiltin != 2
+
+
+def is_time(dtype: np.dtype[Any]) -> bool:
+    """Whether it is one of NumPy's dtypes of dates or of differences between them."""
+    return dtype.type in (np.datetime64, np.timedelta64)
 
 
 def _is_castable(dtype: np.dtype[Any]) -> bool:

@@ -18,7 +18,7 @@ from zarr.storage import LocalStore, StorePath
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.storage.chunks import bfloat16
-from lazychunks.storage.chunks.dtypes import is_numeric
+from lazychunks.storage.chunks.dtypes import is_numeric, is_time
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming.record import Document, parse
@@ -147,14 +147,14 @@ def check_metadata(
         raise UntrustedArrayError(f"zarr refuses the metadata of {name}: {error}") from error
     dtype, shape, chunks = array.dtype, array.shape, array.chunks
     if (
-        not (is_numeric(dtype) or dtype.name == bfloat16.NAME)
+        not (is_numeric(dtype) or is_time(dtype) or dtype.name == bfloat16.NAME)
         or not all(0 <= length <= sys.maxsize for length in shape)
         or not all(extent > 0 for extent in (*chunks, *(array.shards or ())))
         or len(chunks) != len(shape)
     ):
         raise UntrustedArrayError(
-            f"{name} has dtype {dtype}, shape {shape} and chunks {chunks}, expected numbers of a "
-            "fixed size in positive chunks"
+            f"{name} has dtype {dtype}, shape {shape} and chunks {chunks}, expected numbers or "
+            "times of a fixed size in positive chunks"
         )
     size = math.prod(chunks) * dtype.itemsize
     if size > max_chunk_bytes:

@@ -1,0 +1,64 @@
+"""Reprs for people: one line that tells what a sequence is made of, and a table in notebooks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequence, chain
+from lazychunks.blocks.describe import LONGEST, name_function
+
+
+def load(number: int) -> int:
+    return number
+
+
+def opaque() -> list[int]:
+    return [1]
+
+
+def stored() -> LazyChunkSequence[Any]:
+    store: dict[str, Any] = {}
+    LazyChunkSequence.from_map(np.ones, [2, 2]).to_zarr(store, IdentityConverter())
+    return LazyChunkSequence.from_zarr(store, IdentityConverter())
+
+
+SEQUENCES: dict[str, Callable[[], Any]] = {
+    "<LazyChunkSequence: 1000000 blocks, map-backed, load>": lambda: LazyChunkSequence.from_map(
+        load, list(range(10**6))
+    ),
+    "<LazyChunkSequence: 3 blocks, map-backed, str(load(...))>": (
+        lambda: LazyChunkSequence.from_map(load, range(3)).map(str)
+    ),
+    "<LazyChunkSequence: ? blocks, generator-backed, opaque>": (lambda: LazyChunkSequence(opaque)),
+    "<NestedLazyChunkSequence: 2 x 3 blocks, map-backed, pow>": (
+        lambda: NestedLazyChunkSequence.from_product(pow, range(2), range(3))
+    ),
+    "<LazyChunkSequence: 6 blocks, map-backed, chain>": (
+        lambda: chain(*[LazyChunkSequence.from_map(load, range(3))] * 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("line", SEQUENCES)
+def test_a_line_tells_what_a_sequence_is_made_of(line: str) -> None:
+    assert repr(SEQUENCES[line]()) == line
+
+
+def test_a_line_is_short_and_shows_no_values() -> None:
+    long: LazyChunkSequence[int] = LazyChunkSequence(opaque)
+    for _ in range(50):
+        long = long.map(load)
+    for sequence in (long, stored()):
+        line = repr(sequence)
+        assert len(line) < LONGEST + 80
+        assert "\n" not in line
+    assert len(name_function(long.generator_factory)) <= LONGEST
+
+
+def test_a_notebook_shows_a_table() -> None:
+    sequence: Any = LazyChunkSequence(lambda: iter(opaque()))
+    table: str = sequence._repr_html_()
+    assert table.startswith("<table><caption>LazyChunkSequence</caption><tr><th>blocks</th>")
+    assert "&lt;locals&gt;.&lt;lambda&gt;</td>" in table
