@@ -5,7 +5,6 @@ The ranks are threads here; tests/test_launched_ranks.py has real processes.
 
 from __future__ import annotations
 
-import operator
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -200,10 +199,15 @@ def test_uneven_blocks_with_one_chunk_each(tmp_path: Path) -> None:
         assert bits(read(array)) == bits(joined(make))
 
 
-def second_of(sequence: Any) -> Any:
+def second(pair: tuple[Any, Any]) -> Any:
+    """Return the second."""
+    return pair[1]
+
+
+def second_of(sequence: LazyChunkSequence[Any]) -> Any:
     """Pair the blocks of a sequence with themselves, and take the second of each pair."""
-    pairs: Any = zip_blocks(sequence, sequence)
-    return pairs.map(operator.itemgetter(1))
+    pairs = zip_blocks(sequence, sequence)
+    return pairs.map(second)
 
 
 @pytest.mark.parametrize("name", ["shuffled", "sliced", "chained", "zipped", "rebatched", "rows"])
