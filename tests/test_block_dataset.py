@@ -189,7 +189,7 @@ def test_arrays_become_tensors_as_a_loader_makes_them() -> None:
 def test_rows_of_other_shapes_are_refused_and_not_stretched() -> None:
     for library in (np.ones, torch.ones):
         blocks = LazyChunkSequence.from_map(library, [(2, 3), (2, 1)])
-        with pytest.raises(BlockShapeError, match=r"shape \(1,\), expected \(3,\)"):
+        with pytest.raises(BlockShapeError, match="rows of shape"):
             list(BlockDataset(blocks, 9, shuffle=1))
 
 
