@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,57 @@ from numpy.typing import NDArray
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.interrupts import uninterrupted
 from lazychunks.storage.chunks.filled import Filled
+
+
+class Job(NamedTuple):
+    """A buffer for a thread to write."""
+
+    write: Callable[[Filled], None]
+    filled: Filled
+    ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]]
+    """Where the thread puts the buffer when the write has ended, with its failure."""
+    drops: threading.Event
+    """Set where writes that have not begun are left out."""
+
+
+class WriterThreads:
+    """Threads that write buffers; the writers of several arrays may share them.
+
+    With threads for each array, they would wait for each other, and slow down the producer.
+
+    Parameters
+    ----------
+    most
+        Upper bound of their number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._todo: SimpleQueue[Job | None] = SimpleQueue()
+        """Buffers that wait for a thread; None ends one."""
+        self._threads: list[threading.Thread] = []
+        # Threads end with an owner that nobody closes: they know the queue, and not it.
+        weakref.finalize(self, self._todo.put, None)
+
+    def put(self, job: Job, under_way: int) -> None:
+        """Have a buffer written, while so many others of its writer are."""
+        count = len(self._threads)
+        if count < self.most and (under_way >= count or not self._todo.empty()):
+            # An interrupt would leave a thread that nobody knows.
+            with uninterrupted():
+                thread = threading.Thread(
+                    target=_work, args=(self._todo,), name="lazychunks-write", daemon=True
+                )
+                thread.start()
+                self._threads.append(thread)
+        self._todo.put(job)
+
+    def close(self) -> None:
+        """Wait for all that has been put, and end the threads."""
+        self._todo.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
 
 
 class BackgroundWriter:
@@ -25,7 +76,8 @@ class BackgroundWriter:
       down to the speed of the writes.
     - A failed write is raised by the next call of :meth:`allocate`, :meth:`submit` or
       :meth:`drain`.
-    - After :meth:`close` nothing is written any more, even if an interrupt came during any call.
+    - After :meth:`close` nothing is written any more, even if an interrupt came during any call. If
+      the threads are somebody else's, that holds once these are closed.
     - A process that a block function has forked cannot write: it has none of the threads.
 
     Parameters
@@ -34,8 +86,8 @@ class BackgroundWriter:
         Writes one filled buffer; runs in a background thread.
     shape, dtype
         Of a buffer.
-    max_in_flight
-        Upper bound of simultaneous writes.
+    threads
+        What writes: a number of threads of its own, or those that it shares.
     recycle
         Whether a buffer may be used again once it is written. A store that keeps the buffer itself
         would otherwise see its values change.
@@ -46,33 +98,28 @@ class BackgroundWriter:
         write: Callable[[Filled], None],
         shape: Shape,
         dtype: np.dtype[Any],
-        max_in_flight: int,
+        threads: int | WriterThreads,
         recycle: bool = True,
     ) -> None:
         self._write = write
         self._shape = shape
         self._dtype = dtype
-        self._max_in_flight = max_in_flight
+        self._owns_threads = isinstance(threads, int)
+        self._threads = WriterThreads(threads) if isinstance(threads, int) else threads
         self._recycle = recycle
-        self._todo: SimpleQueue[Filled | None] = SimpleQueue()
-        """Buffers that wait for a thread; None ends one."""
         self._ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]] = SimpleQueue()
         """Buffers whose writes have ended, each with its failure."""
         self._under_way = 0
         """Number of buffers that have been submitted and not been taken back."""
-        self._threads: list[threading.Thread] = []
         self._free: list[NDArray[Any]] = []
         self._drops = threading.Event()
-        """Set where writes that have not begun are left out."""
         self._is_closed = False
         self._process = os.getpid()
-        # Threads end with a writer that nobody closes: they know its queues, and not it.
-        weakref.finalize(self, self._todo.put, None)
 
     def allocate(self) -> NDArray[Any]:
         """Return a free buffer; its content is arbitrary."""
         self._check_process()
-        while self._under_way > self._max_in_flight:
+        while self._under_way > self._threads.most:
             self._take_back()
         return self._free.pop() if self._free else np.empty(self._shape, self._dtype)
 
@@ -81,17 +128,9 @@ class BackgroundWriter:
         self._check_process()
         while not self._ended.empty():
             self._take_back()
-        if self._under_way >= len(self._threads) < self._max_in_flight:
-            # An interrupt would leave a thread that nobody knows.
-            with uninterrupted():
-                desk = (self._write, self._todo, self._ended, self._drops)
-                thread = threading.Thread(
-                    target=_work, args=desk, name="lazychunks-write", daemon=True
-                )
-                thread.start()
-                self._threads.append(thread)
         self._under_way += 1
-        self._todo.put(filled)
+        job = Job(self._write, filled, self._ended, self._drops)
+        self._threads.put(job, self._under_way - 1)
 
     def drain(self) -> None:
         """Wait for all writes, and raise the first failure."""
@@ -109,10 +148,8 @@ class BackgroundWriter:
             with uninterrupted():
                 if drop:
                     self._drops.set()
-                self._todo.put(None)
-                for thread in self._threads:
-                    thread.join()
-                self._threads.clear()
+                if self._owns_threads:
+                    self._threads.close()
         self._free.clear()
 
     def _take_back(self) -> None:
@@ -146,20 +183,15 @@ def refuse_forked(writer: int) -> None:
         )
 
 
-def _work(
-    write: Callable[[Filled], None],
-    todo: SimpleQueue[Filled | None],
-    ended: SimpleQueue[tuple[NDArray[Any], BaseException | None]],
-    drops: threading.Event,
-) -> None:
+def _work(todo: SimpleQueue[Job | None]) -> None:
     """Write buffers, in a thread, until there is a None among them."""
-    while (filled := todo.get()) is not None:
+    while (job := todo.get()) is not None:
         failure: BaseException | None = None
         try:
-            if not drops.is_set():
-                write(filled)
+            if not job.drops.is_set():
+                job.write(job.filled)
         except BaseException as error:  # noqa: BLE001  # raised where it is taken back
             failure = error
-        ended.put((filled.buffer, failure))
-        del filled, failure  # a thread that waits must not keep a buffer alive
+        job.ended.put((job.filled.buffer, failure))
+        del job, failure  # a thread that waits must not keep a buffer alive
     todo.put(None)  # for the next thread

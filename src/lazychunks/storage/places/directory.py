@@ -281,7 +281,7 @@ class SiblingDirectory:
         for path, document in documents.items():
             self.where.below(path).write(KEPT_BACK, document)
 
-    def keys(self, *, tidy: bool = False) -> Iterator[str]:
+    def keys(self, *, below: str = "", tidy: bool = False) -> Iterator[str]:
         """List the files that are stored.
 
         A file that a dead writer was writing has a name of its own, and is left out. With ``tidy``
@@ -292,7 +292,7 @@ class SiblingDirectory:
         DestinationExistsError
             If there is a symbolic link: chunks would be written through it.
         """
-        for key, entry in walk_files(self._staging):
+        for key, entry in walk_files(self._staging / below):
             if entry.is_symlink():
                 raise refuse_link(entry.path)
             if os.path.basename(key) == KEPT_BACK or not key.endswith(".partial"):

@@ -276,9 +276,9 @@ class MetadataLast:
         for path, document in documents.items():
             place.below(path).write(KEPT_BACK, document)
 
-    def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
+    def keys(self, *, below: str = "", tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # keys appear whole
         """List the keys that are stored."""
-        return self._place.list_keys() or ()
+        return self._place.below(below).list_keys() or ()
 
     def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:  # noqa: ARG002  # no store can sync
         """Write the metadata, that of the destination itself last.

@@ -79,8 +79,11 @@ class Draft(ArrayDraft, Protocol):
         """
         ...
 
-    def keys(self, *, tidy: bool = False) -> Iterable[str]:
-        """List the keys that are stored whole; with ``tidy``, remove what a dead writer wrote."""
+    def keys(self, *, below: str = "", tidy: bool = False) -> Iterable[str]:
+        """List the keys below a name that are stored whole, relative to it.
+
+        With ``tidy``, remove what a dead writer wrote.
+        """
         ...
 
     def commit(self, documents: Mapping[str, bytes], *, durable: bool) -> None:

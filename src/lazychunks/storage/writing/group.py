@@ -18,7 +18,9 @@ from lazychunks.errors import BlockError
 from lazychunks.layout.checks import block_name, empty_sequence
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape
+from lazychunks.runs.interrupts import uninterrupted
 from lazychunks.runs.passes import Ends, PartFold, Shelf
+from lazychunks.storage.chunks.background import WriterThreads
 from lazychunks.storage.coordinates import check_coordinates
 from lazychunks.storage.group_options import GroupOptions
 from lazychunks.storage.keys import Keys
@@ -40,11 +42,11 @@ from lazychunks.storage.writing.mappings import (
     name_member,
     step_each,
 )
-from lazychunks.storage.writing.member import Member
+from lazychunks.storage.writing.member import WRITES_IN_FLIGHT, Member
 from lazychunks.storage.writing.notes import VERSION
 from lazychunks.storage.writing.part_writer import Receipt
 from lazychunks.storage.writing.refusals import check_listing
-from lazychunks.storage.writing.write import Write, list_below
+from lazychunks.storage.writing.write import Write
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
@@ -77,7 +79,7 @@ class MemberDraft:
 
     def keys(self) -> Iterable[str]:
         """List the keys that are stored whole."""
-        return list_below(self.name, tuple(self.draft.keys()))
+        return self.draft.keys(below=self.name)
 
 
 class GroupWrite(Write[T]):
@@ -101,6 +103,7 @@ class GroupWrite(Write[T]):
     ) -> None:
         super().__init__(place.for_group(), converter, overwrite, group.common, counts)
         self._group = group
+        self._threads = WriterThreads(group.common.max_in_flight or WRITES_IN_FLIGHT)
         self._has_stored_coordinates = False
         self._next = (0,) * len(counts)
         """Row, and column, of the next block that is stepped."""
@@ -197,6 +200,10 @@ class GroupWrite(Write[T]):
         for coordinate in self._group.coordinates:
             coordinate.store(self._draft.where)
 
+    def _close_threads(self) -> None:
+        with uninterrupted():
+            self._threads.close()
+
     def _first_members(self) -> dict[str, Member[T]]:
         return {}  # the first block tells their names
 
@@ -232,6 +239,7 @@ class GroupWrite(Write[T]):
                 options,
                 self._counts,
                 self.setup,
+                self._threads,
             )
         return members
 

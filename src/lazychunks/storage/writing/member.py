@@ -15,6 +15,7 @@ from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.parts import AnyPart, Part
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import ALONE, Setup
+from lazychunks.storage.chunks.background import WriterThreads
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.mismatches import mismatch
@@ -59,6 +60,8 @@ class Member(Generic[T]):
         Number of blocks along each block axis, where it is known.
     setup
         How the pass goes.
+    threads
+        What writes in the background, where that is shared with other members.
     """
 
     def __init__(
@@ -69,7 +72,9 @@ class Member(Generic[T]):
         options: WriteOptions,
         counts: tuple[int | None, ...],
         setup: Setup,
+        threads: WriterThreads | None = None,
     ) -> None:
+        self._threads = threads
         self.name = name
         self._draft = draft
         self._converter = converter
@@ -253,7 +258,9 @@ class Member(Generic[T]):
             part: AnyPart = Part(0, (0, 0), (), (True, True), len(self.counts))
             # In a group, all sizes are noted, so that blocks can be read back as they came.
             notebook = self.notes if self.keeps or self.options.name else None
-            self.writer = PartWriter(self.known_target, part, is_whole=True, notebook=notebook)
+            self.writer = PartWriter(
+                self.known_target, part, is_whole=True, notebook=notebook, threads=self._threads
+            )
         return self.writer
 
     def absorb(self, receipt: Receipt, part: AnyPart) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lazychunks.layout.parts import AnyPart
 from lazychunks.layout.shapes import Shape, region_at
 from lazychunks.runs.passes import STORED
-from lazychunks.storage.chunks.background import BackgroundWriter, refuse_forked
+from lazychunks.storage.chunks.background import BackgroundWriter, WriterThreads, refuse_forked
 from lazychunks.storage.chunks.filled import Filled
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.writing.cursor import Cursor
@@ -87,6 +87,9 @@ class PartWriter(Generic[T]):
         lies, and run beside each other; the target says whether they write in the background.
     notebook
         Listens, if another start may go on.
+    threads
+        What writes in the background, where that is shared: then nothing is written any more once
+        its owner has closed it.
     """
 
     def __init__(
@@ -96,8 +99,10 @@ class PartWriter(Generic[T]):
         *,
         is_whole: bool = False,
         notebook: Notebook | None = None,
+        threads: WriterThreads | None = None,
     ) -> None:
         self._target = target
+        self._threads = threads
         self._part = part
         self._is_whole = is_whole
         self._notebook = notebook
@@ -195,7 +200,7 @@ class PartWriter(Generic[T]):
                 self._write,
                 shape,
                 units.dtype,
-                target.max_in_flight,
+                self._threads or target.max_in_flight,
                 recycle=units.buffer_is_free_after_write,
             )
             allocate, hand_out = self._background.allocate, self._background.submit

@@ -140,6 +140,7 @@ class Write(Generic[T]):
             failure = error
             try:
                 with ExitStack() as stack:  # each is closed, whatever comes of closing another
+                    stack.callback(self._close_threads)
                     for member in self._members.values():
                         if member.writer is not None:
                             stack.push(member.writer.__exit__)
@@ -300,6 +301,9 @@ class Write(Generic[T]):
     def _keeps(self) -> bool:
         """Whether a failed start leaves what the next one can go on with."""
         return all(member.keeps for member in self._members.values())
+
+    def _close_threads(self) -> None:
+        """Wait until nothing is written any more: the only array has waited for its own threads."""
 
     def _begin_draft(self, documents: Mapping[str, bytes]) -> None:
         refuse_forked(self._process)
