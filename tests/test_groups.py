@@ -6,6 +6,7 @@
 import json
 import logging
 import tempfile
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -620,3 +621,18 @@ def test_the_command_line_shows_groups(tmp_path: Path, capsys: pytest.CaptureFix
     assert json.loads(capsys.readouterr().out)["members"]["tall"]["shape"] == [22, 2, 3]
     assert main(["verify", place]) == 0
     assert capsys.readouterr().out.startswith("sound: ")
+
+
+def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
+    blocks = {name: np.zeros((8, 2**13), np.float32) for name in ("a", "b", "c")}
+
+    def peak(count: int) -> int:
+        sequence = LazyChunkSequence.from_map(lambda _: blocks, range(count))
+        tracemalloc.start()
+        sequence.to_zarr_group(tmp_path / f"{count}.zarr", NUMPY, chunks="blocks")
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(4)  # what is loaded late, and kept
+    assert peak(64) < peak(8) + blocks["a"].nbytes
