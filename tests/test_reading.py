@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -804,9 +806,15 @@ ENDLESS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_metadata_without_end_are_not_read(kind: str, name: str, tmp_path: Path) -> None:
     ENDLESS[kind](tmp_path / name)
-    sources: list[Any] = [LocalStore(tmp_path, read_only=True)]
+    sources: list[Any] = [
+        LocalStore(tmp_path, read_only=True),
+        LoggingStore(LocalStore(tmp_path), log_level="ERROR"),
+        FsspecStore.from_url(f"file://{tmp_path}"),
+    ]
+    if find_spec("obstore"):
+        sources.append(ObjectStore(import_module("obstore.store").LocalStore(tmp_path)))
     if kind == "a sparse file":
-        sources += [tmp_path, LoggingStore(LocalStore(tmp_path), log_level="ERROR")]
+        sources.append(tmp_path)
     for source in sources:
         with pytest.raises(UntrustedArrayError, match="4194304 bytes"):
             Flat.from_zarr(source, CONVERTER)

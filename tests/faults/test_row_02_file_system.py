@@ -65,7 +65,7 @@ class FileSystem:
             (shutil, "rmtree"),
             (Path, "mkdir"),
             (Path, "rmdir"),
-            (Path, "touch"),
+            (Path, "write_text"),
             (Path, "write_bytes"),
         ):
             monkeypatch.setattr(owner, name, self._watched(name, getattr(owner, name)))

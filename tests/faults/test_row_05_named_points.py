@@ -58,7 +58,7 @@ POINTS: dict[str, Hook] = {
     "publish": (SiblingDirectory, "commit"),
     "exchange": (file_system, "exchange_directories"),
     "two renames": (directory, "swap_in"),
-    "mark of the old array": (Path, "touch"),
+    "mark of the old array": (Path, "write_text"),
     "rename": (os, "rename"),
     "removal of a file": (os, "unlink"),
     "removal of the old array": (shutil, "rmtree"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zarr.abc.store import RangeByteRequest
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import StorePath
 
 from lazychunks.errors import UntrustedArrayError
 from lazychunks.layout.plan import MAX_CHUNK_BYTES
@@ -21,6 +21,7 @@ from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.chunks.dtypes import is_numeric, is_time
 from lazychunks.storage.chunks.metadata import open_array
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.location import locate
 from lazychunks.storage.resuming.record import Document, parse
 
 if TYPE_CHECKING:
@@ -236,10 +237,11 @@ def _read_bounded(where: Keys, name: str, place: str) -> bytes | None:
         "array with zarr itself if you trust its origin"
     )
     store, key = where.store, where.key(name)
-    if isinstance(store, LocalStore):
+    location = locate(store, where.path)
+    if location.root == "file":
         # Reading a FIFO waits for a writer, and a device may have no end.
         with suppress(OSError):
-            found = os.stat(store.root / key)
+            found = os.stat(f"/{location.path}/{name}")
             is_endless = not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
             if is_endless or found.st_size > MOST_METADATA_BYTES:
                 raise too_large
