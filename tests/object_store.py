@@ -3,6 +3,7 @@
 moto has no types for the checkers and need not be installed, so ``started`` imports it.
 """
 
+import sys
 import threading
 import time
 import urllib.request
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
+
+from zarr.core.sync import sync
 
 __all__ = ["MISSING", "Request", "Server", "accept_all", "started"]
 
@@ -103,20 +106,27 @@ def started() -> Generator[Server]:
     server.address = f"http://127.0.0.1:{running.server_port}"
     thread = threading.Thread(target=running.serve_forever)
     thread.start()
-    _forget_clients()
+    forget_clients()
     try:
         yield server
     finally:
-        _forget_clients()
+        forget_clients()
         running.shutdown()
         thread.join()
         running.server_close()
 
 
-def _forget_clients() -> None:
-    """Have fsspec make new clients: it keeps those of another server, by their arguments."""
-    if find_spec("s3fs") is not None:
-        import_module("s3fs").S3FileSystem.clear_instance_cache()
+def forget_clients() -> None:
+    """Close the sessions of s3fs, which it keeps open, and have it make new clients.
+
+    It keeps those of another server, by their arguments; and a test must leave nothing open.
+    """
+    s3fs: Any = sys.modules.get("s3fs")
+    if s3fs is not None:
+        for system in [*s3fs.S3FileSystem._cache.values()]:
+            if system._s3 is not None:
+                sync(system._s3.close())
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def _say_nothing(*_: object) -> None: ...

@@ -4,7 +4,6 @@ Needs obstore and moto; s3fs for its own rows.
 """
 
 import os
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from zarr.core.sync import sync
 
 from lazychunks import (
     DestinationExistsError,
@@ -33,7 +31,7 @@ from tests.benchmarks import layouts
 from tests.executors import Shuffling
 from tests.faults.jobs import FLAT, JOBS, ZARR, Job, old_array, same, seen_at
 from tests.faults.processes import CONTEXT, die, died_by_sigkill
-from tests.object_store import MISSING, Server, accept_all, started
+from tests.object_store import MISSING, Server, accept_all, forget_clients, started
 
 PAGE = Path(__file__).parents[1] / "docs" / "chunks.md"
 
@@ -77,12 +75,7 @@ def server() -> Generator[Server]:
 def _sessions_end() -> Generator[None]:
     """Close what s3fs keeps open for as long as the process lives; a test must leave nothing."""
     yield
-    s3fs: Any = sys.modules.get("s3fs")
-    if s3fs is not None:
-        for system in [*s3fs.S3FileSystem._cache.values()]:
-            if system._s3 is not None:
-                sync(system._s3.close())
-        s3fs.S3FileSystem.clear_instance_cache()
+    forget_clients()
 
 
 @pytest.fixture(params=KINDS)
