@@ -9,7 +9,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,7 @@ from lazychunks import (
 from lazychunks.__main__ import main
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.place import resolve_destination
+from tests import executors
 from tests.executors import Shuffling
 from tests.groups import ZARR, Array, GroupJob, group_at, same_group
 from tests.places import put_array, put_group, tree
@@ -316,7 +317,6 @@ def test_an_array_is_no_group_and_a_group_no_array(place: Any) -> None:
     array.to_zarr(place, NUMPY)
     with pytest.raises(DestinationExistsError, match="an array, where a group is to be"):
         job.sequence(_never).to_zarr_group(place, NUMPY, overwrite=True)
-    del array
 
 
 def test_an_array_does_not_replace_a_group(place: Any) -> None:
@@ -638,3 +638,72 @@ def test_memory_does_not_grow_with_the_number_of_blocks(tmp_path: Path) -> None:
 
     peak(4)  # what is loaded late, and kept
     assert peak(64) < peak(8) + 4 * blocks["x"].nbytes  # of 168 more
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers_of", [executors.processes, executors.cluster])
+def test_other_processes_store_a_group_and_go_on_with_it(
+    workers_of: Callable[[], AbstractContextManager[Any]], tmp_path: Path
+) -> None:
+    if workers_of is executors.cluster:
+        pytest.importorskip("distributed", reason="distributed is not installed")
+    job = GroupJob(rows=6, columns=2)
+    options: Any = {"run_id": "run", "resume": True, "chunks": "blocks"}
+
+    def fail(row: int, column: int) -> None:
+        if (row, column) == (2, 1):
+            raise OSError("as asked for")
+
+    with pytest.raises(WriteAbortedError):
+        job.sequence(fail).to_zarr_group(tmp_path / "group.zarr", NUMPY, **options)
+    sink = zarr_group_sink(tmp_path / "group.zarr", NUMPY, **options)
+    fold = tee(sink, each({"wide": nested_concatenate()}))
+    sequence = job.sequence()
+    assert isinstance(sequence, NestedLazyChunkSequence)
+    with workers_of() as executor:
+        _, folded = sequence.compute(fold, executor=executor)
+    assert same_group(group_at(tmp_path / "group.zarr"), job.whole)
+    assert np.array_equal(folded["wide"], job.whole["wide"])
+
+
+# --- nothing is trusted ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["..", "../mine", "/mine", "", ".", "a\nb", "a\\b"])
+@pytest.mark.parametrize("key", ["zarr.json", "zarr.json.partial"])
+def test_names_in_a_record_lead_nowhere_else(name: str, key: str, tmp_path: Path) -> None:
+    put_array(tmp_path / "mine", np.arange(3))
+    (tmp_path / "mine" / "zarr.json.partial").write_bytes(b"mine")
+    before = tree(tmp_path / "mine")
+    place = tmp_path / "group.zarr"
+    store = FilesOnly(place)
+    run(store)
+    keys = keys_at(store)
+    document = json.loads(keys.read("zarr.json") or b"")
+    record = json.loads(document["attributes"]["lazychunks"])
+    record["members"] = ["wide", name]
+    document["attributes"]["lazychunks"] = json.dumps(record)
+    keys.delete("zarr.json")
+    keys.write(key, json.dumps(document).encode())
+    for look in (status, verify):
+        with suppress(LazyChunksError, FileNotFoundError):
+            look(store)
+    with suppress(LazyChunksError):
+        GroupJob(rows=2).sequence().to_zarr_group(store, NUMPY, overwrite=True)
+    with suppress(LazyChunksError, ValueError, FileNotFoundError):
+        LazyChunkSequence.from_zarr_group(store, NUMPY).compute()
+    assert tree(tmp_path / "mine") == before
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_a_group_below_consolidated_metadata_is_listed_there() -> None:
+    store = MemoryStore()
+    put_array(store, np.arange(3), path="data/mine")
+    ZARR.open_group(store, path="data", mode="a")
+    ZARR.consolidate_metadata(store, path="data")
+    inner = StorePath(store, "data/runs")
+    for job in (GroupJob(rows=2), GroupJob(rows=3, seed=1)):
+        job.sequence().to_zarr_group(inner, NUMPY, overwrite=True)
+        group = ZARR.open_consolidated(store, path="data")
+        found = {name: np.asarray(array[...]) for name, array in group["runs"].arrays()}
+        assert same_group(found, job.whole)

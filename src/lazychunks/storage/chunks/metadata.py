@@ -14,7 +14,7 @@ from lazychunks.layout.shapes import Shape
 from lazychunks.storage.chunks import bfloat16
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import WriteOptions
-from lazychunks.storage.resuming.record import Document, parse
+from lazychunks.storage.resuming.record import Document, is_segment, parse
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArrayConfigParams
@@ -107,7 +107,8 @@ def mark_overwriting(members: Iterable[str]) -> bytes:
 
 def noted_names(value: bytes) -> tuple[str, ...]:
     """Return the names of the arrays in a group that an overwrite removes."""
-    return tuple(value.decode().split("\n")[1:]) if is_overwriting(value) else ()
+    names = value.decode(errors="replace").split("\n")[1:] if is_overwriting(value) else ()
+    return tuple(filter(is_segment, names))
 
 
 def is_overwriting(value: bytes | None) -> bool:

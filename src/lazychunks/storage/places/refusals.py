@@ -18,7 +18,7 @@ from lazychunks.storage.chunks.metadata import (
     is_overwriting,
     noted_names,
 )
-from lazychunks.storage.resuming.record import names_of_arrays, parse
+from lazychunks.storage.resuming.record import is_segment, names_of_arrays, parse
 
 REPLACED = "lazychunks.replaced"
 """Name of the file that marks an array, or a group, as one that a writer is about to replace. It
@@ -203,7 +203,8 @@ def is_of_a_writer(place: Listable, members: Collection[str]) -> bool:
     own = [
         name for key in (METADATA, KEPT_BACK) for name in names_of_arrays(parse(place.read(key)))
     ]
-    own += (place.read(REPLACED) or b"").decode().split()
+    noted = (place.read(REPLACED) or b"").decode(errors="replace")
+    own += filter(is_segment, noted.split("\n"))
     return not (find_foreign_in_group(place, members, own) if own else find_foreign_names(members))
 
 

@@ -24,6 +24,9 @@ ATTRIBUTE = "lazychunks"
 MOST_RUNS = 10_000
 """Number of runs of equal sizes that the metadata of a finished array may list."""
 
+MOST_NAMES = 100_000
+"""Number of arrays that a group may have."""
+
 MOST_BLOCKS = 10**7
 """Number of blocks whose sizes a record may list."""
 
@@ -223,6 +226,11 @@ def hash_sizes(sizes: Sequence[Sizes] | None) -> str | None:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()[:16]
 
 
+def is_segment(name: str) -> bool:
+    """Whether a name is a single segment of a path; a hostile one would lead elsewhere."""
+    return name.isprintable() and not {"/", "\\"}.intersection(name) and name.strip(".") != ""
+
+
 def known_sizes(sizes: Sequence[Sizes | None]) -> tuple[Sizes | None, ...]:
     """Return sizes along the block axes as a record may hold them: none of too many blocks."""
     return tuple(along if along and len(along) <= MOST_BLOCKS else None for along in sizes)
@@ -266,7 +274,10 @@ def _length(value: Any) -> int:
 
 
 def _names(values: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(_text(name) or "" for name in values)
+    names = tuple(_text(name) or "" for name in values)
+    if len(names) > MOST_NAMES or not all(map(is_segment, names)):
+        raise ValueError(f"{names[:3]!r}... are no names of arrays")
+    return names
 
 
 def _text(value: Any) -> str | None:
