@@ -224,7 +224,7 @@ def test_a_kill_at_any_operation_of_a_store(scored: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("scored", "can_exchange", "durable"),
-    [(False, True, False), (True, False, False), (True, True, True)],
+    [(False, True, False), (True, False, False), (True, True, False)],
 )
 def test_a_kill_at_any_call_of_the_file_system(
     scored: bool, can_exchange: bool, durable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
