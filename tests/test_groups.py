@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from zarr.codecs import TransposeCodec
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore, MemoryStore, StorePath
 
@@ -707,3 +708,24 @@ def test_a_group_below_consolidated_metadata_is_listed_there() -> None:
         group = ZARR.open_consolidated(store, path="data")
         found = {name: np.asarray(array[...]) for name, array in group["runs"].arrays()}
         assert same_group(found, job.whole)
+
+
+def test_each_array_has_options_of_its_own(place: Any) -> None:
+    arrays: dict[str, ArrayOptions] = {
+        "wide": {"chunks": (3, 2), "shards": (6, 4), "dtype": "f8", "compressors": None},
+        "tall": {"attributes": {"unit": "m"}, "filters": [TransposeCodec(order=(2, 1, 0))]},
+        "one": {"dimension_names": ["batch", "value"], "chunks": "blocks"},
+    }
+    run(place, arrays=arrays, attributes={"model": "v7"}, chunks=4)
+    group = ZARR.open_group(StorePath(keys_at(place).store, keys_at(place).path), mode="r")
+    wide, tall, one = group["wide"], group["tall"], group["one"]
+    assert (wide.chunks, wide.shards, wide.dtype.name) == ((3, 2), (6, 4), "float64")
+    assert tall.attrs["unit"] == "m"
+    assert group.attrs["model"] == "v7"
+    assert "unit" not in wide.attrs
+    assert one.metadata.dimension_names == ("batch", "value")
+    assert (tall.chunks, one.chunks) == ((4, 2, 3), (1, 1))
+    whole = GroupJob(rows=4).whole
+    np.testing.assert_array_equal(tall[...], whole["tall"])
+    np.testing.assert_array_equal(wide[...], whole["wide"].astype("f8"))
+    run(place, arrays=arrays, attributes={"model": "v7"}, chunks=4)
