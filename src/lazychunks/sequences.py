@@ -1082,7 +1082,10 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         >>> NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4]).rows(sum).compute()
         [7, 14]
         """
-        fold: FoldRow[R] = FoldRow(aggregator)
+        # A fold that reduces axis 1 cannot tell from the blocks that they are those of a row.
+        in_rows: Callable[[], Callable[[LazyChunkSequence[T_co]], R]] | None
+        in_rows = getattr(aggregator, "in_rows", None)
+        fold: FoldRow[R] = FoldRow(aggregator if in_rows is None else in_rows())
         return LazyChunkSequence(fold_rows(self.generator_factory, fold), self.len_outer_generator)
 
 

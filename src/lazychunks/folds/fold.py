@@ -101,6 +101,13 @@ class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
         folded: R_co = run_fold(self, blocks, axes=1)
         return folded
 
+    def in_rows(self) -> Fold[T_contra, R_co]:
+        """Return the fold for the rows of a nested sequence, whose blocks lie along axis 1.
+
+        A fold that starts the pass of another fold hands this on to it as well.
+        """
+        return self
+
     def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
         """Return the fold whose result is ``fn`` of this one's."""
         return MappedFold(self, None, fn)
@@ -420,6 +427,10 @@ class MappedFold(_Mapped[T_contra, R_co], Fold[T_contra, R_co]):
     """A fold over blocks with functions around it."""
 
     __slots__ = ()
+
+    def in_rows(self) -> Fold[T_contra, R_co]:
+        """Return the functions around the fold for rows."""
+        return replace(self, inner=self.inner.in_rows())
 
     def start(self, counts: Counts, /) -> MappedPass:
         """Start a pass."""

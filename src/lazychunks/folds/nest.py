@@ -76,8 +76,10 @@ def nest(
     >>> nested.compute(nest(sum, max))
     14
     """
-    if _is_fold(inner) and _is_fold(outer):
-        return NestFold(inner, outer)
+    if _is_fold(inner):
+        inner = inner.in_rows()
+        if _is_fold(outer):
+            return NestFold(inner, outer)
     return NestedCallables(inner, outer)
 
 

@@ -197,6 +197,10 @@ class Tee(_Folds, AnyFold):
 
     __slots__ = ()
 
+    def in_rows(self) -> AnyFold:
+        """Return the folds for rows."""
+        return replace(self, folds=tuple(fold.in_rows() for fold in self.folds))
+
     def start(self, counts: Counts, /) -> TeePass:
         """Start a pass."""
         return TeePass([fold.start(counts) for fold in self.folds], self.names)
