@@ -6,7 +6,6 @@
 import math
 import pickle
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -289,10 +288,6 @@ def test_how_blocks_are_joined_is_asked_before_any_is_computed(fold: Fold[Array,
             nest(first(), other)([[np.ones((2, 3))]])
 
 
-def count_alike(rows: LazyChunkSequence[object]) -> Counter[str]:
-    return Counter(map(repr, rows))
-
-
 def test_the_rows_of_a_nested_sequence_are_joined_along_axis_1() -> None:
     row = [np.arange(6.0).reshape(2, 3), np.ones((2, 1))]
     nested = NestedLazyChunkSequence(lambda: [row, row])
@@ -300,8 +295,10 @@ def test_the_rows_of_a_nested_sequence_are_joined_along_axis_1() -> None:
     for name, fold in rows_of(top_k(2, axis=1)).items():
         expected = repr(told[name](row))
         assert [repr(best) for best in nested.rows(fold)] == [expected] * 2
-        assert nested.compute(nest(fold, count_alike)) == {expected: 2}
-        assert repr(nested.compute(nest(fold, last()))) == expected
+        # Checkers cannot tell which overload a result of any type is for.
+        of_folds: Any = nest
+        assert [repr(best) for best in nested.compute(of_folds(fold, list))] == [expected] * 2
+        assert repr(nested.compute(of_folds(fold, last()))) == expected
 
 
 def test_blocks_that_do_not_fit_along_another_axis() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Unpack
 
+from lazychunks.converters import AnyArray, choose_converter
 from lazychunks.folds.fold import CollectBlocks, EitherFold
 from lazychunks.storage.group_options import Coordinates, GroupOptions
 from lazychunks.storage.options import ArrayOptions, Destination, WriteOptions, ZarrOptions
@@ -26,13 +27,29 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 
+@overload
 def zarr_sink(
     path_or_url: Destination,
     converter: ToNumpy[T],
     *,
     overwrite: bool = False,
     **options: Unpack[ZarrOptions],
-) -> ZarrSink[T]:
+) -> ZarrSink[T]: ...
+@overload
+def zarr_sink(
+    path_or_url: Destination,
+    converter: None = None,
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ZarrOptions],
+) -> ZarrSink[AnyArray]: ...
+def zarr_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[Any] | None = None,
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ZarrOptions],
+) -> ZarrSink[Any]:
     """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
 
     Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
@@ -64,7 +81,7 @@ def zarr_sink(
     >>> bool((stored[:] == joined).all())
     True
     """
-    return ZarrSink(path_or_url, converter, overwrite, WriteOptions.of(**options))
+    return ZarrSink(path_or_url, choose_converter(converter), overwrite, WriteOptions.of(**options))
 
 
 class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
@@ -77,6 +94,7 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
         return super().for_parts(running) if running.stores_parts else CollectBlocks()
 
 
+@overload
 def zarr_group_sink(
     path_or_url: Destination,
     converter: ToNumpy[T],
@@ -85,7 +103,26 @@ def zarr_group_sink(
     arrays: Mapping[str, ArrayOptions] | None = None,
     coordinates: Coordinates | None = None,
     **options: Unpack[ZarrOptions],
-) -> ZarrGroupSink[T]:
+) -> ZarrGroupSink[T]: ...
+@overload
+def zarr_group_sink(
+    path_or_url: Destination,
+    converter: None = None,
+    *,
+    overwrite: bool = False,
+    arrays: Mapping[str, ArrayOptions] | None = None,
+    coordinates: Coordinates | None = None,
+    **options: Unpack[ZarrOptions],
+) -> ZarrGroupSink[AnyArray]: ...
+def zarr_group_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[Any] | None = None,
+    *,
+    overwrite: bool = False,
+    arrays: Mapping[str, ArrayOptions] | None = None,
+    coordinates: Coordinates | None = None,
+    **options: Unpack[ZarrOptions],
+) -> ZarrGroupSink[Any]:
     """Store blocks that are mappings as one Zarr group: ``to_zarr_group`` as a fold.
 
     All that :func:`zarr_sink` says holds for the group as a whole.
@@ -115,7 +152,7 @@ def zarr_group_sink(
     (['hidden', 'logits'], [1.5, 1.5, 1.5])
     """
     group = GroupOptions.of_call(arrays, coordinates, **options)
-    return ZarrGroupSink(path_or_url, converter, overwrite, group)
+    return ZarrGroupSink(path_or_url, choose_converter(converter), overwrite, group)
 
 
 class ZarrGroupSink(GroupSink[T_contra], EitherFold[Mapping[str, T_contra], "StoredGroup"]):
