@@ -6,7 +6,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lazychunks import IdentityConverter, LazyChunkSequence, NestedLazyChunkSequence, chain
+from lazychunks import (
+    IdentityConverter,
+    LazyChunkSequence,
+    NestedLazyChunkSequence,
+    chain,
+    concatenate,
+    fold,
+    nest,
+    tee,
+    top_k,
+    total,
+    zarr_group_sink,
+    zarr_sink,
+)
 from lazychunks.blocks.describe import LONGEST, name_function
 
 
@@ -55,6 +68,32 @@ def test_a_line_is_short_and_shows_no_values() -> None:
         assert len(line) < LONGEST + 80
         assert "\n" not in line
     assert len(name_function(long.generator_factory)) <= LONGEST
+
+
+BYTES: Any = bytes(10**6)
+
+FOLDS: dict[str, Callable[[], Any]] = {
+    "nest(TopKFold(k=3, axis=1, largest=True), Concatenate(axis=0))": (
+        lambda: nest(top_k(3, axis=1), concatenate())
+    ),
+    "tee(Total(axis=0), Total(axis=1, along=0))": lambda: tee(total(), total(1, along=0)),
+    "tee({'a': Total(axis=0).contramap(negative).then(float)})": (
+        lambda: tee({"a": total().contramap(np.negative).then(float)})
+    ),
+    "fold(max, ..., str, merge=min)": lambda: fold(max, [0] * 10**6, str, merge=min),
+    "<ZarrSink: a.zarr, IdentityConverter>": lambda: zarr_sink("a.zarr"),
+    "<ZarrSink: dict, IdentityConverter, overwrite=True, chunks=3>": (
+        lambda: zarr_sink({"c/0": BYTES}, overwrite=True, chunks=3)
+    ),
+    "<ZarrGroupSink: a.zarr, IdentityConverter, run_id='r'>": (
+        lambda: zarr_group_sink("a.zarr", run_id="r")
+    ),
+}
+
+
+@pytest.mark.parametrize("line", FOLDS)
+def test_a_line_tells_what_a_fold_is_made_of(line: str) -> None:
+    assert repr(FOLDS[line]()) == line
 
 
 def test_a_notebook_shows_a_table() -> None:

@@ -37,7 +37,7 @@ def join_along(
     return AlongFold(reduction, axis, along, keeps_axis)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AlongFold(AlikeFold[S, R], Generic[S, R]):
     """Reduces each block by itself, and joins the results."""
 
@@ -46,6 +46,10 @@ class AlongFold(AlikeFold[S, R], Generic[S, R]):
     along: int | None
     """None, if it was left out: then the fold is for rows of a nested sequence."""
     keeps_axis: bool
+
+    def __repr__(self) -> str:
+        """Return one line: the reduction, and the other axis."""
+        return f"{repr(self.reduction)[:-1]}, along={self.along})"
 
     def in_rows(self) -> Fold[S, R]:
         """Return the reduction itself if nobody said along which axis the blocks of a row lie."""

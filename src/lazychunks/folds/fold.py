@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
 from lazychunks.arrays import copy_block
+from lazychunks.blocks.describe import name_function
 from lazychunks.blocks.factories import Composed, is_nested
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.drive import run_fold
@@ -281,7 +282,7 @@ def _compose(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | 
     return first if second is None or first is None else Composed(first, second)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FunctionFold(Fold[T_contra, R_co]):
     """The fold that :func:`fold` returns."""
 
@@ -289,6 +290,13 @@ class FunctionFold(Fold[T_contra, R_co]):
     initial: State
     finish: Callable[[State], R_co]
     merge: Callable[[State, State], State] | None
+
+    def __repr__(self) -> str:
+        """Return one line: the functions' names, and not the initial state, which may be large."""
+        names = [name_function(self.step), "..."]
+        names += [] if self.finish is _unchanged else [name_function(self.finish)]
+        names += [f"merge={name_function(self.merge)}"] if self.merge else []
+        return f"fold({', '.join(names)})"
 
     @property
     def merges(self) -> bool:
@@ -384,13 +392,19 @@ class PassAround:
                 running.prepare()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Mapped(Generic[T_contra, R_co]):
     """A fold with a function before its steps (``contramap``), or after its end (``then``)."""
 
     inner: Any
     before: Callable[[T_contra], AnyBlock] | None
     after: Callable[[AnyResult], R_co]
+
+    def __repr__(self) -> str:
+        """Return one line: the fold inside, and the functions' names."""
+        before = "" if self.before is None else f".contramap({name_function(self.before)})"
+        after = "" if self.after is _unchanged else f".then({name_function(self.after)})"
+        return f"{self.inner!r}{before}{after}"
 
     @property
     def merges(self) -> bool:

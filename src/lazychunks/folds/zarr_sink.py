@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Unpack
 
+from lazychunks.blocks.describe import shorten
 from lazychunks.converters import AnyArray, choose_converter
 from lazychunks.folds.fold import CollectBlocks, EitherFold
 from lazychunks.storage.group_options import Coordinates, GroupOptions
@@ -89,6 +92,10 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """Return one line: the destination, the converter, and the options that were given."""
+        return _describe_sink(self, self.options)
+
     def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()
@@ -160,6 +167,24 @@ class ZarrGroupSink(GroupSink[T_contra], EitherFold[Mapping[str, T_contra], "Sto
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """Return one line: the destination, the converter, and the options that were given."""
+        return _describe_sink(self, self.options.common)
+
     def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()
+
+
+def _describe_sink(sink: ZarrSink[Any] | ZarrGroupSink[Any], options: WriteOptions) -> str:
+    where = sink.destination
+    # The repr of a dict, which is a store as well, would be all the bytes that it holds.
+    place = str(where) if isinstance(where, (str, os.PathLike)) else type(where).__name__
+    facts = [place, type(sink.converter).__name__]
+    facts += ["overwrite=True"] if sink.overwrite else []
+    usual = WriteOptions()
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != getattr(usual, field.name):
+            facts.append(f"{field.name}={shorten(repr(value))}")
+    return f"<{type(sink).__name__}: {', '.join(facts)}>"
