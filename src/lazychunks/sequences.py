@@ -28,6 +28,7 @@ from typing_extensions import TypeVar, Unpack
 from lazychunks.blocks.ahead import Ahead, closing_runs
 from lazychunks.blocks.combining import fold_rows
 from lazychunks.blocks.describe import describe_factory, render_table
+from lazychunks.blocks.drawing import draw_blocks
 from lazychunks.blocks.factories import (
     Mapped,
     Product,
@@ -199,9 +200,9 @@ class _Sequence(Generic[T_co, E_co]):
         return f"<{type(self).__name__}: {blocks} blocks, {kind}, {made_by}>"
 
     def _repr_html_(self) -> str:
-        """Return a small table, which notebooks show."""
+        """Return a small table, and a drawing of blocks of known sizes, which notebooks show."""
         facts = describe_factory(self.generator_factory, self._hint, self._axes)
-        return render_table(type(self).__name__, facts)
+        return render_table(type(self).__name__, facts) + draw_blocks(self.generator_factory)
 
     def parallel(self, executor: Executor, max_in_flight: int | None = None) -> Self:
         """Return the same sequence, its blocks computed ahead by an executor.
