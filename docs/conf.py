@@ -45,7 +45,10 @@ autodoc_type_aliases = {
 # References that resolve nowhere in these pages, by reason. Everything else must resolve.
 nitpick_ignore_regex = [
     # Other projects: linking to them needs their inventories, and a build needs no network.
-    (r"py:.*", r"(collections\.abc|dask|hypothesis|np|numpy|torch|types|typing|zarr)\..*"),
+    (
+        r"py:.*",
+        r"(collections\.abc|dask|hypothesis|np|numpy|torch|types|zarr|typing(_extensions)?)\..*",
+    ),
     (r"py:.*", r"Array|Client|Executor|JSON|SearchStrategy|Tensor"),
     # Type variables are no objects that a page could describe.
     (r"py:class", r"(lazychunks(\.\w+)+\.)?[A-Z]\d?(_co|_contra)?"),

@@ -162,7 +162,7 @@ def reductions(axis: int | None, along: int | None, *, is_complex: bool) -> dict
     if not is_complex:
         folds |= {"minimum": minimum(axis, along), "maximum": maximum(axis, along)}
         if axis is not None:
-            folds |= {"top_k": top_k(2, axis, along), "least": top_k(3, axis, largest=False)}
+            folds |= {"top_k": top_k(2, axis, along), "least": top_k(3, axis, along, largest=False)}
     return folds
 
 
@@ -170,7 +170,8 @@ def flat_folds(ndim: int, *, is_complex: bool) -> dict[str, Any]:
     """Every fold over blocks."""
     folds: dict[str, Any] = {"first": first(), "last": last(), **USERS}
     for axis in (*range(ndim), -1, None):
-        for along in (None, *range(ndim)):
+        # On a flat sequence, a fold of another axis than 0 says how blocks are joined.
+        for along in (*([None] if axis in {0, None} else []), *range(ndim)):
             found = reductions(axis, along, is_complex=is_complex)
             folds |= {f"{name}({axis}, {along})": f for name, f in found.items()}
     folds |= {f"concatenate({axis})": concatenate(axis) for axis in range(ndim)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import numpy as np
@@ -31,6 +31,8 @@ from lazychunks import (
 from lazychunks.torch import BlockDataset, TorchNumpyConverter
 from lazychunks.torch import dataset as module
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Block:
@@ -51,6 +53,9 @@ class Block:
 class Rank:
     rank: int
     size: int
+
+    def all_gather(self, value: T, /) -> list[T]:
+        raise AssertionError(f"nothing is exchanged, and {value} was")
 
 
 @dataclass(frozen=True)

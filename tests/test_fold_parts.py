@@ -165,7 +165,7 @@ NO_SHAPES: list[Any] = []
 FLAT: dict[str, AnyFold] = {
     "total": total(),
     "total of all": total(None),
-    "mean": mean(-2),
+    "mean": mean(-2, -2),
     "mean of all": mean(None),
     "minimum": minimum(),
     "maximum": maximum(None),

@@ -510,7 +510,7 @@ def sequence_of(items: Any) -> Any:
         ({"overwrite": True}, {}, "overwrite"),
         ({"path": "a"}, {"path": "b"}, "destination"),
         ({"attributes": {"unit": "m"}}, {"attributes": {"unit": "km"}}, "unit"),
-        ({"compute": total()}, {"compute": total(1)}, "axis"),
+        ({"compute": total()}, {"compute": total(None)}, "axis"),
         ({"compute": total()}, {"compute": concatenate()}, "aggregator"),
         ({"compute": list}, {"compute": max}, "aggregator"),
         ({"compute": total()}, {}, "aggregator"),

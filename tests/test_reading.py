@@ -562,7 +562,7 @@ def test_sizes_must_be_positive(wrong: int) -> None:
     with pytest.raises(ValueError, match=f"columns must be at least 1, got {wrong}"):
         Nested.from_zarr(store, CONVERTER, columns=wrong)
     with pytest.raises(TypeError, match=r"rows must be an integer, got 1\.5"):
-        Flat.from_zarr(store, CONVERTER, rows=1.5)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        Flat.from_zarr(store, CONVERTER, rows=1.5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def test_a_group_is_no_array(tmp_path: Path) -> None:
@@ -576,7 +576,7 @@ def test_a_group_is_no_array(tmp_path: Path) -> None:
 
 def test_what_is_no_source() -> None:
     with pytest.raises(TypeError):
-        Flat.from_zarr(3, CONVERTER)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        Flat.from_zarr(3, CONVERTER)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # Hostile metadata: refused before a chunk is read.
@@ -1036,7 +1036,7 @@ def test_arrays_of_others_may_leave_chunks_out(compressors: Any, tmp_path: Path)
 
 def test_what_may_be_said_of_missing_chunks() -> None:
     with pytest.raises(ValueError, match="missing must be None or \"fill\", got 'raise'"):
-        Flat.from_zarr(stored(np.zeros(3)), CONVERTER, missing="raise")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        Flat.from_zarr(stored(np.zeros(3)), CONVERTER, missing="raise")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 # Written where it is read from.

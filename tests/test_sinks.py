@@ -111,7 +111,7 @@ def test_options_are_those_of_to_zarr() -> None:
     with pytest.raises(ValueError, match="chunks must be at least 1"):
         zarr_sink({}, CONVERTER, chunks=0)
     with pytest.raises(TypeError):
-        zarr_sink({}, CONVERTER, chunk=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        zarr_sink({}, CONVERTER, chunk=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 
 
 def test_making_a_sink_touches_nothing(tmp_path: Path) -> None:

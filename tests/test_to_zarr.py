@@ -23,12 +23,17 @@ from zarr.core.buffer import Buffer
 
 from lazychunks import (
     BlockDTypeError,
+    BlockTypeError,
     IdentityConverter,
     LazyChunkSequence,
     LengthHintWarning,
     NestedLazyChunkSequence,
     WriteAbortedError,
     ZarrOptions,
+    concatenate,
+    nested_concatenate,
+    zarr_group_sink,
+    zarr_sink,
 )
 from lazychunks.layout.shapes import Shape
 from tests.places import opened
@@ -480,7 +485,46 @@ def test_an_invalid_option_is_refused_before_block_0(name: str, kind: Any) -> No
     assert not store
 
 
-@pytest.mark.parametrize("wrong", [None, IdentityConverter, np.asarray], ids=repr)
+def test_arrays_need_no_converter() -> None:
+    rows = [np.arange(3), np.arange(2)]
+    grid = [[np.ones((2, 3)), np.zeros((2, 1))]]
+    store: dict[str, Buffer] = {}
+    array = LazyChunkSequence(lambda: rows).to_zarr(store, return_stored=True)
+    assert np.asarray(array[:]).tolist() == [0, 1, 2, 0, 1]
+    assert bits(LazyChunkSequence.from_zarr(store).compute(concatenate())) == bits(
+        np.concatenate(rows)
+    )
+    nested = NestedLazyChunkSequence(lambda: grid)
+    nested.to_zarr(store, overwrite=True)
+    assert bits(NestedLazyChunkSequence.from_zarr(store).compute(nested_concatenate())) == bits(
+        np.block(grid)
+    )
+    assert bits(np.asarray(nested.compute(zarr_sink({}))[:])) == bits(np.block(grid))
+
+
+def test_mappings_of_arrays_need_no_converter() -> None:
+    blocks = [{"a": np.arange(3), "b": np.ones(1)}] * 2
+    sequence = LazyChunkSequence(lambda: blocks)
+    store: dict[str, Buffer] = {}
+    group = sequence.to_zarr_group(store, return_stored=True, chunks="blocks")
+    assert sorted(group.array_keys()) == ["a", "b"]
+    found = LazyChunkSequence.from_zarr_group(store).compute()
+    assert repr(found) == repr(blocks)
+    assert sorted(sequence.compute(zarr_group_sink({})).array_keys()) == ["a", "b"]
+
+
+def test_a_tensor_without_a_converter_is_refused_by_name() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    tensors: Any = LazyChunkSequence(lambda: [torch.zeros(3)])
+    store: dict[str, Buffer] = {}
+    with pytest.raises(BlockTypeError, match=r"lazychunks\.torch\.TorchNumpyConverter\(\)"):
+        tensors.to_zarr(store)
+    with pytest.raises(BlockTypeError, match=r"lazychunks\.torch\.TorchNumpyConverter\(\)"):
+        tensors.compute(zarr_sink(store))
+    assert not store
+
+
+@pytest.mark.parametrize("wrong", [IdentityConverter, np.asarray], ids=repr)
 def test_what_is_no_converter_is_refused_before_block_0(wrong: Any) -> None:
     """The class itself is no converter either."""
 

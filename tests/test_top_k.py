@@ -106,7 +106,7 @@ def test_top_k_is_a_stable_sort_cut_at_k(given_: Drawn) -> None:
     blocks, k, axis, largest = given_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        best = top_k(k, axis, largest=largest)(blocks)
+        best = top_k(k, axis, axis, largest=largest)(blocks)
     same(best, given_.expected)
 
 
@@ -125,7 +125,7 @@ def test_long_blocks_are_taken_in_parts(given_: Drawn, width: int) -> None:
     blocks, k, axis, largest = given_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lazychunks.folds.top_k._WIDTH", width)
-        same(top_k(k, axis, largest=largest)(blocks), given_.expected)
+        same(top_k(k, axis, axis, largest=largest)(blocks), given_.expected)
 
 
 @given(st.integers(0, 2**32), st.sampled_from(["random", "rising", "falling", "equal", "late"]))
@@ -143,7 +143,7 @@ def test_many_candidates(seed: int, order: str) -> None:
         whole[1, 500:] += 100
     whole[:, random.integers(0, 700, 9)] = np.nan
     for cuts in ([], [5, 7, 300], range(50, 700, 50)):
-        best = top_k(8, axis=1)(np.split(whole, cuts, axis=1))
+        best = top_k(8, axis=1, along=1)(np.split(whole, cuts, axis=1))
         same(best, ranked(whole, 8, 1, largest=True))
 
 
@@ -226,7 +226,7 @@ def test_extreme_integers_do_not_overflow() -> None:
 
 @pytest.mark.parametrize(("shape", "axis"), [((0, 3), 0), ((3, 0), 0), ((0, 3), 1), ((3, 0), 1)])
 def test_blocks_without_entries(shape: Shape, axis: int) -> None:
-    best = top_k(2, axis)([np.zeros(shape), np.zeros(shape)])
+    best = top_k(2, axis, axis)([np.zeros(shape), np.zeros(shape)])
     expected = list(shape)
     expected[axis] = min(2, 2 * shape[axis])
     assert best.values.shape == best.indices.shape == tuple(expected)
@@ -242,9 +242,9 @@ def test_bfloat16(data: st.DataObject) -> None:
 
     blocks, k, axis, largest = data.draw(drawn(("bfloat16",)))
     expected = ranked(np.concatenate(blocks, axis), k, axis, largest=largest)
-    same(top_k(k, axis, largest=largest)(blocks), expected)
+    same(top_k(k, axis, axis, largest=largest)(blocks), expected)
     to = TorchNumpyConverter()
-    best = top_k_of_tensors(k, axis, largest=largest)(map(to.from_numpy, blocks))
+    best = top_k_of_tensors(k, axis, axis, largest=largest)(map(to.from_numpy, blocks))
     same(TopK(to.to_numpy(best.values), to.to_numpy(best.indices)), expected)
 
 
@@ -285,15 +285,15 @@ def test_blocks_unlike_those_before() -> None:
     with pytest.raises(BlockDTypeError, match="block 1 has dtype float32, expected float64"):
         top_k(1)([np.ones(3), np.ones(3, "f4")])
     with pytest.raises(BlockShapeError, match="no axis 1"):
-        top_k(1, axis=1)([np.ones(3)])
+        top_k(1, axis=1, along=1)([np.ones(3)])
 
 
 # It is a fold like the others.
 
 
 def test_a_top_k_is_a_value() -> None:
-    fold = top_k(3, axis=1, largest=False)
-    assert fold == top_k(3, 1, largest=False) != top_k(3, 1)
+    fold = top_k(3, axis=1, along=1, largest=False)
+    assert fold == top_k(3, 1, 1, largest=False) != top_k(3, 1, 1)
     assert repr(fold) == "TopKFold(k=3, axis=1, largest=False)"
     assert pickle.loads(pickle.dumps(fold)) == fold  # noqa: S301  # our own
     best = fold([np.eye(2)])
@@ -345,7 +345,7 @@ def test_tensors_give_what_arrays_give(given_: Drawn) -> None:
 
     blocks, k, axis, largest = given_
     tensors = [torch.from_numpy(np.array(block, order="C")) for block in blocks]
-    best = top_k_of_tensors(k, axis, largest=largest)(tensors)
+    best = top_k_of_tensors(k, axis, axis, largest=largest)(tensors)
     assert isinstance(best.values, torch.Tensor)
     same(TopK(best.values.numpy(), best.indices.numpy()), given_.expected)
 

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
+from array_api_compat import is_torch_array
 from numpy.typing import NDArray
+
+from lazychunks.errors import BlockTypeError
 
 AnyArray: TypeAlias = NDArray[Any]
 """A NumPy array, as a type argument: where mypy sees Any written there, it gives up overloads."""
@@ -65,12 +68,31 @@ class IdentityConverter:
     """
 
     def to_numpy(self, x: AnyArray, /) -> AnyArray:
-        """Return ``x`` itself."""
+        """Return ``x`` itself.
+
+        Raises
+        ------
+        BlockTypeError
+            If ``x`` is a tensor of PyTorch; callers need not be typed.
+        """
+        given: object = x
+        if is_torch_array(given):
+            raise BlockTypeError(
+                "a block is a torch.Tensor, and without another converter blocks must be NumPy "
+                "arrays; pass lazychunks.torch.TorchNumpyConverter() as the converter",
+                expected=np.ndarray,
+                got=type(x),
+            )
         return x
 
     def from_numpy(self, x: AnyArray, /) -> AnyArray:
         """Return ``x`` itself."""
         return x
+
+
+def choose_converter(converter: Any) -> Any:
+    """Return the converter, or that of NumPy arrays where none was given."""
+    return IdentityConverter() if converter is None else converter
 
 
 def bfloat16() -> np.dtype[Any]:

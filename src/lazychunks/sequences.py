@@ -28,6 +28,7 @@ from typing_extensions import TypeVar, Unpack
 from lazychunks.blocks.ahead import Ahead, closing_runs
 from lazychunks.blocks.combining import fold_rows
 from lazychunks.blocks.describe import describe_factory, render_table
+from lazychunks.blocks.drawing import draw_blocks
 from lazychunks.blocks.factories import (
     Mapped,
     Product,
@@ -55,6 +56,7 @@ from lazychunks.blocks.slicing import (
     slice_count,
     take_line,
 )
+from lazychunks.converters import AnyArray, choose_converter
 from lazychunks.layout.checks import check_integer, check_positive, check_size
 from lazychunks.layout.plan import MAX_CHUNK_BYTES
 from lazychunks.progress import is_shown, log_duration
@@ -198,9 +200,9 @@ class _Sequence(Generic[T_co, E_co]):
         return f"<{type(self).__name__}: {blocks} blocks, {kind}, {made_by}>"
 
     def _repr_html_(self) -> str:
-        """Return a small table, which notebooks show."""
+        """Return a small table, and a drawing of blocks of known sizes, which notebooks show."""
         facts = describe_factory(self.generator_factory, self._hint, self._axes)
-        return render_table(type(self).__name__, facts)
+        return render_table(type(self).__name__, facts) + draw_blocks(self.generator_factory)
 
     def parallel(self, executor: Executor, max_in_flight: int | None = None) -> Self:
         """Return the same sequence, its blocks computed ahead by an executor.
@@ -386,10 +388,38 @@ class _Sequence(Generic[T_co, E_co]):
         **options: Unpack[ZarrOptions],
     ) -> StoredArray | None: ...
 
+    @overload
+    def to_zarr(
+        self: _Sequence[AnyArray, Any],
+        path_or_url: Destination,
+        converter: None = None,
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr(
+        self: _Sequence[AnyArray, Any],
+        path_or_url: Destination,
+        converter: None = None,
+        *,
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredArray: ...
+
     def to_zarr(
         self,
         path_or_url: Destination,
-        converter: ToNumpy[T_co],
+        converter: ToNumpy[T_co] | None = None,
         return_stored: bool = False,
         overwrite: bool = False,
         *,
@@ -410,7 +440,7 @@ class _Sequence(Generic[T_co, E_co]):
         path_or_url
             A path, a URL, or any zarr store.
         converter
-            Its ``to_numpy`` turns a block into a NumPy array.
+            Its ``to_numpy`` turns a block into a NumPy array; may be left out if blocks are arrays.
         return_stored
             Whether to return the stored array.
         overwrite
@@ -462,7 +492,8 @@ class _Sequence(Generic[T_co, E_co]):
             open_runner(executor, ranks, in_flight) as runner,
             self._open(progress, runner) as sequence,
         ):
-            sink = ArraySink(path_or_url, converter, overwrite, WriteOptions.of(**options))
+            options_given = WriteOptions.of(**options)
+            sink = ArraySink(path_or_url, choose_converter(converter), overwrite, options_given)
             self._agree(runner, sink=sink)
             stored: StoredArray = run_fold(sink, sequence, self._axes, runner)
         return stored if return_stored else None
@@ -499,10 +530,42 @@ class _Sequence(Generic[T_co, E_co]):
         **options: Unpack[ZarrOptions],
     ) -> StoredGroup: ...
 
+    @overload
+    def to_zarr_group(
+        self: _Sequence[Mapping[str, AnyArray], Any],
+        path_or_url: Destination,
+        converter: None = None,
+        return_stored: Literal[False] = False,
+        overwrite: bool = False,
+        *,
+        arrays: Mapping[str, ArrayOptions] | None = None,
+        coordinates: Coordinates | None = None,
+        executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> None: ...
+
+    @overload
+    def to_zarr_group(
+        self: _Sequence[Mapping[str, AnyArray], Any],
+        path_or_url: Destination,
+        converter: None = None,
+        *,
+        return_stored: Literal[True],
+        overwrite: bool = False,
+        arrays: Mapping[str, ArrayOptions] | None = None,
+        coordinates: Coordinates | None = None,
+        executor: Executor | Provider | None = None,
+        ranks: Ranks | None = None,
+        progress: bool | None = None,
+        **options: Unpack[ZarrOptions],
+    ) -> StoredGroup: ...
+
     def to_zarr_group(
         self: _Sequence[Mapping[str, U], Any],
         path_or_url: Destination,
-        converter: ToNumpy[U],
+        converter: ToNumpy[U] | None = None,
         return_stored: bool = False,
         overwrite: bool = False,
         *,
@@ -574,7 +637,7 @@ class _Sequence(Generic[T_co, E_co]):
             self._open(progress, runner) as sequence,
         ):
             chosen = GroupOptions.of_call(arrays, coordinates, **options)
-            sink = GroupSink(path_or_url, converter, overwrite, chosen)
+            sink = GroupSink(path_or_url, choose_converter(converter), overwrite, chosen)
             self._agree(runner, sink=sink)
             stored: StoredGroup = run_fold(sink, sequence, self._axes, runner)
         return stored if return_stored else None
@@ -668,6 +731,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         """
         return LazyChunkSequence(Mapped(fn, items), known_length(items))
 
+    @overload
     @classmethod
     def from_zarr(
         cls,
@@ -677,7 +741,30 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         rows: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         missing: Literal["fill"] | None = None,
-    ) -> LazyChunkSequence[U]:
+    ) -> LazyChunkSequence[U]: ...
+
+    @overload
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: None = None,
+        *,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> LazyChunkSequence[AnyArray]: ...
+
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: FromNumpy[Any] | None = None,
+        *,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> LazyChunkSequence[Any]:
         """Make the map-backed sequence of an array's blocks along axis 0, read when asked for.
 
         The next blocks are read in the background; what :meth:`map` adds is applied where they are
@@ -688,7 +775,7 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         array_or_path
             A ``zarr.Array``, or where it is: a path, a URL, a zarr store, a dict. Zarr 2 or 3.
         converter
-            Its ``from_numpy`` makes the blocks.
+            Its ``from_numpy`` makes the blocks; by default they are NumPy arrays.
         rows
             Rows of a block; by default those of a chunk, several chunks if they are small.
         max_chunk_bytes
@@ -729,9 +816,10 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         from lazychunks.storage.read import read_flat
 
         return LazyChunkSequence(
-            *read_flat(array_or_path, converter, rows, max_chunk_bytes, missing)
+            *read_flat(array_or_path, choose_converter(converter), rows, max_chunk_bytes, missing)
         )
 
+    @overload
     @classmethod
     def from_zarr_group(
         cls,
@@ -742,7 +830,32 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         rows: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         missing: Literal["fill"] | None = None,
-    ) -> LazyChunkSequence[dict[str, U]]:
+    ) -> LazyChunkSequence[dict[str, U]]: ...
+
+    @overload
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: None = None,
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> LazyChunkSequence[dict[str, AnyArray]]: ...
+
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: FromNumpy[Any] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> LazyChunkSequence[dict[str, Any]]:
         """Make the map-backed sequence of a group's blocks, each a dict, read when asked for.
 
         By default, blocks are those that the group was written of, or several of them together
@@ -783,7 +896,9 @@ class LazyChunkSequence(_Sequence[T_co, T_co]):
         from lazychunks.storage.read_group import read_flat_group
 
         return LazyChunkSequence(
-            *read_flat_group(group_or_path, converter, names, rows, max_chunk_bytes, missing)
+            *read_flat_group(
+                group_or_path, choose_converter(converter), names, rows, max_chunk_bytes, missing
+            )
         )
 
     def __iter__(self) -> Iterator[T_co]:
@@ -952,6 +1067,7 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         """
         return NestedLazyChunkSequence(Product(fn, rows, columns), known_length(rows))
 
+    @overload
     @classmethod
     def from_zarr(
         cls,
@@ -962,7 +1078,32 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         columns: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         missing: Literal["fill"] | None = None,
-    ) -> NestedLazyChunkSequence[U]:
+    ) -> NestedLazyChunkSequence[U]: ...
+
+    @overload
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: None = None,
+        *,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> NestedLazyChunkSequence[AnyArray]: ...
+
+    @classmethod
+    def from_zarr(
+        cls,
+        array_or_path: Destination | StoredArray,
+        converter: FromNumpy[Any] | None = None,
+        *,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> NestedLazyChunkSequence[Any]:
         """Make the map-backed sequence of an array's blocks along axes 0 and 1.
 
         All else is as in :meth:`LazyChunkSequence.from_zarr`; ``columns`` is to axis 1 what
@@ -971,9 +1112,12 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         from lazychunks.storage.read import read_nested
 
         return NestedLazyChunkSequence(
-            *read_nested(array_or_path, converter, rows, columns, max_chunk_bytes, missing)
+            *read_nested(
+                array_or_path, choose_converter(converter), rows, columns, max_chunk_bytes, missing
+            )
         )
 
+    @overload
     @classmethod
     def from_zarr_group(
         cls,
@@ -985,7 +1129,34 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         columns: int | None = None,
         max_chunk_bytes: int = MAX_CHUNK_BYTES,
         missing: Literal["fill"] | None = None,
-    ) -> NestedLazyChunkSequence[dict[str, U]]:
+    ) -> NestedLazyChunkSequence[dict[str, U]]: ...
+
+    @overload
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: None = None,
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> NestedLazyChunkSequence[dict[str, AnyArray]]: ...
+
+    @classmethod
+    def from_zarr_group(
+        cls,
+        group_or_path: Destination | StoredGroup,
+        converter: FromNumpy[Any] | None = None,
+        *,
+        names: Iterable[str] | None = None,
+        rows: int | None = None,
+        columns: int | None = None,
+        max_chunk_bytes: int = MAX_CHUNK_BYTES,
+        missing: Literal["fill"] | None = None,
+    ) -> NestedLazyChunkSequence[dict[str, Any]]:
         """Make the map-backed sequence of a group's blocks along axes 0 and 1, each a dict.
 
         All else is as in :meth:`LazyChunkSequence.from_zarr_group`.
@@ -994,7 +1165,9 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
 
         limit = max_chunk_bytes
         return NestedLazyChunkSequence(
-            *read_nested_group(group_or_path, converter, names, rows, columns, limit, missing)
+            *read_nested_group(
+                group_or_path, choose_converter(converter), names, rows, columns, limit, missing
+            )
         )
 
     def __iter__(self) -> Iterator[Iterator[T_co]]:
@@ -1082,7 +1255,10 @@ class NestedLazyChunkSequence(_Sequence[T_co, list[T_co]]):  # pyright: ignore[r
         >>> NestedLazyChunkSequence.from_product(mul, [1, 2], [3, 4]).rows(sum).compute()
         [7, 14]
         """
-        fold: FoldRow[R] = FoldRow(aggregator)
+        # A fold that reduces axis 1 cannot tell from the blocks that they are those of a row.
+        in_rows: Callable[[], Callable[[LazyChunkSequence[T_co]], R]] | None
+        in_rows = getattr(aggregator, "in_rows", None)
+        fold: FoldRow[R] = FoldRow(aggregator if in_rows is None else in_rows())
         return LazyChunkSequence(fold_rows(self.generator_factory, fold), self.len_outer_generator)
 
 

@@ -286,6 +286,9 @@ def storing(
     options: ZarrOptions,
 ) -> None:
     arrays.to_zarr("a.zarr", IdentityConverter())
+    assert_type(arrays.to_zarr("a.zarr"), None)
+    assert_type(arrays.to_zarr("a.zarr", None, False, True, chunks=3), None)
+    assert_type(arrays.to_zarr("a.zarr", return_stored=True, overwrite=True), zarr.Array[Any])
     tensors.to_zarr("a.zarr", TorchNumpyConverter(), False, True)
     stored = arrays.to_zarr(where, IdentityConverter(), return_stored=True)
     assert_type(stored.shape, tuple[int, ...])
@@ -476,6 +479,10 @@ def nesting(
 
 def reading(array: zarr.Array[Any], store: zarr.storage.MemoryStore, path: Path) -> None:
     assert_type(Flat.from_zarr("a.zarr", IdentityConverter()), Flat[NDArray[Any]])
+    assert_type(Flat.from_zarr("a.zarr"), Flat[NDArray[Any]])
+    assert_type(Nested.from_zarr("a.zarr", columns=4), Nested[NDArray[Any]])
+    assert_type(Flat.from_zarr_group("a.zarr"), Flat[dict[str, NDArray[Any]]])
+    assert_type(Nested.from_zarr_group("a.zarr", rows=2), Nested[dict[str, NDArray[Any]]])
     assert_type(Flat.from_zarr(array, TorchNumpyConverter(), rows=3), Flat[Tensor])
     assert_type(Flat.from_zarr(store, ListConverter(), max_chunk_bytes=10), Flat[list[float]])
     assert_type(Nested.from_zarr(path, TorchNumpyConverter(), rows=3, columns=4), Nested[Tensor])
@@ -504,6 +511,10 @@ def sinks(
 ) -> None:
     sink = zarr_sink("a.zarr", IdentityConverter(), chunks="blocks", overwrite=True)
     assert_type(arrays.compute(sink), zarr.Array[Any])
+    assert_type(
+        arrays.compute(tee(zarr_sink("a.zarr", overwrite=True), total)),
+        tuple[zarr.Array[Any], float],
+    )
     assert_type(arrays.compute(tee(sink, total)), tuple[zarr.Array[Any], float])
     assert_type(
         arrays.compute(tee(total, sink, sink)), tuple[float, zarr.Array[Any], zarr.Array[Any]]
@@ -527,6 +538,9 @@ def groups(
     total: Fold[Array, float],
 ) -> None:
     flat.to_zarr_group("a.zarr", IdentityConverter(), arrays={"a": {"chunks": (3, None)}})
+    assert_type(flat.to_zarr_group("a.zarr", arrays={"a": {"chunks": (3, None)}}), None)
+    assert_type(flat.to_zarr_group("a.zarr", return_stored=True), zarr.Group)
+    assert_type(flat.compute(zarr_group_sink("a.zarr")), zarr.Group)
     stored = tensors.to_zarr_group("a.zarr", TorchNumpyConverter(), return_stored=True)
     assert_type(stored, zarr.Group)
     assert_type(

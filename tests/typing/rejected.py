@@ -153,6 +153,8 @@ def storing(arrays: Flat[Array], tensors: Flat[Tensor], whether: bool) -> None:
     tensors.to_zarr("a.zarr", HalfConverter())  # expect: error
     tensors.to_zarr("a.zarr", TorchNumpyConverter)  # expect: error
     tensors.to_zarr("a.zarr")  # expect: error
+    tensors.to_zarr("a.zarr", return_stored=True)  # expect: error
+    tensors.map(abs).to_zarr("a.zarr", None)  # expect: error
     arrays.to_zarr(3, IdentityConverter())  # expect: error
     arrays.to_zarr("a.zarr", IdentityConverter(), chunk=3)  # expect: error
     arrays.to_zarr("a.zarr", IdentityConverter(), chunks="every")  # expect: error
@@ -221,7 +223,8 @@ def library_folds(arrays: Flat[Array], tensors: Flat[Tensor], grid: Nested[Array
 
 
 def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) -> None:
-    zarr_sink("a.zarr")  # expect: error
+    arrays.compute(zarr_sink("a.zarr")).nothing  # expect: error
+    numbers.compute(zarr_sink("a.zarr"))  # expect: error
     zarr_sink("a.zarr", TorchNumpyConverter)  # expect: error
     zarr_sink("a.zarr", IdentityConverter(), chunk=3)  # expect: error
     zarr_sink("a.zarr", IdentityConverter(), True)  # expect: error

@@ -48,8 +48,12 @@ def name_function(fn: object) -> str:
     >>> name_function(Composed(partial(max, 3), str))
     'str(max(...))'
     """
-    name = _find_name(fn)
-    return name if len(name) <= LONGEST else name[: LONGEST - 3] + "..."
+    return shorten(_find_name(fn))
+
+
+def shorten(text: str) -> str:
+    """Cut a text to the length that is shown."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def render_table(title: str, facts: Mapping[str, str]) -> str:

@@ -26,27 +26,52 @@ def join_along(
     axis
         This axis; None, if it reduces all entries.
     along
-        The axis to join along; None for the same one.
+        The axis to join along. With None it is the same one, which fits the rows of a nested
+        sequence; on a flat one, only axis 0 does.
     keeps_axis
         Whether results still have the axis that is reduced.
     """
     # If all entries are reduced, it does not matter how they are joined.
-    if along is None or axis is None or along == axis:
+    if axis is None or along == axis or (along is None and axis == 0):
         return reduction
     return AlongFold(reduction, axis, along, keeps_axis)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class AlongFold(AlikeFold[S, R], Generic[S, R]):
     """Reduces each block by itself, and joins the results."""
 
     reduction: AlikeFold[S, R]
     axis: int
-    along: int
+    along: int | None
+    """None, if it was left out: then the fold is for rows of a nested sequence."""
     keeps_axis: bool
 
+    def __repr__(self) -> str:
+        """Return one line: the reduction, and the other axis."""
+        return f"{repr(self.reduction)[:-1]}, along={self.along})"
+
+    def in_rows(self) -> Fold[S, R]:
+        """Return the reduction itself if nobody said along which axis the blocks of a row lie."""
+        return self.reduction if self.along is None else self
+
     def start_at(self, number: int, /) -> AlongPass[S, R]:
-        """Start a pass."""
+        """Start a pass.
+
+        Raises
+        ------
+        ValueError
+            If nobody said along which axis blocks are joined.
+        """
+        if self.along is None:
+            # Joined along the reduced axis, rows of different blocks would become one.
+            axis = self.axis
+            columns = "blocks are columns" if axis == 1 else f"blocks are joined along axis {axis}"
+            raise ValueError(
+                f"a fold of a flat sequence reduces axis {axis}, and does not say how blocks are "
+                "joined: give it along=0 to reduce the rows of each block and join the results, "
+                f"or along={axis} if {columns}"
+            )
         return AlongPass(self.along, number, self, self.reduction.start_at(number))
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
 from lazychunks.arrays import copy_block
+from lazychunks.blocks.describe import name_function
 from lazychunks.blocks.factories import Composed, is_nested
 from lazychunks.layout.parts import AnyPart
 from lazychunks.runs.drive import run_fold
@@ -100,6 +101,13 @@ class Fold(FoldInParts[T_contra], Generic[T_contra, R_co]):
         """Fold blocks in one pass; a pass that fails releases what it holds."""
         folded: R_co = run_fold(self, blocks, axes=1)
         return folded
+
+    def in_rows(self) -> Fold[T_contra, R_co]:
+        """Return the fold for the rows of a nested sequence, whose blocks lie along axis 1.
+
+        A fold that starts the pass of another fold hands this on to it as well.
+        """
+        return self
 
     def then(self, fn: Callable[[R_co], U]) -> Fold[T_contra, U]:
         """Return the fold whose result is ``fn`` of this one's."""
@@ -274,7 +282,7 @@ def _compose(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | 
     return first if second is None or first is None else Composed(first, second)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class FunctionFold(Fold[T_contra, R_co]):
     """The fold that :func:`fold` returns."""
 
@@ -282,6 +290,13 @@ class FunctionFold(Fold[T_contra, R_co]):
     initial: State
     finish: Callable[[State], R_co]
     merge: Callable[[State, State], State] | None
+
+    def __repr__(self) -> str:
+        """Return one line: the functions' names, and not the initial state, which may be large."""
+        names = [name_function(self.step), "..."]
+        names += [] if self.finish is _unchanged else [name_function(self.finish)]
+        names += [f"merge={name_function(self.merge)}"] if self.merge else []
+        return f"fold({', '.join(names)})"
 
     @property
     def merges(self) -> bool:
@@ -377,13 +392,19 @@ class PassAround:
                 running.prepare()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Mapped(Generic[T_contra, R_co]):
     """A fold with a function before its steps (``contramap``), or after its end (``then``)."""
 
     inner: Any
     before: Callable[[T_contra], AnyBlock] | None
     after: Callable[[AnyResult], R_co]
+
+    def __repr__(self) -> str:
+        """Return one line: the fold inside, and the functions' names."""
+        before = "" if self.before is None else f".contramap({name_function(self.before)})"
+        after = "" if self.after is _unchanged else f".then({name_function(self.after)})"
+        return f"{self.inner!r}{before}{after}"
 
     @property
     def merges(self) -> bool:
@@ -420,6 +441,10 @@ class MappedFold(_Mapped[T_contra, R_co], Fold[T_contra, R_co]):
     """A fold over blocks with functions around it."""
 
     __slots__ = ()
+
+    def in_rows(self) -> Fold[T_contra, R_co]:
+        """Return the functions around the fold for rows."""
+        return replace(self, inner=self.inner.in_rows())
 
     def start(self, counts: Counts, /) -> MappedPass:
         """Start a pass."""

@@ -76,8 +76,10 @@ def nest(
     >>> nested.compute(nest(sum, max))
     14
     """
-    if _is_fold(inner) and _is_fold(outer):
-        return NestFold(inner, outer)
+    if _is_fold(inner):
+        inner = inner.in_rows()
+        if _is_fold(outer):
+            return NestFold(inner, outer)
     return NestedCallables(inner, outer)
 
 
@@ -85,12 +87,16 @@ def _is_fold(x: object) -> TypeGuard[AnyFold]:
     return isinstance(x, Fold)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class NestFold(NestedFold[T_contra, R_co]):
     """The fold that :func:`nest` returns."""
 
     inner: Fold[T_contra, AnyResult]
     outer: Fold[AnyResult, R_co]
+
+    def __repr__(self) -> str:
+        """Return one line: both folds."""
+        return f"nest({self.inner!r}, {self.outer!r})"
 
     @property
     def merges(self) -> bool:

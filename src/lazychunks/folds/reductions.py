@@ -38,7 +38,9 @@ def total(axis: int | None = 0, along: int | None = None) -> Fold[AnyArray, AnyA
         ``nest(total(axis=1), concatenate())``. With None all entries are reduced, and the shapes of
         blocks do not matter.
     along
-        The axis that blocks are joined along; by default the one that is reduced.
+        The axis that blocks are joined along; by default the one that is reduced. Over a flat
+        sequence, a fold of another axis than 0 needs it: 0, if blocks are rows, so that each is
+        reduced by itself; 1, if blocks are columns.
 
     Returns
     -------
@@ -55,6 +57,9 @@ def total(axis: int | None = 0, along: int | None = None) -> Fold[AnyArray, AnyA
         not of numbers.
     BlockTypeError
         When run over a block that is neither a NumPy array nor a tensor, or a masked array.
+    ValueError
+        When run over a flat sequence, with another ``axis`` than 0 and no ``along``; before any
+        block is computed.
 
     Notes
     -----

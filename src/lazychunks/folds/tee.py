@@ -153,12 +153,19 @@ def _is_mapping(x: object) -> TypeGuard[Mapping[str, AnyFold]]:
     return isinstance(x, Mapping)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _Folds:
     """Folds in one pass; the result has their names, if they have any."""
 
     folds: tuple[Any, ...]
     names: tuple[str, ...] | None
+
+    def __repr__(self) -> str:
+        """Return one line: the folds, with their names if they have any."""
+        if self.names is None:
+            return f"tee({', '.join(map(repr, self.folds))})"
+        pairs = zip(self.names, self.folds, strict=True)
+        return f"tee({{{', '.join(f'{name!r}: {fold!r}' for name, fold in pairs)}}})"
 
     @property
     def merges(self) -> bool:
@@ -196,6 +203,10 @@ class Tee(_Folds, AnyFold):
     """The fold over blocks that :func:`tee` returns."""
 
     __slots__ = ()
+
+    def in_rows(self) -> AnyFold:
+        """Return the folds for rows."""
+        return replace(self, folds=tuple(fold.in_rows() for fold in self.folds))
 
     def start(self, counts: Counts, /) -> TeePass:
         """Start a pass."""

@@ -57,7 +57,8 @@ def top_k(
         ``nest(top_k(10, axis=1), concatenate())``. Indices count from the start of the joined
         blocks, not of each.
     along
-        The axis that blocks are joined along; by default the one to choose from.
+        The axis that blocks are joined along, as in :func:`total`; by default the one to choose
+        from.
     largest
         Whether large entries are good, or small ones.
 
@@ -72,7 +73,8 @@ def top_k(
     Raises
     ------
     TypeError, ValueError
-        If ``k`` is not an integer, or less than one.
+        If ``k`` is not an integer, or less than one; or when run over a flat sequence, with
+        another ``axis`` than 0 and no ``along``.
     EmptySequenceError
         When run over no block.
     BlockShapeError, BlockDTypeError, BlockTypeError

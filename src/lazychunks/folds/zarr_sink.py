@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Unpack
 
+from lazychunks.blocks.describe import shorten
+from lazychunks.converters import AnyArray, choose_converter
 from lazychunks.folds.fold import CollectBlocks, EitherFold
 from lazychunks.storage.group_options import Coordinates, GroupOptions
 from lazychunks.storage.options import ArrayOptions, Destination, WriteOptions, ZarrOptions
@@ -26,13 +30,29 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 
+@overload
 def zarr_sink(
     path_or_url: Destination,
     converter: ToNumpy[T],
     *,
     overwrite: bool = False,
     **options: Unpack[ZarrOptions],
-) -> ZarrSink[T]:
+) -> ZarrSink[T]: ...
+@overload
+def zarr_sink(
+    path_or_url: Destination,
+    converter: None = None,
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ZarrOptions],
+) -> ZarrSink[AnyArray]: ...
+def zarr_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[Any] | None = None,
+    *,
+    overwrite: bool = False,
+    **options: Unpack[ZarrOptions],
+) -> ZarrSink[Any]:
     """Store blocks as one Zarr array: ``to_zarr`` as a fold, which can be teed with others.
 
     Complete or absent holds in a :func:`~lazychunks.tee` as well: the array appears once all
@@ -64,7 +84,7 @@ def zarr_sink(
     >>> bool((stored[:] == joined).all())
     True
     """
-    return ZarrSink(path_or_url, converter, overwrite, WriteOptions.of(**options))
+    return ZarrSink(path_or_url, choose_converter(converter), overwrite, WriteOptions.of(**options))
 
 
 class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
@@ -72,11 +92,16 @@ class ZarrSink(ArraySink[T_contra], EitherFold[T_contra, "StoredArray"]):
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """Return one line: the destination, the converter, and the options that were given."""
+        return _describe_sink(self, self.options)
+
     def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()
 
 
+@overload
 def zarr_group_sink(
     path_or_url: Destination,
     converter: ToNumpy[T],
@@ -85,7 +110,26 @@ def zarr_group_sink(
     arrays: Mapping[str, ArrayOptions] | None = None,
     coordinates: Coordinates | None = None,
     **options: Unpack[ZarrOptions],
-) -> ZarrGroupSink[T]:
+) -> ZarrGroupSink[T]: ...
+@overload
+def zarr_group_sink(
+    path_or_url: Destination,
+    converter: None = None,
+    *,
+    overwrite: bool = False,
+    arrays: Mapping[str, ArrayOptions] | None = None,
+    coordinates: Coordinates | None = None,
+    **options: Unpack[ZarrOptions],
+) -> ZarrGroupSink[AnyArray]: ...
+def zarr_group_sink(
+    path_or_url: Destination,
+    converter: ToNumpy[Any] | None = None,
+    *,
+    overwrite: bool = False,
+    arrays: Mapping[str, ArrayOptions] | None = None,
+    coordinates: Coordinates | None = None,
+    **options: Unpack[ZarrOptions],
+) -> ZarrGroupSink[Any]:
     """Store blocks that are mappings as one Zarr group: ``to_zarr_group`` as a fold.
 
     All that :func:`zarr_sink` says holds for the group as a whole.
@@ -115,7 +159,7 @@ def zarr_group_sink(
     (['hidden', 'logits'], [1.5, 1.5, 1.5])
     """
     group = GroupOptions.of_call(arrays, coordinates, **options)
-    return ZarrGroupSink(path_or_url, converter, overwrite, group)
+    return ZarrGroupSink(path_or_url, choose_converter(converter), overwrite, group)
 
 
 class ZarrGroupSink(GroupSink[T_contra], EitherFold[Mapping[str, T_contra], "StoredGroup"]):
@@ -123,6 +167,24 @@ class ZarrGroupSink(GroupSink[T_contra], EitherFold[Mapping[str, T_contra], "Sto
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        """Return one line: the destination, the converter, and the options that were given."""
+        return _describe_sink(self, self.options.common)
+
     def for_parts(self, running: Any, /) -> Any:
         """Return what stores parts; what does not, before the first block and after the end."""
         return super().for_parts(running) if running.stores_parts else CollectBlocks()
+
+
+def _describe_sink(sink: ZarrSink[Any] | ZarrGroupSink[Any], options: WriteOptions) -> str:
+    where = sink.destination
+    # The repr of a dict, which is a store as well, would be all the bytes that it holds.
+    place = str(where) if isinstance(where, (str, os.PathLike)) else type(where).__name__
+    facts = [place, type(sink.converter).__name__]
+    facts += ["overwrite=True"] if sink.overwrite else []
+    usual = WriteOptions()
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != getattr(usual, field.name):
+            facts.append(f"{field.name}={shorten(repr(value))}")
+    return f"<{type(sink).__name__}: {', '.join(facts)}>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,23 +16,10 @@ from lazychunks.blocks.rebatching import rebatch_blocks
 from lazychunks.blocks.rows import change_arrays, check_alike, count_rows
 from lazychunks.blocks.slicing import count_blocks_by_items, pick_blocks, shuffled_order
 from lazychunks.layout.checks import check_integer, check_positive
+from lazychunks.runs.exchange import Ranks
 from lazychunks.sequences import LazyChunkSequence
 
 T = TypeVar("T")
-
-
-class HasRank(Protocol):
-    """Tells which of several processes this one is."""
-
-    @property
-    def rank(self) -> int:
-        """Number of this process, from 0."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        ...
 
 
 class BlockDataset(IterableDataset[T], Generic[T]):
@@ -105,7 +92,7 @@ class BlockDataset(IterableDataset[T], Generic[T]):
         window: int = 8,
         lanes: int | None = None,
         drop_last: bool = False,
-        ranks: HasRank | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__()
         self.sequence: LazyChunkSequence[T] = sequence
