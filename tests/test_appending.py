@@ -28,6 +28,7 @@ from lazychunks import (
     DestinationExistsError,
     IdentityConverter,
     LazyChunkSequence,
+    LazyChunksError,
     NestedLazyChunkSequence,
     ResumeMismatchError,
     UntrustedArrayError,
@@ -41,6 +42,7 @@ from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming import base, record
 from tests.faults.stores import FaultyStore, StoreFailedError
 from tests.places import opened, put_array, put_group, tree, values_at
+from tests.ranks import ThreadRanks, run_ranks
 
 NUMPY: IdentityConverter = IdentityConverter()
 Rows = NDArray[Any]
@@ -178,6 +180,49 @@ def test_workers_append_rows_of_blocks(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as executor:
         nested.to_zarr(path, NUMPY, append=True, executor=executor)
     assert np.array_equal(values_at(path)[3:], np.block(nested.compute()))
+
+
+@pytest.mark.parametrize("there", [3, 4])
+def test_ranks_append_once(there: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.zarr"
+    append(path, there, chunks=4)
+    blocks = rows_of(*(1,) * 14)
+
+    def job(ranks: ThreadRanks) -> list[int]:
+        computed: list[int] = []
+        for _ in range(2):
+            sequence_of(blocks, computed).to_zarr(
+                path, NUMPY, append=True, run_id="night", resume=True, ranks=ranks
+            )
+        return computed
+
+    came_to = run_ranks(2, job)
+    lists = [each for each in came_to if isinstance(each, list)]
+    assert len(lists) == 2, came_to
+    assert {*lists[0], *lists[1]} == {*range(14)}
+    assert sum(map(len, lists)) <= 14 + 1, "the second call computes nothing"
+    assert np.array_equal(values_at(path), np.concatenate(rows_of(there) + blocks))
+
+
+def test_a_rank_that_fails_leaves_the_old_rows(tmp_path: Path) -> None:
+    path = tmp_path / "rows.zarr"
+    append(path, 3, chunks=4)
+    before = values_at(path)
+
+    def job(ranks: ThreadRanks) -> None:
+        def block(number: int) -> Rows:
+            if number == 9:
+                raise StoreFailedError
+            return rows_of(1)[0]
+
+        LazyChunkSequence.from_map(block, range(14)).to_zarr(
+            path, NUMPY, append=True, run_id="night", ranks=ranks
+        )
+
+    assert all(isinstance(each, LazyChunksError) for each in run_ranks(2, job))
+    assert np.array_equal(values_at(path), before)
+    append(path, 2, run_id="night")
+    assert np.array_equal(values_at(path), np.concatenate([before, *rows_of(2)]))
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")

@@ -11,6 +11,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+from zarr.storage import LocalStore
 
 from lazychunks.errors import DestinationBusyError
 from lazychunks.layout.shapes import Shape
@@ -21,6 +24,7 @@ from lazychunks.storage.chunks.metadata import (
     open_array,
 )
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.lock import lock_directory
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Place
 from lazychunks.storage.resuming.record import (
     DamagedRecordError,
@@ -74,12 +78,13 @@ class InPlace:
     def begin(self, documents: Mapping[str, bytes] = NO_DOCUMENTS) -> None:
         """Remove what a dead writer has left beyond the array's shape."""
         is_left = self.exists()
-        # First, so that a worker that outlives the dead writer finds that it may not write.
-        self.where.write(APPENDING, seal(parse(documents[""]) or {}))
-        if is_left:
-            self._remove_beyond()
+        with self._keep_workers_out():
+            # First, so that a worker that outlives the dead writer finds that it may not write.
+            self.where.write(APPENDING, seal(parse(documents[""]) or {}))
+            if is_left:
+                self._remove_beyond()
 
-    def keys(self, *, tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # a start begins anew
+    def keys(self, *, below: str = "", tidy: bool = False) -> Iterable[str]:  # noqa: ARG002  # a start begins anew
         """List nothing: that would take the longer the longer the array is."""
         return ()
 
@@ -121,8 +126,14 @@ class InPlace:
     def discard(self) -> None:
         """Remove what has been written beyond the array's shape, unless it is committed."""
         if not self.is_committed:
-            self._remove_beyond()
-            self.where.delete(APPENDING)
+            with self._keep_workers_out():
+                self._remove_beyond()
+                self.where.delete(APPENDING)
+
+    def _keep_workers_out(self) -> AbstractContextManager[None]:
+        """Wait until no worker writes a chunk, and let none begin; on local paths only."""
+        store = self.where.store
+        return lock_directory(store.root) if type(store) is LocalStore else nullcontext()
 
     def _remove_beyond(self) -> None:
         document = parse(self._place.read(METADATA))

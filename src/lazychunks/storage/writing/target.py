@@ -252,11 +252,6 @@ class Target(Generic[T]):
         again = self.to_array(block, index)
         check_same_values(self.read(index, is_last), again, block_name(index), self.rtol)
 
-    @contextmanager
-    def hold_attempt(self) -> Generator[None]:
-        """Refuse to write where this run is not, or is not any more; nor is it removed meanwhile.
-
-        Only a local directory is kept from being removed in the ``with`` block.
     def load_base(self, cell: Shape, buffer: NDArray[Any]) -> int:
         """Copy what a unit holds of the array to which blocks are appended.
 
@@ -287,8 +282,11 @@ class Target(Generic[T]):
             got=length,
         )
 
-    def check_attempt(self) -> None:
-        """Refuse to write where this run is not, or is not any more.
+    @contextmanager
+    def hold_attempt(self) -> Generator[None]:
+        """Refuse to write where this run is not, or is not any more; nor is it removed meanwhile.
+
+        Only a local directory is kept from being removed in the ``with`` block.
 
         Raises
         ------
