@@ -7,7 +7,7 @@ What happens when something fails is told by ``tests/faults/test_appends.py``.
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ from lazychunks import (
 )
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.resuming import base, record
-from tests.faults.stores import FaultyStore, StoreFailedError
+from tests.faults.processes import CONTEXT
+from tests.faults.stores import Fault, FaultyStore, StoreFailedError
 from tests.places import opened, put_array, put_group, tree, values_at
 from tests.ranks import ThreadRanks, run_ranks
 
@@ -180,6 +181,30 @@ def test_workers_append_rows_of_blocks(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as executor:
         nested.to_zarr(path, NUMPY, append=True, executor=executor)
     assert np.array_equal(values_at(path)[3:], np.block(nested.compute()))
+
+
+@pytest.mark.slow
+def test_processes_append(tmp_path: Path) -> None:
+    path = tmp_path / "rows.zarr"
+    put_array(path, np.zeros((3, 3)))
+    sequence: LazyChunkSequence[Rows] = LazyChunkSequence.from_map(np.ones, [(1, 3)] * 9)
+    with ProcessPoolExecutor(2, mp_context=CONTEXT) as executor:
+        sequence.to_zarr(path, NUMPY, append=True, executor=executor, run_id="night", resume=True)
+    assert np.array_equal(values_at(path), np.concatenate([np.zeros((3, 3)), np.ones((9, 3))]))
+
+
+def test_a_killed_night_may_be_resumed() -> None:
+    store: dict[str, Buffer] = {}
+    append(store, 3, chunks=2)
+    failing = FaultyStore(MemoryStore(store), 4, Fault(effective=False, lasting=True))
+    with pytest.raises(WriteAbortedError):
+        append(failing, 2, 2, 2, run_id="night", resume=True)
+    assert np.array_equal(values_at(MemoryStore(store)), np.concatenate(rows_of(3)))
+    append(store, 2, 2, 2, run_id="night", resume=True)
+    assert np.array_equal(
+        values_at(MemoryStore(store)), np.concatenate(rows_of(3) + rows_of(2, 2, 2))
+    )
+    assert append(store, 2, 2, 2, run_id="night", resume=True) == []
 
 
 @pytest.mark.parametrize("there", [3, 4])
