@@ -121,6 +121,7 @@ def test_names_that_users_import_are_those_of_the_module_that_defines_them(name:
 
 
 BUILTINS: dict[type[Exception], type[Exception]] = {
+    lazychunks.AppendMismatchError: ValueError,
     lazychunks.BlockDTypeError: TypeError,
     lazychunks.BlockNamesError: ValueError,
     lazychunks.BlockShapeError: ValueError,
@@ -169,6 +170,7 @@ def test_an_error_is_the_builtin_that_a_caller_would_catch(error: type[Exception
 
 EXAMPLES: list[Exception] = [
     lazychunks.LazyChunksError("no"),
+    lazychunks.AppendMismatchError("no", field="dtype", expected="f4", got="f8"),
     lazychunks.BlockError("no", block=3),
     lazychunks.BlockNamesError("no", block=2, expected=["a"], got=["b"], member="b"),
     lazychunks.BlockShapeError("no", block=(1, 2), expected=(3, 4), got=(3, 5)),

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from lazychunks.compose import chain, zip_blocks
 from lazychunks.converters import FromNumpy, IdentityConverter, NumpyConverter, ToNumpy
 from lazychunks.errors import (
+    AppendMismatchError,
     BlockDTypeError,
     BlockError,
     BlockNamesError,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from lazychunks.storage import ArrayOptions, Status, Verification, ZarrOptions, status, verify
 
 __all__ = [
+    "AppendMismatchError",
     "ArrayOptions",
     "BlockDTypeError",
     "BlockError",

@@ -24,6 +24,7 @@ process too. Builtin bases are in parentheses::
     ├── RankFailedError (RuntimeError)
     ├── RanksDifferError (ValueError)
     ├── ResumeMismatchError (ValueError)
+    ├── AppendMismatchError (ValueError)
     ├── MissingChunkError (RuntimeError)
     ├── UntrustedArrayError (ValueError)
     └── WriteAbortedError (RuntimeError)
@@ -183,6 +184,25 @@ class ResumeMismatchError(LazyChunksError, ValueError):
         Name of the fact that differs: ``"run_id"``, ``"value"``, or a part of the plan.
     expected, got
         The fact in the unfinished write, and in this run.
+    """
+
+    field: str | None = None
+    expected: object = None
+    got: object = None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class AppendMismatchError(LazyChunksError, ValueError):
+    """Rows cannot be appended to the array at the destination: it is of another kind, or layout.
+
+    Parameters
+    ----------
+    message
+        What differs, and what to do.
+    field
+        Name of the fact that differs, such as ``"dtype"``, ``"chunks"`` or ``"zarr_format"``.
+    expected, got
+        The fact as the array has it, and as this call has it.
     """
 
     field: str | None = None

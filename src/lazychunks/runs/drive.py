@@ -97,11 +97,12 @@ def run_fold(fold: AnyFold, blocks: Iterable[Any], axes: int, runner: Runner | N
                 peers=peers,
             )
     with running, peers.watch():
-        if calls is not None and resumes:
+        is_finished = len(sinks) > 0 and all(sink.is_finished for sink in sinks)
+        if calls is not None and (resumes or is_finished):
             for sink in sinks:
                 sink.check_counts(partial(_count_blocks, blocks, axes))
-            if all(sink.is_finished for sink in sinks) and not fold.needs_blocks:
-                return running.finish()
+        if is_finished and not fold.needs_blocks:
+            return running.finish()
         if calls is not None and runner is not None:
             # Closed here: a traceback would keep alive what makes the items, such as processes.
             with closing(calls()) as rows:

@@ -53,6 +53,11 @@ class GroupOptions:
             If a name cannot be that of an array.
         """
         common = WriteOptions.of(**options)
+        if common.append:
+            raise ValueError(
+                "append=True is for single arrays; append to each with to_zarr, or store the rows "
+                "as a group of their own"
+            )
         of_each = replace(common, attributes=None)
         own: dict[str, WriteOptions] = {}
         for name, given in (arrays or {}).items():

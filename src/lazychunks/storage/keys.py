@@ -74,6 +74,20 @@ class Keys:
 
         _run_to_end(delete_all)
 
+    def count_missing(self, *names: str) -> int:
+        """Count the names of which there is no value, asking for several at a time."""
+
+        async def count() -> int:
+            turns = asyncio.Semaphore(zarr.config.get("async.concurrency"))
+
+            async def is_missing(name: str) -> bool:
+                async with turns:
+                    return not await self.store.exists(self.key(name))
+
+            return sum(await asyncio.gather(*map(is_missing, names)))
+
+        return sync(count())
+
     def delete_directory(self, name: str = "") -> None:
         """Remove all keys below a name."""
         _run_to_end(lambda: self.store.delete_dir(self.key(name) if name else self.path))

@@ -104,6 +104,12 @@ class ZarrOptions(ArrayOptions, total=False):
     """Whether to go on with an unfinished write of the same ``run_id``, or start it. A finished one
     is returned, unless something differs from it. Default False."""
 
+    append: bool
+    """Whether to add the blocks as new rows, along axis 0, to an array that is there; without one,
+    the array is created. Layout, dtype and codecs stay those of the array, and options that
+    contradict them are refused. Readers find the old rows, or all. With a ``run_id``, a start after
+    the one that has stored the rows returns at once. Default False."""
+
     rtol: float | None
     """Relative tolerance when the first stored block is computed again on resuming; by default it
     must agree bitwise."""
@@ -133,6 +139,7 @@ class WriteOptions:
     """Sizes of the blocks along each block axis."""
     run_id: str | None = None
     resume: bool = False
+    append: bool = False
     rtol: float | None = None
     durable: bool = False
     max_in_flight: int | None = None
@@ -300,6 +307,7 @@ _VALIDATORS: Mapping[str, Callable[[Any], object]] = {
     "sizes": _validate_sizes,
     "run_id": _validate_run_id,
     "resume": bool,
+    "append": bool,
     "rtol": _validate_tolerance,
     "durable": bool,
     "max_in_flight": partial(check_positive, name="max_in_flight"),

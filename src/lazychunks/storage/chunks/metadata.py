@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,9 @@ METADATA = "zarr.json"
 KEPT_BACK = "zarr.json.partial"
 """Where the metadata of an array waits until the array is complete."""
 
+APPENDING = "lazychunks.append"
+"""Where the metadata of an array with more rows waits until they are complete."""
+
 OVERWRITING = b"null"
 """What is there as long as an overwrite has not removed the old array. The names of a group's
 arrays follow, if it is a group."""
@@ -43,6 +47,14 @@ def open_array(where: Keys, document: Document) -> StoredArray:
     described: Any = document  # a plain JSON object; zarr checks it
     at = StorePath(where.store, where.path)
     return zarr.Array(zarr.AsyncArray(described, at, WRITE_EVERYTHING))
+
+
+def list_chunk_keys(where: Keys, document: Document, first: int) -> Iterator[str]:
+    """List the keys of an array's chunks (or shards), from a number along axis 0 on."""
+    array = open_array(where, document)
+    unit = array.shards or array.chunks
+    grid = [range(-(-length // extent)) for length, extent in zip(array.shape, unit, strict=True)]
+    return map(array.metadata.encode_chunk_key, product(grid[0][first:], *grid[1:]))
 
 
 def make_document(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,7 @@ from lazychunks.storage.places.file_system import (
     make_directory_like,
     remove_array,
     remove_directory,
+    replace_file,
     swap_in,
     sync_path,
     sync_tree,
@@ -162,6 +163,30 @@ class LocalDirectory:
         """
         for directory in filter(Path.is_dir, (self.path, self.path / "c")):
             self._check_directory(directory, "replaced")
+
+    def check_can_append(self) -> None:
+        """Refuse an array whose directories cannot be written.
+
+        Raises
+        ------
+        DestinationReadOnlyError
+            If one of them cannot.
+        """
+        for directory in filter(Path.is_dir, (self.path, self.path / "c")):
+            self._check_directory(directory, "appended to")
+
+    def replace(self, name: str, value: bytes, *, durable: bool) -> None:
+        """Replace a file in one step; it keeps its mode."""
+        replace_file(self.path / name, value, durable=durable)
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Have files written to the device, and the directories that name them."""
+        files = [self.path / name for name in names]
+        parents = {
+            parent for file in files for parent in file.parents if self.path in parent.parents
+        }
+        for path in (*files, *sorted(parents, reverse=True), self.path):
+            sync_path(path)
 
     def draft(self, *, overwrite: bool) -> SiblingDirectory:
         """Return the unfinished write beside the directory, or the place for one."""

@@ -66,6 +66,18 @@ def unwrap(store: Store) -> Store:
     return inner if inner is store else unwrap(inner)
 
 
+def writes_in_place(store: Store) -> bool:
+    """Whether a kill may leave a part of a value, as in a file system that is no object store."""
+    store = unwrap(store)
+    return isinstance(store, FsspecStore) and str(locate(store, "").root) not in _OBJECT_STORES
+
+
+_OBJECT_STORES = frozenset(
+    {"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "oss", "r2", "s3", "s3a", "tos"}
+)
+"""What fsspec calls the protocols of stores that set a value whole, or not at all."""
+
+
 class _FileSystem(Protocol):
     """The part of an fsspec file system that tells where it is."""
 

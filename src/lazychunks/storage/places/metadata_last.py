@@ -26,7 +26,7 @@ from lazychunks.storage.chunks.metadata import (
 )
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.consolidated import Copies
-from lazychunks.storage.places.location import Location, locate
+from lazychunks.storage.places.location import Location, locate, writes_in_place
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft, Place
 from lazychunks.storage.places.refusals import (
     METADATA_NAMES,
@@ -35,6 +35,7 @@ from lazychunks.storage.places.refusals import (
     is_group,
     is_unfinished,
     parse_metadata,
+    refuse_append,
     refuse_newcomer,
     refuse_read_only,
 )
@@ -172,6 +173,26 @@ class StoreKeys(Keys):
                 "another destination",
                 path=str(self),
             )
+
+    def check_can_append(self) -> None:
+        """Refuse a store that cannot replace a key, or that writes it in place.
+
+        Raises
+        ------
+        DestinationError
+            If it is one.
+        """
+        if not self.store.supports_deletes:
+            raise refuse_append(str(self), "its store cannot replace a key")
+        if writes_in_place(self.store):
+            raise refuse_append(
+                str(self),
+                "its file system writes a file where it is, so a kill would cut the chunk that "
+                "holds the last rows",
+            )
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Do nothing: a store keeps what it has acknowledged."""
 
     def draft(self, *, overwrite: bool) -> Draft:
         """Return the unfinished write at the place, or what may become one."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.places.consolidated import Copies
 
 NO_DOCUMENTS: Mapping[str, bytes] = MappingProxyType({})
 """Metadata of no array."""
@@ -148,6 +149,23 @@ class Place(Protocol):
 
     def check_removable(self) -> None:
         """Refuse an array that could not be removed once another one has taken its place."""
+        ...
+
+    def check_can_append(self) -> None:
+        """Refuse a place where a kill could take rows that are stored already."""
+        ...
+
+    @property
+    def copies(self) -> Copies:
+        """The copies of its metadata in groups above."""
+        ...
+
+    def replace(self, name: str, value: bytes, *, durable: bool) -> None:
+        """Replace a key in one step."""
+        ...
+
+    def sync(self, names: Iterable[str]) -> None:
+        """Have keys written to the device, where that can be asked for."""
         ...
 
     def draft(self, *, overwrite: bool) -> Draft:

@@ -9,6 +9,7 @@ from typing import Protocol, TypeGuard
 
 from lazychunks.errors import (
     DestinationBusyError,
+    DestinationError,
     DestinationExistsError,
     DestinationReadOnlyError,
 )
@@ -274,6 +275,14 @@ def refuse_readers(name: str) -> DestinationExistsError:
     return DestinationExistsError(
         f"{name} is being read, perhaps for these very blocks, and its store cannot keep it until "
         "they are written; write to another destination",
+        path=name,
+    )
+
+
+def refuse_append(name: str, why: str) -> DestinationError:
+    """Refuse to append to an array for what its store is."""
+    return DestinationError(
+        f"rows cannot be appended to {name}: {why}; append to a local path or to an object store",
         path=name,
     )
 

@@ -18,7 +18,7 @@ from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.location import unwrap
 from lazychunks.storage.places.metadata_last import StoreKeys
 from lazychunks.storage.places.protocol import NO_DOCUMENTS, Draft
-from lazychunks.storage.places.refusals import refuse_newcomer
+from lazychunks.storage.places.refusals import refuse_append, refuse_newcomer
 from lazychunks.storage.places.register import REGISTER
 
 _MANY_CHUNKS = 2**31 - 1
@@ -48,6 +48,16 @@ class IcechunkSession(StoreKeys):
     def list_keys(self) -> list[str] | None:
         """List all names below; Icechunk itself lists only below an array or a group."""
         return StoreKeys.list_keys(self) if self.read(METADATA) is not None else []
+
+    def check_can_append(self) -> None:
+        """Refuse all: Icechunk takes no chunk beyond the shape of an array.
+
+        Raises
+        ------
+        DestinationError
+            Always.
+        """
+        raise refuse_append(str(self), "Icechunk takes no chunk beyond the shape of an array")
 
     def draft(self, *, overwrite: bool) -> Draft:
         """Return what may become a write in the session."""

@@ -18,6 +18,9 @@ from typing import Any, TypeAlias, TypeGuard
 
 from lazychunks.layout.shapes import Shape
 
+MOST_APPENDED = 1000
+"""Number of the last appends that an array knows by name."""
+
 ATTRIBUTE = "lazychunks"
 """The attribute that holds the record."""
 
@@ -38,6 +41,17 @@ Sizes: TypeAlias = tuple[int, ...]
 
 class DamagedRecordError(ValueError):
     """A record cannot be read, or does not fit its checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What a run with a name has stored of an array."""
+
+    run_id: str
+    counts: tuple[int | None, ...] = ()
+    """Number of its blocks along each block axis."""
+    rows: int | None = None
+    """Number of its rows; None if an older version has not noted it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +83,10 @@ class Record:
     """Of a group: names of the arrays that blocks are stored in."""
     coordinates: tuple[str, ...] = ()
     """Of a group: names of the arrays that are stored whole."""
+    start: int = 0
+    """Of an append that is unfinished: length of axis 0 before it."""
+    appended: tuple[Appended, ...] = ()
+    """The last appends of runs with a name, in their order."""
 
     def to_json(self) -> str:
         """Return the record as it is stored."""
@@ -85,6 +103,8 @@ class Record:
             "is_written": self.is_written or None,
             "members": list(self.members) or None,
             "coordinates": list(self.coordinates) or None,
+            "start": self.start or None,
+            "appended": [[each.run_id, each.rows, *each.counts] for each in self.appended] or None,
         }
         return json.dumps(facts | {key: fact for key, fact in optional.items() if fact is not None})
 
@@ -120,6 +140,8 @@ class Record:
                 is_written=facts.get("is_written") is True,
                 members=_names(facts.get("members") or ()),
                 coordinates=_names(facts.get("coordinates") or ()),
+                start=_length(facts.get("start", 0)),
+                appended=tuple(_appended(*each) for each in facts.get("appended") or ()),
             )
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise DamagedRecordError(f"this is no record of a run: {error!r}") from error
@@ -132,13 +154,22 @@ class Record:
             kept = replace(kept, sizes=(None,) * len(self.sizes), omits_sizes=True)
         return kept
 
+    def find_run(self, run_id: str | None) -> Appended | None:
+        """Return what a run has stored of a finished array, if it is known by name."""
+        for each in reversed(self.appended):
+            if each.run_id == run_id:
+                return each
+        if run_id is None or self.run_id != run_id:
+            return None
+        return Appended(run_id, self.counts, self.lengths[0] if self.lengths else None)
+
     def with_even_ends(self) -> Record:
         """Return the record with a length in place of sizes if only the last block is smaller."""
         sizes, lengths = list(self.sizes), list(self.lengths)
         for axis, (noted, first) in enumerate(zip(self.sizes, self.first, strict=False)):
             complete = noted is not None and len(noted) == self.counts[axis]
             if noted and complete and {*noted[:-1]} <= {first} and noted[-1] <= first:
-                sizes[axis], lengths[axis] = None, sum(noted)
+                sizes[axis], lengths[axis] = None, sum(noted, self.start if axis == 0 else 0)
         return replace(self, sizes=tuple(sizes), lengths=tuple(lengths))
 
 
@@ -271,6 +302,11 @@ def _length(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= sys.maxsize:
         raise ValueError(f"{value!r} is no length")
     return value
+
+
+def _appended(run_id: Any, rows: Any, *counts: Any) -> Appended:
+    known = _lengths((rows, *counts), 1 + len(counts))
+    return Appended(_text(run_id) or "", known[1:], known[0])
 
 
 def _names(values: Sequence[Any]) -> tuple[str, ...]:

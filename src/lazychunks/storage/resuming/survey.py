@@ -17,6 +17,7 @@ from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
     METADATA,
     is_overwriting,
+    list_chunk_keys,
     make_document,
     open_array,
 )
@@ -98,6 +99,8 @@ def survey(
                 path=str(place),
             )
         return "unfinished"
+    if options.append and is_of_run(draft, options.run_id):
+        return None  # a new array, which starts over
     if not overwrite:
         raise DestinationExistsError(
             f"an unfinished write was left at {place}; pass overwrite=True to clear it, or "
@@ -109,7 +112,7 @@ def survey(
 
 def tidy_after_commit(draft: Draft, run_id: str | None) -> None:
     """Remove what is left of an earlier start of a run that died right after its commit."""
-    if draft.exists() and _is_of_this_run(draft, run_id):
+    if draft.exists() and is_of_run(draft, run_id):
         draft.discard()
 
 
@@ -185,10 +188,29 @@ def check_complete(
     expected = cell_count(array.shape, unit)
     if not (expected and where.store.supports_listing):
         return
-    found = count_chunks(keys, array.shape, unit)
-    if found < expected:
+    _check_missing(expected - count_chunks(keys, array.shape, unit), expected, place, way_out)
+
+
+def check_appended(where: Keys, document: Document, base: Shape, place: str, way_out: str) -> None:
+    """Refuse to show rows whose chunks are not there; the array had the shape ``base`` before.
+
+    Raises
+    ------
+    DestinationError
+        If there are fewer than the new rows have.
+    """
+    array = open_array(where, document)
+    unit = array.shards or array.chunks
+    if array.shape == base:
+        return
+    names = tuple(list_chunk_keys(where, document, base[0] // unit[0]))
+    _check_missing(where.count_missing(*names), len(names), place, way_out)
+
+
+def _check_missing(missing: int, expected: int, place: str, way_out: str) -> None:
+    if missing > 0:
         raise DestinationError(
-            f"{expected - found} of {expected} chunks of {place} are not there, although they have "
+            f"{missing} of {expected} chunks of {place} are not there, although they have "
             f"been written; {way_out}",
             path=place,
         )
@@ -283,7 +305,7 @@ def _compare(
         raise mismatch(f"at {place}, sizes", "sizes", record.listed, listed)
 
 
-def _is_of_this_run(draft: Draft, run_id: str | None) -> bool:
+def is_of_run(draft: Draft, run_id: str | None) -> bool:
     """Whether no other run may want to go on with an unfinished write."""
     try:
         record = unseal(draft.where.read(KEPT_BACK) or b"")[1]

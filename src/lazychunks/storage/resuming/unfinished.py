@@ -52,10 +52,9 @@ def target_of(
         options["dtype"] = array.dtype
     record = record.with_even_ends()
     sizes: tuple[Sizes | None, ...] = listed or record.sizes or (None,) * axes
-    lengths = record.lengths if listed is None else tuple(map(sum, listed))
-    partitions = tuple(
-        Partition(size, known) for size, known in zip(record.first, sizes, strict=False)
-    )
+    starts = (record.start, 0)[:axes]
+    lengths = record.lengths if listed is None else tuple(map(sum, listed, starts))
+    partitions = tuple(map(Partition, record.first, sizes, starts))
     unit, name = (array.shards, "shard") if array.shards else (array.chunks, "chunk")
     plan = ArrayPlan(partitions, array.shape[axes:], unit, name)
     return Target(
@@ -97,5 +96,5 @@ def _numbers(target: Target[Any], axis: int, count: int | None) -> range:
     if partition.sizes is not None:
         most = len(partition.sizes)
     else:
-        most = -(-reach // partition.size) if partition.size else 0
+        most = -(-(reach - partition.start) // partition.size) if partition.size else 0
     return range(most if count is None else min(most, count))

@@ -112,7 +112,7 @@ class Cursor:
             check_listed(axis, self.counts[axis], len(sizes), is_all=True)
         if known not in (None, length) or length < reach:
             was = known if length >= reach else f"at least {reach}"
-            raise mismatch(f"the length of axis {axis}", "length", was, length)
+            raise self._target.refuse_length(axis, was, length)
         self._lengths[axis] = length
         self.is_bounded = True
         return length if known is None else None
@@ -156,7 +156,7 @@ class Cursor:
             zip(self.origin, shape, self._lengths, strict=False)
         ):
             if length is not None and start + size > length:
-                raise mismatch(f"the length of axis {axis}", "length", length, start + size)
+                raise self._target.refuse_length(axis, length, start + size)
 
     def check_sizes(self, shape: Shape) -> None:
         """Refuse a block that does not fit where it has to go."""

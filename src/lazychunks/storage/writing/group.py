@@ -24,6 +24,7 @@ from lazychunks.storage.chunks.background import WriterThreads
 from lazychunks.storage.coordinates import check_coordinates
 from lazychunks.storage.group_options import GroupOptions
 from lazychunks.storage.keys import Keys
+from lazychunks.storage.resuming.base import Base
 from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import (
     Document,
@@ -204,7 +205,7 @@ class GroupWrite(Write[T]):
         with uninterrupted():
             self._threads.close()
 
-    def _first_members(self) -> dict[str, Member[T]]:
+    def _first_members(self, base: Base | None = None) -> dict[str, Member[T]]:  # noqa: ARG002
         return {}  # the first block tells their names
 
     def _noted_members(self, where: Keys, key: str) -> dict[str, Member[T]]:

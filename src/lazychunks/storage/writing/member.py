@@ -18,6 +18,7 @@ from lazychunks.runs.passes import ALONE, Setup
 from lazychunks.storage.chunks.background import WriterThreads
 from lazychunks.storage.options import WriteOptions
 from lazychunks.storage.resuming import spill
+from lazychunks.storage.resuming.base import Base, other_number
 from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import (
     Record,
@@ -62,6 +63,8 @@ class Member(Generic[T]):
         How the pass goes.
     threads
         What writes in the background, where that is shared with other members.
+    base
+        The array to which the blocks are appended, if they are.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Member(Generic[T]):
         counts: tuple[int | None, ...],
         setup: Setup,
         threads: WriterThreads | None = None,
+        base: Base | None = None,
     ) -> None:
         self._threads = threads
         self.name = name
@@ -91,6 +95,11 @@ class Member(Generic[T]):
         self._received = 0
         """Number of blocks that others have stored."""
         self._stops: Shape = (0,) * len(counts)
+        self._base = base
+        if base is not None and base.done is not None:
+            self.is_published = True
+            self.notes.document = base.document
+            self.notes.record = Record(VERSION, base.done.run_id, counts=base.done.counts)
 
     # --- what is known -------------------------------------------------------------------------
 
@@ -166,6 +175,8 @@ class Member(Generic[T]):
         if None in noted or not noted or noted == self.counts:
             return
         counts = count()
+        if self._base is not None and counts != noted:
+            raise other_number("blocks", self.options.run_id, self.name, noted, counts)
         if 0 not in counts and counts != noted:
             way_out = "a run that has grown needs a run_id of its own"
             was, now = (noted, counts) if len(counts) > 1 else (*noted, *counts)
@@ -184,17 +195,26 @@ class Member(Generic[T]):
         self._dtype = dtype
         if options.dtype is not None:
             dtype = np.dtype(options.dtype)
+        base, starts = self._base, (0,) * axes
+        lengths: tuple[int | None, ...] = (None,) * axes
+        if base is not None:
+            base.check_first(first, dtype, axes)
+            starts, lengths = (base.rows, 0)[:axes], (None, *base.shape[1:axes])
         record = Record(
             VERSION,
-            run_id=options.run_id if self.keeps else None,
+            run_id=options.run_id if self.keeps or base is not None else None,
             attempt=self._setup.peers.once(partial(secrets.token_hex, 8)),
             first=first,
             counts=self.counts,
-            lengths=tuple(map(sum, options.sizes)) if options.sizes else (None,) * axes,
+            lengths=tuple(map(sum, options.sizes, starts)) if options.sizes else lengths,
             sizes=known_sizes(options.sizes or (None,) * axes),
             listed=hash_sizes(options.sizes),
+            start=starts[0],
         )
-        document = plan_document(first, dtype, options, self.counts, self._setup.workers)
+        if base is not None:
+            document = base.document
+        else:
+            document = plan_document(first, dtype, options, self.counts, self._setup.workers)
         sealed = self.notes.begin(document, record)
         self.notes.target = self._target_of(self._draft.where, (), {})
         return sealed
@@ -220,6 +240,7 @@ class Member(Generic[T]):
             is_taken_up=self._dtype is None,
             is_resumable=self.keeps,
             writes_behind=self._setup.peers is not ALONE,
+            base=None if self._base is None else self._base.shape,
         )
         return replace(target, spilled=spilled) if self._spills else target
 
@@ -272,7 +293,7 @@ class Member(Generic[T]):
             if part.ends[axis] and known is None:
                 self.notes.note_length(axis, length)
             elif part.ends[axis] and known != length:
-                raise mismatch(f"the length of axis {axis}", "length", known, length)
+                raise self.known_target.refuse_length(axis, known, length)
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -292,6 +313,10 @@ class Member(Generic[T]):
         spilled = spill.list_keys(self.notes.keys)
         self._setup.peers.once(partial(self._draft.where.delete, *spilled))
         record, run_id = Record(VERSION), self.options.run_id
+        if self._base is not None:
+            rows: int = self.notes.document["shape"][0]
+            self.notes.document = self._base.grown(rows, run_id, self.counts)
+            return serialize(self.notes.document)
         if run_id is not None or keeps_sizes:
             record = replace(self.notes.record.finished(), run_id=run_id)
         self.notes.document = with_record(self.notes.document, record)

@@ -9,7 +9,6 @@ from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from lazychunks.layout.partition import Partition
 from lazychunks.layout.shapes import Shape
 from lazychunks.runs.passes import ALONE, Peers
 from lazychunks.storage.chunks.metadata import KEPT_BACK
@@ -23,7 +22,7 @@ from lazychunks.storage.resuming.record import (
     with_record,
     with_shape,
 )
-from lazychunks.storage.resuming.survey import check_complete
+from lazychunks.storage.resuming.survey import check_appended, check_complete
 
 if TYPE_CHECKING:
     from lazychunks.storage.places.protocol import ArrayDraft
@@ -84,8 +83,9 @@ class Notes(Generic[T]):
             return
         self.write(replace(record, sizes=noted))
         # Later blocks may lie anywhere from now on, whatever is stored where they were thought to.
-        axes = tuple(map(Partition, self.target.first, noted))
-        self.target = replace(self.target, plan=replace(self.target.plan, axes=axes))
+        plan = self.target.plan
+        axes = (replace(axis, sizes=known) for axis, known in zip(plan.axes, noted, strict=True))
+        self.target = replace(self.target, plan=replace(plan, axes=tuple(axes)))
 
     def note_length(self, axis: int, length: int) -> None:
         """Note where an axis ends; writers of other parts have to know it as well."""
@@ -116,6 +116,10 @@ class Notes(Generic[T]):
 
     def _check_complete(self, name: str) -> None:
         way_out = "see that nothing removes them, and that workers share the store"
+        base = None if self.target is None else self.target.base
+        if base is not None:  # the old chunks may be many, and are not this run's
+            check_appended(self._draft.where, self.document, base, name, way_out)
+            return
         # Listed once, for publishing too: to list many small files takes as long as to make some.
         self.keys = tuple(self._draft.keys())
         check_complete(self._draft.where, self.document, self.keys, name, way_out)

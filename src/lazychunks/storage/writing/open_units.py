@@ -191,6 +191,7 @@ class OpenUnits:
                 )
             unit.keep(set(earlier))
             unit.spilled = unit.filled
+        unit.filled += self._target.load_base(cell, unit.buffer)
         return unit
 
     def _hand_out_if_complete(self, cell: Shape, unit: _OpenUnit) -> None:

@@ -52,6 +52,15 @@ def check_can_resume(
         )
 
 
+def check_append(options: WriteOptions, *, overwrite: bool) -> None:
+    """Refuse to append and to replace at once."""
+    if options.append and overwrite:
+        raise ValueError(
+            "append=True adds rows to the array that is there, and overwrite=True replaces it; "
+            "pass one of them"
+        )
+
+
 def check_listing(sizes: tuple[tuple[int, ...], ...] | None, axes: int) -> None:
     """Refuse sizes that are not those of the block axes."""
     if sizes is not None and len(sizes) != axes:

@@ -18,23 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from lazychunks.errors import BlockIndex, DestinationBusyError, ResumeMismatchError
+from lazychunks.errors import (
+    BlockIndex,
+    BlockShapeError,
+    DestinationBusyError,
+    ResumeMismatchError,
+)
 from lazychunks.layout.checks import block_name
 from lazychunks.layout.partition import ArrayPlan
 from lazychunks.layout.shapes import (
     Region,
     Shape,
+    cell_region,
     overlaps,
     region_shape,
 )
 from lazychunks.storage.chunks.dtypes import checked_array, checked_block
-from lazychunks.storage.chunks.metadata import KEPT_BACK
+from lazychunks.storage.chunks.files import Reader
+from lazychunks.storage.chunks.metadata import APPENDING, KEPT_BACK, open_array
 from lazychunks.storage.chunks.units import Units
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.lock import lock_directory
 from lazychunks.storage.resuming import spill
 from lazychunks.storage.resuming.mismatches import check_same_dtype, check_same_values, mismatch
-from lazychunks.storage.resuming.record import DamagedRecordError, Document, unseal
+from lazychunks.storage.resuming.record import DamagedRecordError, Document, unseal, with_shape
 from lazychunks.storage.resuming.spill import Pieces
 
 if TYPE_CHECKING:
@@ -82,11 +89,15 @@ class Target(Generic[T]):
     """Whether the writer of a part writes in the background, while the next part is computed."""
     lists_sizes: bool = False
     """Whether the user has listed the sizes of all blocks."""
+    base: Shape | None = None
+    """Shape of the array to which the blocks are appended."""
 
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
-        return Units(self.where, self.document, self.unit, atomic=self.is_resumable)
+        # A kill must not cut the unit that holds the last old rows.
+        atomic = self.is_resumable or self.base is not None
+        return Units(self.where, self.document, self.unit, atomic=atomic)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process opens for itself."""
@@ -166,7 +177,7 @@ class Target(Generic[T]):
                 return None
             start = partition.start_of(number)
             if length is not None and not (size >= 0 and start + size <= length):
-                raise mismatch(f"the length of axis {axis}", "length", length, start + size)
+                raise self.refuse_length(axis, length, start + size)
             spans.append(slice(start, start + size))
         return (*spans, *(slice(0, length) for length in self.plan.trailing))
 
@@ -241,6 +252,36 @@ class Target(Generic[T]):
         again = self.to_array(block, index)
         check_same_values(self.read(index, is_last), again, block_name(index), self.rtol)
 
+    def load_base(self, cell: Shape, buffer: NDArray[Any]) -> int:
+        """Copy what a unit holds of the array to which blocks are appended.
+
+        Returns
+        -------
+        int
+            Number of elements along the block axes that belong to the unit and need no block.
+        """
+        if self.base is None or (cell[0] + 1) * self.unit[0] <= self.base[0]:
+            return 0
+        region = cell_region(cell, self.unit, self.base[: self.block_axes])
+        shape = region_shape(region)
+        if not all(length > 0 for length in shape):
+            return 0
+        rest = tuple(slice(0, length) for length in self.plan.trailing)
+        array = open_array(self.where, with_shape(self.document, self.base))
+        buffer[tuple(map(slice, shape))] = Reader.of(array)((*region, *rest))
+        return math.prod(shape)
+
+    def refuse_length(self, axis: int, expected: object, length: int) -> Exception:
+        """Return the error for blocks that end elsewhere than the array is known to end."""
+        if self.base is None or axis == 0:
+            return mismatch(f"the length of axis {axis}", "length", expected, length)
+        return BlockShapeError(
+            f"a row of blocks has width {length}, expected {expected} as the array at {self.name} "
+            "has; append rows of that width, or store these elsewhere",
+            expected=expected,
+            got=length,
+        )
+
     @contextmanager
     def hold_attempt(self) -> Generator[None]:
         """Refuse to write where this run is not, or is not any more; nor is it removed meanwhile.
@@ -263,7 +304,8 @@ class Target(Generic[T]):
 
     def _check_attempt(self) -> None:
         try:
-            noted = unseal(self.where.read(KEPT_BACK) or b"")[1].attempt
+            note = KEPT_BACK if self.base is None else APPENDING
+            noted = unseal(self.where.read(note) or b"")[1].attempt
         except DamagedRecordError:
             noted = None
         if noted != self.attempt:

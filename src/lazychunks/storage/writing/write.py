@@ -27,6 +27,8 @@ from lazychunks.runs.passes import Ends, PartFold, Probe, Setup, Shelf
 from lazychunks.storage.chunks.background import refuse_forked
 from lazychunks.storage.chunks.metadata import KEPT_BACK, METADATA, open_array
 from lazychunks.storage.options import WriteOptions
+from lazychunks.storage.places.in_place import InPlace
+from lazychunks.storage.resuming.base import Base, read_base
 from lazychunks.storage.resuming.mismatches import mismatch
 from lazychunks.storage.resuming.record import names_of_arrays, parse
 from lazychunks.storage.resuming.survey import (
@@ -40,7 +42,12 @@ from lazychunks.storage.resuming.unfinished import count_done
 from lazychunks.storage.writing.failure import Failure
 from lazychunks.storage.writing.member import Member
 from lazychunks.storage.writing.part_writer import PartWriters, Receipt
-from lazychunks.storage.writing.refusals import check_can_resume, check_listing, check_workers
+from lazychunks.storage.writing.refusals import (
+    check_append,
+    check_can_resume,
+    check_listing,
+    check_workers,
+)
 
 if TYPE_CHECKING:
     from lazychunks.converters import ToNumpy
@@ -107,10 +114,13 @@ class Write(Generic[T]):
             If the destination may not, or cannot, be written.
         ResumeMismatchError, NotResumableError, NotSpreadableError
             If the pass cannot go on with an earlier start, or workers cannot do it.
+        AppendMismatchError, UntrustedArrayError
+            If rows cannot be appended to the array that is there.
         ValueError
             If ``sizes=`` is not for this kind of sequence.
         """
         options, setup, name = self._options, self.setup, str(self.place)
+        check_append(options, overwrite=self._overwrite)
         check_listing(options.sizes, len(self._counts))
         self._members = self._first_members()
         can_be_kept = self._draft.can_be_kept
@@ -120,7 +130,9 @@ class Write(Generic[T]):
         with ExitStack() as stack:
             found = setup.peers.once(partial(self._look, stack))
             check_workers(name, setup, is_seen_by_processes=self.place.is_seen_by_processes)
-            if found == "finished":
+            if isinstance(found, Base):
+                self._append_to(found)
+            elif found == "finished":
                 self._return_to_finished()
             elif found == "unfinished":
                 self._go_on()
@@ -276,10 +288,12 @@ class Write(Generic[T]):
         """The only array."""
         return self._members[""]
 
-    def _first_members(self) -> dict[str, Member[T]]:
+    def _first_members(self, base: Base | None = None) -> dict[str, Member[T]]:
         """Return the arrays that are known before the first block."""
-        name, options = str(self.place), self._options
-        return {"": Member(name, self._draft, self._converter, options, self._counts, self.setup)}
+        name, draft, converter = str(self.place), self._draft, self._converter
+        return {
+            "": Member(name, draft, converter, self._options, self._counts, self.setup, base=base)
+        }
 
     def _noted_members(self, where: Keys, key: str) -> dict[str, Member[T]]:
         """Return the arrays that an earlier start has noted under a key.
@@ -310,10 +324,24 @@ class Write(Generic[T]):
         self._has_begun = True
         self.setup.peers.once(partial(self._draft.begin, documents))
 
-    def _look(self, stack: ExitStack) -> Literal["finished", "unfinished"] | None:
+    def _look(self, stack: ExitStack) -> Base | Literal["finished", "unfinished"] | None:
         """Lock the destination until ``stack`` is left, and look at it."""
         stack.enter_context(self.place.lock())
+        if self._options.append:
+            base = read_base(self.place, self._options, len(self._counts))
+            if base is not None:
+                return base
         return survey(self.place, self._draft, self._options, overwrite=self._overwrite)
+
+    def _append_to(self, base: Base) -> None:
+        """Append to an array, unless an earlier start of this run has."""
+        draft = InPlace(self.place, base.metadata)
+        self._draft = draft
+        self._members = self._first_members(base)
+        if base.done is not None:
+            self.setup.peers.once(partial(draft.tidy_after, base.done.run_id))
+            _logger.info("run %r has been appended to %s before", base.done.run_id, self.place)
+            self._stored = self._open_stored()
 
     def _return_to_finished(self) -> None:
         """Take what an earlier start has published."""
