@@ -6,6 +6,7 @@ What happens when something fails is told by ``tests/faults/test_appends.py``.
 # pyright: reportUnknownMemberType=false
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -197,7 +198,7 @@ def test_a_killed_night_may_be_resumed() -> None:
     store: dict[str, Buffer] = {}
     append(store, 3, chunks=2)
     failing = FaultyStore(MemoryStore(store), 4, Fault(effective=False, lasting=True))
-    with pytest.raises(WriteAbortedError):
+    with pytest.raises(WriteAbortedError, match="no row was appended; the same call starts over"):
         append(failing, 2, 2, 2, run_id="night", resume=True)
     assert np.array_equal(values_at(MemoryStore(store)), np.concatenate(rows_of(3)))
     append(store, 2, 2, 2, run_id="night", resume=True)
@@ -280,6 +281,28 @@ def test_durable_appends_sync_the_new_files(
     assert synced[:2] == new
     assert {"rows.zarr/c/3", "rows.zarr/c/4", "rows.zarr/c", "rows.zarr"} <= {*synced}
     assert synced[-2].startswith("rows.zarr/zarr.json."), "after the chunks"
+
+
+def test_durable_appends_sync_the_last_old_rows_before_they_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def note_sync(descriptor: int) -> None:
+        calls.append("sync")
+        fsync(descriptor)
+
+    def note_rename(old: str, new: str) -> None:
+        calls.append(Path(new).relative_to(path).as_posix())
+        rename(old, new)
+
+    path = tmp_path / "rows.zarr"
+    append(path, 3, chunks=2)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_rename)
+    append(path, 1, durable=True)
+    assert calls[calls.index("c/1/0") - 1] == "sync"
 
 
 # --- what it costs -------------------------------------------------------------------------------
