@@ -37,6 +37,7 @@ from lazychunks import (
     concatenate,
     tee,
     total,
+    verify,
     zarr_sink,
 )
 from lazychunks.storage.keys import Keys
@@ -131,9 +132,12 @@ def test_an_array_of_another_program_gets_rows(tmp_path: Path) -> None:
 def test_a_missing_last_chunk_has_the_fill_value() -> None:
     store: dict[str, Buffer] = {}
     zarr.create_array(MemoryStore(store), shape=(3, 3), chunks=(2, 3), dtype="int64", fill_value=5)
-    append(store, 2)
+    append(store, 2, run_id="night")
     expected = np.concatenate([np.full((3, 3), 5), *rows_of(2)])
     assert np.array_equal(values_at(MemoryStore(store)), expected)
+    read = LazyChunkSequence.from_zarr(store, NUMPY).compute(concatenate())
+    assert np.array_equal(read, expected), "the chunks that another program has left out"
+    assert verify(store).is_sound
 
 
 def test_other_byte_order_and_casts() -> None:
