@@ -7,7 +7,7 @@ What happens when something fails is told by ``tests/faults/test_appends.py``.
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import GzipCodec, TransposeCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import FsspecStore, MemoryStore, ZipStore
+from zarr.storage import FsspecStore, MemoryStore, WrapperStore, ZipStore
 
 from lazychunks import (
     AppendMismatchError,
@@ -324,6 +325,46 @@ def test_the_number_of_operations_does_not_depend_on_what_is_there(there: int) -
         "set zarr.json",
         "delete lazychunks.append",
     ]
+
+
+class CountingStore(WrapperStore[Store]):
+    """Counts all requests."""
+
+    requests = 0
+
+    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+        self.requests += 1
+        return await self._store.get(*args, **options)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self.requests += 1
+        await self._store.set(key, value)
+
+    async def exists(self, key: str) -> bool:
+        self.requests += 1
+        return await self._store.exists(key)
+
+    async def delete(self, key: str) -> None:
+        self.requests += 1
+        await self._store.delete(key)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        self.requests += 1
+        return self._store.list_dir(prefix)
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        self.requests += 1
+        return self._store.list_prefix(prefix)
+
+
+@pytest.mark.parametrize("there", [12, 14, 3004])
+def test_the_number_of_requests_is_what_the_guide_says(there: int) -> None:
+    content: dict[str, Buffer] = {}
+    append(content, there, chunks=4)
+    store = CountingStore(MemoryStore(content))
+    append(store, 3, 3, 6, run_id="night")
+    new = -(-(there + 12) // 4) - there // 4
+    assert store.requests == 2 * new + (there % 4 > 0) + 14
 
 
 def test_names_of_the_last_thousand_nights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
