@@ -6,7 +6,8 @@ What happens when something fails is told by ``tests/faults/test_appends.py``.
 # pyright: reportUnknownMemberType=false
 # The functions of zarr name a type of fsspec, which is optional and has no types.
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
 from zarr.codecs import GzipCodec, TransposeCodec
 from zarr.core.buffer import Buffer
-from zarr.storage import FsspecStore, MemoryStore, ZipStore
+from zarr.storage import FsspecStore, MemoryStore, WrapperStore, ZipStore
 
 from lazychunks import (
     AppendMismatchError,
@@ -36,6 +38,7 @@ from lazychunks import (
     concatenate,
     tee,
     total,
+    verify,
     zarr_sink,
 )
 from lazychunks.storage.keys import Keys
@@ -130,9 +133,12 @@ def test_an_array_of_another_program_gets_rows(tmp_path: Path) -> None:
 def test_a_missing_last_chunk_has_the_fill_value() -> None:
     store: dict[str, Buffer] = {}
     zarr.create_array(MemoryStore(store), shape=(3, 3), chunks=(2, 3), dtype="int64", fill_value=5)
-    append(store, 2)
+    append(store, 2, run_id="night")
     expected = np.concatenate([np.full((3, 3), 5), *rows_of(2)])
     assert np.array_equal(values_at(MemoryStore(store)), expected)
+    read = LazyChunkSequence.from_zarr(store, NUMPY).compute(concatenate())
+    assert np.array_equal(read, expected), "the chunks that another program has left out"
+    assert verify(store).is_sound
 
 
 def test_other_byte_order_and_casts() -> None:
@@ -197,7 +203,7 @@ def test_a_killed_night_may_be_resumed() -> None:
     store: dict[str, Buffer] = {}
     append(store, 3, chunks=2)
     failing = FaultyStore(MemoryStore(store), 4, Fault(effective=False, lasting=True))
-    with pytest.raises(WriteAbortedError):
+    with pytest.raises(WriteAbortedError, match="no row was appended; the same call starts over"):
         append(failing, 2, 2, 2, run_id="night", resume=True)
     assert np.array_equal(values_at(MemoryStore(store)), np.concatenate(rows_of(3)))
     append(store, 2, 2, 2, run_id="night", resume=True)
@@ -282,6 +288,28 @@ def test_durable_appends_sync_the_new_files(
     assert synced[-2].startswith("rows.zarr/zarr.json."), "after the chunks"
 
 
+def test_durable_appends_sync_the_last_old_rows_before_they_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, rename = os.fsync, os.replace
+
+    def note_sync(descriptor: int) -> None:
+        calls.append("sync")
+        fsync(descriptor)
+
+    def note_rename(old: str, new: str) -> None:
+        calls.append(Path(new).relative_to(path).as_posix())
+        rename(old, new)
+
+    path = tmp_path / "rows.zarr"
+    append(path, 3, chunks=2)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_rename)
+    append(path, 1, durable=True)
+    assert calls[calls.index("c/1/0") - 1] == "sync"
+
+
 # --- what it costs -------------------------------------------------------------------------------
 
 
@@ -297,6 +325,46 @@ def test_the_number_of_operations_does_not_depend_on_what_is_there(there: int) -
         "set zarr.json",
         "delete lazychunks.append",
     ]
+
+
+class CountingStore(WrapperStore[Store]):
+    """Counts all requests."""
+
+    requests = 0
+
+    async def get(self, *args: Any, **options: Any) -> Buffer | None:
+        self.requests += 1
+        return await self._store.get(*args, **options)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        self.requests += 1
+        await self._store.set(key, value)
+
+    async def exists(self, key: str) -> bool:
+        self.requests += 1
+        return await self._store.exists(key)
+
+    async def delete(self, key: str) -> None:
+        self.requests += 1
+        await self._store.delete(key)
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        self.requests += 1
+        return self._store.list_dir(prefix)
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        self.requests += 1
+        return self._store.list_prefix(prefix)
+
+
+@pytest.mark.parametrize("there", [12, 14, 3004])
+def test_the_number_of_requests_is_what_the_guide_says(there: int) -> None:
+    content: dict[str, Buffer] = {}
+    append(content, there, chunks=4)
+    store = CountingStore(MemoryStore(content))
+    append(store, 3, 3, 6, run_id="night")
+    new = -(-(there + 12) // 4) - there // 4
+    assert store.requests == 2 * new + (there % 4 > 0) + 14
 
 
 def test_names_of_the_last_thousand_nights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

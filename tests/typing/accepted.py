@@ -290,6 +290,7 @@ def storing(
     assert_type(arrays.to_zarr("a.zarr", None, False, True, chunks=3), None)
     assert_type(arrays.to_zarr("a.zarr", return_stored=True, overwrite=True), zarr.Array[Any])
     tensors.to_zarr("a.zarr", TorchNumpyConverter(), False, True)
+    arrays.to_zarr("a.zarr", IdentityConverter(), append=True, run_id="night 3")
     stored = arrays.to_zarr(where, IdentityConverter(), return_stored=True)
     assert_type(stored.shape, tuple[int, ...])
     stored = arrays.to_zarr({}, IdentityConverter(), True, overwrite=True, chunks="blocks")

@@ -22,7 +22,7 @@ from lazychunks.storage.keys import Keys
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
 from lazychunks.storage.places.register import REGISTER
-from lazychunks.storage.resuming.record import record_of
+from lazychunks.storage.resuming.record import misses_none
 
 if TYPE_CHECKING:
     from lazychunks.converters import FromNumpy
@@ -162,8 +162,8 @@ def prepare_reading(
     size = choose_read_block(array.shape, array.chunks, array.dtype.itemsize, extents, limit)
     metadata: Any = array.metadata  # of Zarr 2 or 3
     # Other programs leave out chunks of fill values; this library stores every chunk.
-    is_ours = record_of(metadata.to_dict()) is not None
-    reader = Reader.of(array, refuse_missing=is_ours and missing is None)
+    refuses = missing is None and misses_none(metadata.to_dict())
+    reader = Reader.of(array, refuse_missing=refuses)
     return ArrayReader(reader, converter, size)
 
 

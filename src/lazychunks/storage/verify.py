@@ -23,7 +23,7 @@ from lazychunks.storage.chunks.metadata import METADATA
 from lazychunks.storage.chunks.trust import check_chunk_count, has_checksums, open_checked
 from lazychunks.storage.options import Destination
 from lazychunks.storage.places.place import resolve_destination
-from lazychunks.storage.resuming.record import names_of_arrays, parse, record_of
+from lazychunks.storage.resuming.record import misses_none, names_of_arrays, parse
 
 if TYPE_CHECKING:
     from lazychunks.storage.chunks.metadata import StoredArray
@@ -136,7 +136,7 @@ def verify(
         bad=bad,
         missing=missing,
         missing_keys=tuple(islice(units.missing_keys({*stored}), min(missing, NAMED))),
-        misses_none=record_of(document) is not None,
+        misses_none=misses_none(document),
         has_checksums=has_checksums(document),
     )
 

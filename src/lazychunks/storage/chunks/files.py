@@ -50,10 +50,17 @@ class ChunkFiles:
     atomic: bool
     """Whether a file appears whole or not at all, at the cost of a rename. Without that, another
     run that goes on with the files may take half a chunk for a whole one."""
+    syncs: bool = False
+    """Whether a file is on the device before it takes the place of an older one."""
 
     @classmethod
     def of(
-        cls, where: Keys | StorePath, document: Document, *, atomic: bool = True
+        cls,
+        where: Keys | StorePath,
+        document: Document,
+        *,
+        atomic: bool = True,
+        syncs: bool = False,
     ) -> ChunkFiles | None:
         """Return the files of an array if its layout is plain."""
         if not is_plain_layout(where.store, document):
@@ -61,7 +68,7 @@ class ChunkFiles:
         chunks = tuple(document["chunk_grid"]["configuration"]["chunk_shape"])
         settings = [codec["configuration"] for codec in document["codecs"][1:]]
         codec = Zstd(settings[0]["level"], settings[0]["checksum"]) if settings else None
-        return cls(os.path.join(where.store.root, where.path, "c"), chunks, codec, atomic)
+        return cls(os.path.join(where.store.root, where.path, "c"), chunks, codec, atomic, syncs)
 
     def write(self, filled: Filled) -> None:
         """Encode and write the chunks of a buffer."""
@@ -126,6 +133,8 @@ class ChunkFiles:
             view = memoryview(value).cast("B")
             while view.nbytes:
                 view = view[stream.write(view) :]
+            if self.syncs:
+                os.fsync(stream.fileno())
         if self.atomic:
             os.replace(partial, file)
 

@@ -43,13 +43,17 @@ class Units:
         Extents of a unit along the block axes.
     atomic
         Whether the file of a chunk must appear whole, as it must where another start may go on.
+    syncs
+        Whether it must be on the device before it appears.
     """
 
-    def __init__(self, where: Keys, document: Document, unit: Shape, *, atomic: bool) -> None:
+    def __init__(
+        self, where: Keys, document: Document, unit: Shape, *, atomic: bool, syncs: bool = False
+    ) -> None:
         self._where = where
         self._document = document
         self._unit = unit
-        self._files = ChunkFiles.of(where, document, atomic=atomic)
+        self._files = ChunkFiles.of(where, document, atomic=atomic, syncs=syncs)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -97,7 +97,7 @@ class Base:
         document = {**self.document, "shape": [rows, *self.shape[1:]]}
         if run_id is None:
             return document
-        record = record_of(document) or Record("")
+        record = record_of(document) or Record("")  # another program's
         new = Appended(run_id, counts, rows - self.rows)
         return with_record(
             document, replace(record, appended=(*record.appended, new)[-MOST_APPENDED:])

@@ -59,7 +59,8 @@ class Record:
     """What is known of a run."""
 
     version: str
-    """Of the library that wrote it."""
+    """Of the library that wrote the array; none (``""``) if another program did, and this library
+    has appended to it."""
     run_id: str | None = None
     """Name of the run; none if it cannot be resumed."""
     attempt: str | None = None
@@ -182,6 +183,12 @@ def record_of(document: Document | None) -> Record | None:
         return Record.from_json(attributes[ATTRIBUTE])
     except DamagedRecordError:
         return None
+
+
+def misses_none(document: Document | None) -> bool:
+    """Whether an array has every chunk, since this library wrote it: others may leave some out."""
+    record = record_of(document)
+    return record is not None and record.version != ""
 
 
 def names_of_arrays(document: Document | None) -> tuple[str, ...]:

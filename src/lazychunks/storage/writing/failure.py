@@ -27,6 +27,8 @@ class Failure:
     """Whether anything was stored."""
     is_removed: bool | None
     """Whether nothing is left of what was written; None where rank 0 removes it."""
+    appends: bool = False
+    """Whether it was to append rows."""
 
     def report(self, error: BaseException) -> None:
         """Tell it by a note to the error, or raise an error of the library from one of others.
@@ -60,6 +62,8 @@ class Failure:
                 "what was written is kept, and the same call with resume=True and "
                 f"run_id={self.run_id!r} goes on from here"
             )
+        if self.appends:
+            return "no row was appended; the same call starts over"
         removed = {True: "has been", False: "could not be", None: "is being"}[self.is_removed]
         left = f"what was written {removed} removed" if self.has_stored else _NOTHING
         return (

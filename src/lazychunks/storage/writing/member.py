@@ -241,6 +241,7 @@ class Member(Generic[T]):
             is_resumable=self.keeps,
             writes_behind=self._setup.peers is not ALONE,
             base=None if self._base is None else self._base.shape,
+            syncs=self._base is not None and options.durable,
         )
         return replace(target, spilled=spilled) if self._spills else target
 

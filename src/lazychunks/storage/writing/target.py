@@ -91,13 +91,15 @@ class Target(Generic[T]):
     """Whether the user has listed the sizes of all blocks."""
     base: Shape | None = None
     """Shape of the array to which the blocks are appended."""
+    syncs: bool = False
+    """Whether a power loss must not take the last old rows, whose unit is written again."""
 
     @cached_property
     def units(self) -> Units:
         """The units of the array, opened once in each process."""
         # A kill must not cut the unit that holds the last old rows.
         atomic = self.is_resumable or self.base is not None
-        return Units(self.where, self.document, self.unit, atomic=atomic)
+        return Units(self.where, self.document, self.unit, atomic=atomic, syncs=self.syncs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process opens for itself."""

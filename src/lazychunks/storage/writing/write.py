@@ -408,6 +408,7 @@ class Write(Generic[T]):
             run_id=self._options.run_id if keeps else None,
             has_stored=taken > 0 or self._is_there(),
             is_removed=not keeps and self._discard() if leads else None,
+            appends=isinstance(self._draft, InPlace),
         )
         failure.report(error)
 
