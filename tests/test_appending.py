@@ -318,7 +318,7 @@ def test_the_number_of_operations_does_not_depend_on_what_is_there(there: int) -
     content: dict[str, Buffer] = {}
     append(content, there, chunks=4)
     store = FaultyStore(MemoryStore(content))
-    append(store, 4, 1, run_id="night")
+    append(store, 4, 1, run_id="night", max_in_flight=1)
     assert store.operations == [
         "set lazychunks.append",
         *(f"set c/{number}/0" for number in range(there // 4, -(-(there + 5) // 4))),
