@@ -55,7 +55,6 @@ from lazychunks.errors import (
 )
 from lazychunks.folds.concatenate import concatenate, nested_concatenate
 from lazychunks.folds.covariance import Covariance, covariance
-from lazychunks.folds.each import each
 from lazychunks.folds.fold import Fold, NestedFold, fold
 from lazychunks.folds.histogram import Histogram, histogram
 from lazychunks.folds.nest import nest
@@ -71,7 +70,7 @@ from lazychunks.folds.reductions import (
     norm,
     total,
 )
-from lazychunks.folds.tee import tee
+from lazychunks.folds.tee import each, tee
 from lazychunks.folds.top_k import TopK, top_k
 from lazychunks.runs.exchange import Ranks
 from lazychunks.sequences import (
