@@ -233,7 +233,6 @@ def sinks(numbers: Flat[int], arrays: Flat[Array], length: Fold[Tensor, int]) ->
 
 
 def reading_and_computing_ahead(tensors: Flat[Tensor], executor: Executor) -> None:
-    Flat.from_zarr("a.zarr")  # expect: error
     Flat.from_zarr(3, IdentityConverter())  # expect: error
     Flat.from_zarr("a.zarr", IdentityConverter(), 3)  # expect: error
     Flat.from_zarr("a.zarr", IdentityConverter(), columns=3)  # expect: error
