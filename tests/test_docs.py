@@ -38,6 +38,7 @@ OPTIONAL = {
     "obstore",
     "pydvl",
     "s3fs",
+    "xarray",
     "torch",
     "jax",
 }

@@ -59,7 +59,8 @@ def test_a_covariance_is_that_of_the_joined_rows(
         assert found.covariance.shape == (features, features)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's of means of nothing
-            expected, mean = np.cov(whole, rowvar=False, ddof=ddof), whole.mean(0)
+            # Transposed: NumPy 1 takes a single row for a single variable.
+            expected, mean = np.cov(whole.T, ddof=ddof), whole.mean(0)
         if sum(sizes) <= ddof:
             assert np.isnan(found.covariance).all()
         else:

@@ -73,5 +73,7 @@ def _find_name(fn: object) -> str:
     while isinstance(fn, partial):
         fn = fn.func
     # Classes of this library are not what users have written.
-    name: object = getattr(fn, "label", None) or getattr(fn, "__qualname__", None)
+    # A ufunc of NumPy 1 has no qualified name.
+    names = (getattr(fn, tag, None) for tag in ("label", "__qualname__", "__name__"))
+    name: object = next(filter(None, names), None)
     return name if isinstance(name, str) else type(fn).__name__
