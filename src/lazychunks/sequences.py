@@ -636,7 +636,7 @@ class _Sequence(Generic[T_co, E_co]):
             open_runner(executor, ranks, in_flight) as runner,
             self._open(progress, runner) as sequence,
         ):
-            chosen = GroupOptions.of_call(arrays, coordinates, **options)
+            chosen = GroupOptions.validate(arrays, coordinates, **options)
             sink = GroupSink(path_or_url, choose_converter(converter), overwrite, chosen)
             self._agree(runner, sink=sink)
             stored: StoredGroup = run_fold(sink, sequence, self._axes, runner)

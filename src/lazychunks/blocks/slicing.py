@@ -180,14 +180,10 @@ class Sliced(MapBacked[T_co], Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Line(MapBacked[T_co], Generic[T_co]):
-    """The blocks of one row of a nested factory, or of one column, as a flat factory."""
+class _FlatSelection(MapBacked[T_co], Generic[T_co]):
+    """Some blocks of another factory, as a flat factory."""
 
     inner: MapBacked[T_co]
-    axis: int
-    """0 for a row, 1 for a column."""
-    index: int
-    """Number of the row or the column; a negative one counts from the end."""
 
     @property
     def axes(self) -> int:
@@ -198,6 +194,16 @@ class Line(MapBacked[T_co], Generic[T_co]):
     def function(self) -> Callable[..., T_co]:
         """Computes each block from its items."""
         return self.inner.function
+
+
+@dataclass(frozen=True, slots=True)
+class Line(_FlatSelection[T_co]):
+    """The blocks of one row of a nested factory, or of one column, as a flat factory."""
+
+    axis: int
+    """0 for a row, 1 for a column."""
+    index: int
+    """Number of the row or the column; a negative one counts from the end."""
 
     def rows_of_items(self) -> Iterator[Iterator[Items]]:
         """Items of the blocks, in rows of one.
@@ -222,21 +228,10 @@ class Line(MapBacked[T_co], Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Picked(MapBacked[T_co], Generic[T_co]):
+class Picked(_FlatSelection[T_co]):
     """Blocks of a flat factory, by their numbers."""
 
-    inner: MapBacked[T_co]
     numbers: tuple[int, ...]
-
-    @property
-    def axes(self) -> int:
-        """Number of block axes."""
-        return 1
-
-    @property
-    def function(self) -> Callable[..., T_co]:
-        """Computes each block from its items."""
-        return self.inner.function
 
     def rows_of_items(self) -> Iterator[Iterator[Items]]:
         """Items of the blocks in the order of the numbers; all of them are listed for it."""
@@ -245,21 +240,10 @@ class Picked(MapBacked[T_co], Generic[T_co]):
 
 
 @dataclass(frozen=True, slots=True)
-class Shuffled(MapBacked[T_co], Generic[T_co]):
+class Shuffled(_FlatSelection[T_co]):
     """The blocks of a flat factory in another order."""
 
-    inner: MapBacked[T_co]
     seed: int
-
-    @property
-    def axes(self) -> int:
-        """Number of block axes."""
-        return 1
-
-    @property
-    def function(self) -> Callable[..., T_co]:
-        """Computes each block from its items."""
-        return self.inner.function
 
     def rows_of_items(self) -> Iterator[Iterator[Items]]:
         """Items in the other order; all of them are listed for it."""

@@ -158,7 +158,7 @@ def zarr_group_sink(
     >>> sorted(group.array_keys()), mean["hidden"].tolist()
     (['hidden', 'logits'], [1.5, 1.5, 1.5])
     """
-    group = GroupOptions.of_call(arrays, coordinates, **options)
+    group = GroupOptions.validate(arrays, coordinates, **options)
     return ZarrGroupSink(path_or_url, choose_converter(converter), overwrite, group)
 
 

@@ -28,7 +28,7 @@ LONGEST_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class GroupOptions:
-    """The options of a group once they are validated: made by :meth:`of_call`."""
+    """The options of a group once they are validated: made by :meth:`validate`."""
 
     common: WriteOptions
     """Of the write, and of each array, but for ``attributes``, which are the group's."""
@@ -37,7 +37,7 @@ class GroupOptions:
     coordinates: tuple[Coordinate, ...]
 
     @classmethod
-    def of_call(
+    def validate(
         cls,
         arrays: Mapping[str, ArrayOptions] | None,
         coordinates: Coordinates | None,
@@ -68,7 +68,7 @@ class GroupOptions:
                     f"arrays[{name!r}] has no option {unknown[0]!r}: it is one of all arrays, or "
                     f"there is none; it may have {', '.join(ArrayOptions.__annotations__)}"
                 )
-            own[name] = of_each.changed(**given)
+            own[name] = of_each.with_options(**given)
         made: list[Coordinate] = []
         for name, value in (coordinates or {}).items():
             check_name(name)
@@ -83,7 +83,7 @@ class GroupOptions:
         told = {"coordinates": " ".join(beside)} if beside else {}
         return {**told, **(self.common.attributes or {})}
 
-    def of(self, name: str) -> WriteOptions:
+    def options_of(self, name: str) -> WriteOptions:
         """Return the options of an array."""
         options = self.arrays.get(name) or replace(self.common, attributes=None)
         return replace(options, name=name)

@@ -160,7 +160,7 @@ class WriteOptions:
             raise TypeError(
                 f"to_zarr has no option {unknown[0]!r}; it has {', '.join(_VALIDATORS)}"
             )
-        made = cls().changed(**options)
+        made = cls().with_options(**options)
         if made.resume and not made.run_id:
             raise ValueError(
                 "resume=True needs run_id=, a name that is the same for each start of this run and "
@@ -168,8 +168,8 @@ class WriteOptions:
             )
         return made
 
-    def changed(self, **options: Unpack[ZarrOptions]) -> WriteOptions:
-        """Return options of which some are others; raises as :meth:`of` does."""
+    def with_options(self, **options: Unpack[ZarrOptions]) -> WriteOptions:
+        """Return these options with some of them replaced; raises as :meth:`of` does."""
         given: Mapping[str, Any] = {**options}
         valid: dict[str, Any] = {
             # Not for chunks: there, None would be an axis that stays whole.

@@ -117,7 +117,7 @@ def mark_overwriting(members: Iterable[str]) -> bytes:
     return OVERWRITING + "".join(f"\n{name}" for name in members).encode()
 
 
-def noted_names(value: bytes) -> tuple[str, ...]:
+def read_overwritten_names(value: bytes) -> tuple[str, ...]:
     """Return the names of the arrays in a group that an overwrite removes."""
     names = value.decode(errors="replace").split("\n")[1:] if is_overwriting(value) else ()
     return tuple(filter(is_segment, names))

@@ -22,7 +22,7 @@ from lazychunks.storage.chunks.metadata import (
     METADATA,
     is_overwriting,
     mark_overwriting,
-    noted_names,
+    read_overwritten_names,
 )
 from lazychunks.storage.keys import Keys
 from lazychunks.storage.places.consolidated import Copies
@@ -347,7 +347,9 @@ class MetadataLast:
         """Return the names of the arrays in a group that is there, finished or not."""
         kept_back = self._place.read(KEPT_BACK) or b""
         documents = map(parse, (self._place.read(METADATA), kept_back))
-        return dict.fromkeys((*chain(*map(names_of_arrays, documents)), *noted_names(kept_back)))
+        return dict.fromkeys(
+            (*chain(*map(names_of_arrays, documents)), *read_overwritten_names(kept_back))
+        )
 
     def _remove_chunks(self) -> None:
         """Remove all but the metadata that is kept back."""

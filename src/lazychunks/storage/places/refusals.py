@@ -17,7 +17,7 @@ from lazychunks.storage.chunks.metadata import (
     KEPT_BACK,
     METADATA,
     is_overwriting,
-    noted_names,
+    read_overwritten_names,
 )
 from lazychunks.storage.resuming.record import is_segment, names_of_arrays, parse
 
@@ -220,7 +220,7 @@ def is_unfinished(place: Listable, members: Collection[str], *, as_group: bool) 
     kept_back = place.read(KEPT_BACK)
     if kept_back is None or ".zarray" in members:
         return False
-    own = noted_names(kept_back) or names_of_arrays(parse(kept_back))
+    own = read_overwritten_names(kept_back) or names_of_arrays(parse(kept_back))
     if bool(own) != as_group and not is_overwriting(kept_back):
         raise refuse(str(place), f"an unfinished write of {'a group' if own else 'an array'}")
     foreign = find_foreign_in_group(place, members, own) if own else find_foreign_names(members)

@@ -231,7 +231,7 @@ class GroupWrite(Write[T]):
         self._group.check_names(names)
         members: dict[str, Member[T]] = {}
         for name in names:
-            options = self._group.of(name)
+            options = self._group.options_of(name)
             check_listing(options.sizes, len(self._counts))
             members[name] = Member(
                 f"{self.place}/{name}",

@@ -1,4 +1,4 @@
-"""What a group makes of blocks that are mappings: values that travel to whoever stores parts."""
+"""Blocks that are mappings: checking them, and handing what they hold to the arrays of a group."""
 
 from __future__ import annotations
 

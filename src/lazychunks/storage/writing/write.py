@@ -259,7 +259,7 @@ class Write(Generic[T]):
         return len(self.plans) > 0 and not (self.is_finished and self.shelf is None)
 
     def for_parts(self) -> PartFold[Any]:
-        """Return what stores parts, or nothing yet before the first block."""
+        """Return what stores parts; its target is None before the first block."""
         target: Any = self._member.target
         return PartWriters(target)
 
@@ -344,7 +344,7 @@ class Write(Generic[T]):
             self._stored = self._open_stored()
 
     def _return_to_finished(self) -> None:
-        """Take what an earlier start has published."""
+        """Compare with what an earlier start has published, and return to it."""
         peers, run_id = self.setup.peers, self._options.run_id
         where, keys = self.place.in_store(read_only=True), peers.once(self.place.keys)
         self._members = self._noted_members(where, METADATA)
