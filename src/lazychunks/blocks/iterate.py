@@ -142,8 +142,8 @@ def count_blocks(blocks: Iterator[T], hint: int | None, noun: str) -> Iterator[T
 def known_length(items: Iterable[object]) -> int | None:
     """Return ``len(items)``, or None where it is not known.
 
-    An iterable may have no length, a DataLoader over a stream raises TypeError, and a huge range
-    raises OverflowError.
+    An iterable may have no length. A DataLoader over a stream raises TypeError, a huge range
+    OverflowError, and a class that leaves the method to its subclasses NotImplementedError.
     """
     try:
         return len(items) if isinstance(items, Sized) else None
